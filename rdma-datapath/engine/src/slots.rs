@@ -1,0 +1,1 @@
+//! The memory server's slot table: ownership, epochs, zeroing.

@@ -1,0 +1,1 @@
+//! Persistent tables in the memory file: layout and typed access.

@@ -1,0 +1,6 @@
+//! The data-plane daemons: swapd (holder and engine process) and the memory server.
+//!
+//! Owns the devices, the transports and the processes around the pure engine. Must not link
+//! kube, tonic or an async runtime.
+
+pub mod transport;

@@ -1,0 +1,64 @@
+//! Transports: how one-sided operations reach a memory server.
+//!
+//! Shaped after RDMA: the buffer pool is registered once, operations are posted without
+//! blocking and flushed together (the doorbell), completions are polled from a queue, and an
+//! idle engine arms one event descriptor before it sleeps (`ibv_req_notify_cq`). `tcp`,
+//! `loopback` and `fault` implement the same trait.
+
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+
+use dynamicswap_engine::buffer::Buffers;
+use dynamicswap_engine::link::Link;
+use dynamicswap_engine::operation::{Operation, OperationId, OperationResult};
+use dynamicswap_types::{MonotonicTime, ServerIndex};
+
+/// What comes out of a transport's completion queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransportEvent {
+    /// An operation ended; its buffer is the engine's again.
+    Completed(OperationId, OperationResult),
+    /// A link changed. Before `Down` every operation of that server has been completed.
+    Link(ServerIndex, Link),
+}
+
+/// Carries one-sided operations. One instance belongs to one I/O thread; nothing is shared.
+pub trait Transport {
+    /// Connects to `address`, or stops using the server if `None`. Reconnects by itself, with
+    /// bounded back-off, until told otherwise. Not on the I/O path: may allocate.
+    fn set_server(&mut self, server: ServerIndex, address: Option<SocketAddr>);
+
+    /// Posts an operation; a link that is not up completes it with `LinkDown`. Returns false if
+    /// the send queue to that server is full: poll, then post again. Never blocks, never allocates.
+    fn post(
+        &mut self,
+        operation: &Operation,
+        buffers: &mut dyn Buffers,
+        now: MonotonicTime,
+    ) -> bool;
+
+    /// Sends what was posted (rings the doorbell).
+    fn flush(&mut self, buffers: &mut dyn Buffers, now: MonotonicTime);
+
+    /// Moves data and hands each event to `sink`; returns how many there were. Never blocks.
+    fn poll(
+        &mut self,
+        buffers: &mut dyn Buffers,
+        now: MonotonicTime,
+        sink: &mut dyn FnMut(TransportEvent),
+    ) -> usize;
+
+    /// Tears down the link to the server and builds it anew.
+    fn reset(&mut self, server: ServerIndex, now: MonotonicTime);
+
+    /// Becomes readable when `poll` has something to do; `None` for a transport that is always
+    /// polled.
+    fn event_fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Asks for the next event on [`Self::event_fd`]. Returns true if there already is something
+    /// to poll, so that the caller must not sleep.
+    fn arm(&mut self) -> bool;
+
+    /// When the transport next needs a `poll` without any event (reconnect, keep-alive).
+    fn next_deadline(&self) -> Option<MonotonicTime>;
+}
