@@ -14,3 +14,12 @@ pub const CONNECTIONS_MAX: usize = 1024;
 pub const FRAME_PAYLOAD_MAX: usize = REQUEST_PAGES_MAX as usize * 4096;
 
 const _: () = assert!(REQUEST_PAGES_MAX as usize * 4096 == 1 << 20);
+/// Devices whose epoch a memory server keeps; a table of 6 KiB in its memory file.
+pub const DEVICES_MAX: usize = 256;
+/// Operations under way on one link: as many as there are requests, so that a server that holds
+/// every slab of a busy device is no bottleneck. A memory server bounds its answers by it too.
+pub const LINK_OPERATIONS_MAX: usize = 256;
+
+const _: () = assert!(LINK_OPERATIONS_MAX >= REQUESTS_MAX);
+const _: () = assert!(CONNECTIONS_MAX <= u16::MAX as usize);
+const _: () = assert!(DEVICES_MAX <= u16::MAX as usize);
