@@ -1,0 +1,292 @@
+//! The watchdog: aborts a FUSE connection whose swap device nobody serves, and swaps it off.
+//!
+//! Owns the last way out of a wedged machine. It runs as a process of its own, locked in memory
+//! and started before swapon. It never touches the FUSE mount itself: everything it reads is in
+//! /proc and /sys, so that it cannot wait for the device it watches.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+/// Time between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Where the kernel shows FUSE connections.
+const FUSE_CONNECTIONS: &str = "/sys/fs/fuse/connections";
+
+/// What to watch.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Loop devices whose backing file lies below this directory, and the FUSE mounts there.
+    pub below: PathBuf,
+    /// A device with requests under way and none completed for this long is not served.
+    pub unserved_after: Duration,
+    /// The watchdog ends with this process, once no device is swapped on any more.
+    pub parent: Option<Pid>,
+}
+
+/// How a watch ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The parent ended and no device is left as swap.
+    ParentEnded,
+    /// A device was not served: its connection was aborted, the device swapped off.
+    Aborted(String),
+}
+
+/// Progress of one block device, as its `stat` file tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BlockProgress {
+    /// Requests completed: reads, writes, discards and flushes.
+    pub completed: u64,
+    /// Requests under way.
+    pub in_flight: u64,
+}
+
+impl BlockProgress {
+    /// Reads it from the text of /sys/block/DEVICE/stat.
+    #[must_use]
+    pub fn parse(stat: &str) -> Option<Self> {
+        let fields: Vec<u64> = stat
+            .split_whitespace()
+            .map_while(|field| field.parse().ok())
+            .collect();
+        let completed = [0, 4, 11, 15].iter().filter_map(|at| fields.get(*at));
+        Some(Self {
+            completed: completed.sum(),
+            in_flight: *fields.get(8)?,
+        })
+    }
+}
+
+/// Since when a device makes no progress.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stall {
+    last: BlockProgress,
+    since: Option<Instant>,
+}
+
+impl Stall {
+    /// Takes a look's figures; tells how long requests have been under way with none completed.
+    pub fn observe(&mut self, progress: BlockProgress, now: Instant) -> Duration {
+        let stands = progress.in_flight > 0 && progress.completed == self.last.completed;
+        self.last = progress;
+        if !stands {
+            self.since = None;
+            return Duration::ZERO;
+        }
+        now.duration_since(*self.since.get_or_insert(now))
+    }
+}
+
+/// Watches until the parent ends or a device had to be aborted.
+///
+/// # Errors
+/// If the parent cannot be watched, or a wedged device cannot be freed.
+pub fn watch(settings: &Settings) -> io::Result<Outcome> {
+    let parent = settings
+        .parent
+        .map(|pid| pidfd_open(pid, PidfdFlags::empty()))
+        .transpose()
+        .or_else(|error| match error {
+            // It ended before the watch began.
+            rustix::io::Errno::SRCH => Ok(None),
+            other => Err(io::Error::from(other)),
+        })?;
+    let mut alive = parent.is_some() || settings.parent.is_none();
+    let mut stalls: BTreeMap<String, Stall> = BTreeMap::new();
+    loop {
+        let devices = loop_devices_below(Path::new("/sys/block"), &settings.below);
+        for device in &devices {
+            let stat = fs::read_to_string(format!("/sys/block/{device}/stat"));
+            let progress = stat.ok().and_then(|text| BlockProgress::parse(&text));
+            let stall = stalls.entry(device.clone()).or_default();
+            let stalled = stall.observe(progress.unwrap_or_default(), Instant::now());
+            if stalled >= settings.unserved_after {
+                return rescue(settings, device, stalled);
+            }
+        }
+        if !alive {
+            let attached: Vec<_> = devices.iter().filter(|d| is_swap(d)).cloned().collect();
+            match attached.first() {
+                None => return Ok(Outcome::ParentEnded),
+                // Served, so this ends; a device that stops being served meanwhile is aborted
+                // by the next look, which makes the swapoff end too.
+                Some(device) => swap_off_in_background(device),
+            }
+        }
+        alive = pause(parent.as_ref().filter(|_| alive)) && alive;
+    }
+}
+
+/// Waits for the next look; false if the parent ended.
+fn pause(parent: Option<&OwnedFd>) -> bool {
+    let mut polled: Vec<PollFd<'_>> = parent
+        .into_iter()
+        .map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN))
+        .collect();
+    let timeout = Timespec::try_from(LOOK_EVERY).ok();
+    // An interrupted wait only makes the next look an early one.
+    let _waited = poll(&mut polled, timeout.as_ref());
+    polled.iter().all(|fd| fd.revents().is_empty())
+}
+
+/// Loop devices (their kernel names) whose backing file lies below a directory.
+#[must_use]
+pub fn loop_devices_below(sys_block: &Path, below: &Path) -> Vec<String> {
+    let entries = fs::read_dir(sys_block).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut devices: Vec<String> = names
+        .filter(|name| name.starts_with("loop"))
+        .filter(|name| {
+            let file = sys_block.join(name).join("loop/backing_file");
+            fs::read_to_string(file).is_ok_and(|path| Path::new(path.trim()).starts_with(below))
+        })
+        .collect();
+    devices.sort();
+    devices
+}
+
+/// Numbers of the FUSE connections mounted below a directory, from the text of
+/// /proc/self/mountinfo. A connection's number is the minor number of its file system.
+#[must_use]
+pub fn fuse_connections_below(mountinfo: &str, below: &Path) -> Vec<u32> {
+    let connection = |line: &str| {
+        let (mount, file_system) = line.split_once(" - ")?;
+        let is_fuse = file_system.starts_with("fuse ") || file_system.starts_with("fuse.");
+        let mut fields = mount.split(' ').skip(2);
+        let minor = fields.next()?.split_once(':')?.1.parse().ok()?;
+        let point = Path::new(fields.nth(1)?);
+        (is_fuse && point.starts_with(below)).then_some(minor)
+    };
+    mountinfo.lines().filter_map(connection).collect()
+}
+
+/// Whether a device is in use as swap.
+#[must_use]
+pub fn is_swap(device: &str) -> bool {
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    let path = format!("/dev/{device}");
+    swaps
+        .lines()
+        .any(|line| line.split_whitespace().next() == Some(&path))
+}
+
+/// Aborts the connection below a device that is not served, then swaps the device off.
+fn rescue(settings: &Settings, device: &str, stalled: Duration) -> io::Result<Outcome> {
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo")?;
+    let connections = fuse_connections_below(&mountinfo, &settings.below);
+    let mut aborted = 0;
+    for connection in &connections {
+        aborted += usize::from(abort(*connection).is_ok());
+    }
+    let swapped_off = swap_off(device);
+    let told = format!(
+        "{device} completed nothing for {:.0} s with requests under way: {aborted} of {} FUSE \
+         connections aborted, swapoff: {}",
+        stalled.as_secs_f64(),
+        connections.len(),
+        swapped_off.map_or_else(|error| error.to_string(), |()| "done".to_owned()),
+    );
+    Ok(Outcome::Aborted(told))
+}
+
+/// Aborts one FUSE connection; requests under way fail at once.
+fn abort(connection: u32) -> io::Result<()> {
+    let file = format!("{FUSE_CONNECTIONS}/{connection}/abort");
+    if !Path::new(&file).exists() {
+        let none = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("none", FUSE_CONNECTIONS, c"fusectl", none, None)?;
+    }
+    fs::write(file, "1")
+}
+
+/// swapoff of a device, by its kernel name. A device that is no swap is fine.
+fn swap_off(device: &str) -> io::Result<()> {
+    if !is_swap(device) {
+        return Ok(());
+    }
+    let status = std::process::Command::new("swapoff")
+        .arg(format!("/dev/{device}"))
+        .status()?;
+    if status.success() || !is_swap(device) {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("swapoff ended with {status}")))
+    }
+}
+
+fn swap_off_in_background(device: &str) {
+    let device = device.to_owned();
+    std::thread::spawn(move || swap_off(&device));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STAT: &str = "  105 0 840 12 7 1 56 3 2 15 15 4 0 8 0 1 0\n";
+
+    fn progress(completed: u64, in_flight: u64) -> BlockProgress {
+        BlockProgress {
+            completed,
+            in_flight,
+        }
+    }
+
+    #[test]
+    fn block_progress_counts_every_kind_of_request() {
+        assert_eq!(
+            BlockProgress::parse(STAT),
+            Some(progress(105 + 7 + 4 + 1, 2))
+        );
+        assert_eq!(BlockProgress::parse("1 2 3"), None);
+    }
+
+    #[test]
+    fn only_requests_under_way_without_completions_are_a_stall() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut stall = Stall::default();
+        assert_eq!(stall.observe(progress(5, 1), at(0)), Duration::ZERO);
+        assert_eq!(stall.observe(progress(5, 1), at(1)), Duration::ZERO);
+        assert_eq!(stall.observe(progress(5, 3), at(9)), Duration::from_secs(8));
+        assert_eq!(stall.observe(progress(6, 3), at(10)), Duration::ZERO);
+        assert_eq!(stall.observe(progress(6, 0), at(20)), Duration::ZERO);
+        assert_eq!(stall.observe(progress(6, 2), at(30)), Duration::ZERO);
+        assert_eq!(
+            stall.observe(progress(6, 2), at(31)),
+            Duration::from_secs(1)
+        );
+    }
+
+    #[test]
+    fn only_fuse_mounts_below_the_directory_are_found() {
+        let info = "30 1 0:41 / /run/dynamicswap/a/m rw,relatime - fuse.dynamicswap none rw\n\
+                    31 1 0:42 / /run/dynamicswap/ab rw shared:4 - fuse none rw\n\
+                    32 1 0:43 / /run/dynamicswap/a/t rw - tmpfs none rw\n\
+                    33 1 0:44 / /run/dynamicswap/a/c rw - fusectl none rw\n";
+        assert_eq!(
+            fuse_connections_below(info, Path::new("/run/dynamicswap/a")),
+            [41]
+        );
+    }
+
+    #[test]
+    fn only_loop_devices_backed_from_below_the_directory_are_found() {
+        let dir = std::env::temp_dir().join(format!("dynamicswap-sys-{}", std::process::id()));
+        for (name, file) in [("loop3", "/run/x/dev\n"), ("loop4", "/other\n")] {
+            let at = dir.join(name).join("loop");
+            fs::create_dir_all(&at).expect("made");
+            fs::write(at.join("backing_file"), file).expect("written");
+        }
+        fs::create_dir_all(dir.join("loop5")).expect("made");
+        assert_eq!(loop_devices_below(&dir, Path::new("/run/x")), ["loop3"]);
+        fs::remove_dir_all(&dir).expect("removed");
+    }
+}
