@@ -3,6 +3,7 @@
 //! Owns the devices, the transports and the processes around the pure engine. Must not link
 //! kube, tonic or an async runtime.
 
+pub mod daemon;
 pub mod device;
 pub mod front_end;
 pub mod transport;
