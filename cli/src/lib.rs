@@ -1,1 +1,138 @@
-//! Placeholder.
+//! The `dynamicswap` command: the demo, the local cluster, and a look at any cluster.
+//!
+//! Owns everything that a person types and sees. Speaks to the controller only, except where it
+//! starts and ends the processes of a local cluster itself.
+
+pub mod args;
+pub mod client;
+pub mod cluster;
+pub mod failure;
+pub mod interrupt;
+pub mod objects;
+pub mod process;
+pub mod run_container;
+pub mod ui;
+pub mod view;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::args::{Cli, Command, ConnectArgs, StatusArgs, Target, UpArgs};
+use crate::client::Client;
+use crate::cluster::down;
+use crate::cluster::leftovers::Leftovers;
+use crate::cluster::paths::ClusterPaths;
+use crate::cluster::record::{ClusterRecord, name_option};
+use crate::cluster::up::{Cluster, Settings};
+use crate::interrupt::Interrupt;
+use crate::ui::{Tone, Ui};
+use crate::view::summary::Summary;
+
+/// Does what the command line says.
+#[must_use]
+pub fn run(cli: Cli) -> ExitCode {
+    let result = match cli.command {
+        Command::Demo(_) => Ok(ExitCode::from(2)),
+        Command::Up(args) => up(&args),
+        Command::Down(target) => down_cluster(&target),
+        Command::Status(args) => status(&args),
+        Command::Top(connect) => top(&connect),
+        Command::Apply(args) => connect(&args.connect)
+            .and_then(|(mut client, _)| objects::apply(&args, &mut client))
+            .map(success),
+        Command::Get(args) => connect(&args.connect)
+            .and_then(|(mut client, _)| objects::get(&args, &mut client))
+            .map(success),
+        Command::Run(args) => run_container::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        // Nobody may read it any more; the exit code says it all the same.
+        let _closed = writeln!(io::stderr(), "dynamicswap: {error:#}");
+        failure::exit_code(&error)
+    })
+}
+
+fn success((): ()) -> ExitCode {
+    ExitCode::SUCCESS
+}
+
+fn up(args: &UpArgs) -> Result<ExitCode> {
+    let interrupt = Interrupt::listen()?;
+    let mut ui = Ui::new();
+    let settings = Settings {
+        name: args.target.name.clone(),
+        shape: args.shape(),
+        controller_port: args.controller_port,
+    };
+    ui.headline(&format!("starting the local cluster '{}'", settings.name));
+    let cluster = Cluster::start(&settings, &interrupt, &mut ui)?;
+    let option = name_option(&settings.name);
+    let place = cluster.paths.root().display().to_string();
+    cluster.keep();
+    ui.note(&format!("logs and state are in {place}"));
+    ui.line(&format!("Next: dynamicswap apply{option} -f POLICY.yaml, dynamicswap status{option}, dynamicswap down{option}"));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn down_cluster(target: &Target) -> Result<ExitCode> {
+    let mut ui = Ui::new();
+    let paths = ClusterPaths::new(&target.name);
+    let there = Leftovers::find(&paths);
+    refuse_unless!(
+        !there.list().is_empty(),
+        "no local cluster '{}' is up: there is nothing to end",
+        target.name
+    );
+    // A record that cannot be read hides nothing: leftovers are found without it.
+    let record = ClusterRecord::read(&paths.record()).ok().flatten();
+    let mut processes = record.map_or_else(Vec::new, |record| record.processes);
+    processes.retain(process::ProcessRecord::is_alive);
+    let left = down::take_down(&paths, &processes, &mut ui).list();
+    for left in &left {
+        ui.bad("left behind", left);
+    }
+    if left.is_empty() {
+        ui.done("down", "nothing is left");
+    }
+    Ok(ExitCode::from(u8::from(!left.is_empty())))
+}
+
+/// The controller to speak to, and what to call its cluster.
+fn connect(args: &ConnectArgs) -> Result<(Client, String)> {
+    if let Some(address) = &args.controller {
+        return Ok((Client::new(address)?, format!("cluster at {address}")));
+    }
+    let record = ClusterRecord::load(&args.target.name)?;
+    let title = format!("cluster {}", record.name);
+    Ok((Client::new(&record.controller)?, title))
+}
+
+fn status(args: &StatusArgs) -> Result<ExitCode> {
+    let (mut client, title) = connect(&args.connect)?;
+    let interrupt = Interrupt::listen()?;
+    let mut ui = Ui::new();
+    let summary = loop {
+        let summary = Summary::of(&client.status(0)?);
+        let healthy = summary.nodes.iter().all(|node| node.problem.is_empty());
+        if !args.wait || (healthy && summary.degraded() == 0) {
+            break summary;
+        }
+        ui.live("waiting until every node is ready and every page has its copies");
+        interrupt.wait(Duration::from_millis(200))?;
+    };
+    ui.clear_live();
+    for line in view::text::lines(&summary, &ui.paint(Tone::Bold, &title), &ui) {
+        ui.line(&line);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn top(args: &ConnectArgs) -> Result<ExitCode> {
+    let (mut client, title) = connect(args)?;
+    let interrupt = Interrupt::listen()?;
+    view::top::run(&mut client, &title, &interrupt)?;
+    Ok(ExitCode::SUCCESS)
+}

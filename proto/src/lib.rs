@@ -15,6 +15,7 @@ pub mod common {
     #![allow(
         missing_docs,
         clippy::all,
+        clippy::pedantic,
         reason = "generated; documented in proto/common.proto"
     )]
     /// Version 1.
@@ -28,6 +29,7 @@ pub mod daemon {
     #![allow(
         missing_docs,
         clippy::all,
+        clippy::pedantic,
         reason = "generated; documented in proto/daemon.proto"
     )]
     /// Version 1.
@@ -42,6 +44,7 @@ pub mod control {
     #![allow(
         missing_docs,
         clippy::all,
+        clippy::pedantic,
         reason = "generated; documented in proto/control.proto"
     )]
     /// Version 1.

@@ -1,0 +1,267 @@
+//! The command line.
+//!
+//! Owns options, their defaults and their words; does nothing.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use dynamicswap_types::{Bytes, SlabSize};
+
+use crate::cluster::paths::ClusterName;
+use crate::cluster::record::Shape;
+
+/// Cluster memory: a node that runs short of RAM pages to the idle RAM of other nodes.
+///
+/// `demo` shows it on this machine in a minute. `up` starts a small cluster to play with.
+#[derive(Debug, Parser)]
+#[command(name = "dynamicswap", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the whole story: real swap to remote memory, servers killed, every page checked.
+    Demo(DemoArgs),
+    /// Start a small cluster on this machine.
+    Up(UpArgs),
+    /// End a local cluster and leave nothing behind.
+    Down(Target),
+    /// Show a cluster on one screen.
+    Status(StatusArgs),
+    /// Watch a cluster live; q ends.
+    Top(ConnectArgs),
+    /// Store objects, such as a RemoteMemoryPolicy.
+    Apply(ApplyArgs),
+    /// Show objects.
+    Get(GetArgs),
+    /// Run a command as a container of the local cluster.
+    Run(RunArgs),
+}
+
+/// Which local cluster.
+#[derive(Debug, Clone, Args)]
+pub struct Target {
+    /// Name of the local cluster.
+    #[arg(long, default_value = "local")]
+    pub name: ClusterName,
+}
+
+/// Which controller.
+#[derive(Debug, Clone, Args)]
+pub struct ConnectArgs {
+    /// The local cluster to look at.
+    #[command(flatten)]
+    pub target: Target,
+    /// Address of a controller (http://IP:PORT), instead of a local cluster's.
+    #[arg(long, env = "DYNAMICSWAP_CONTROLLER")]
+    pub controller: Option<String>,
+}
+
+/// Options of `status`.
+#[derive(Debug, Clone, Args)]
+pub struct StatusArgs {
+    /// Which controller.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// Wait until every node is ready and no page has too few copies.
+    #[arg(long)]
+    pub wait: bool,
+}
+
+/// Options of `up`.
+#[derive(Debug, Clone, Args)]
+pub struct UpArgs {
+    /// Which local cluster.
+    #[command(flatten)]
+    pub target: Target,
+    /// Number of donors, each with an agent and a memory server.
+    #[arg(long, default_value_t = 3)]
+    pub donors: u32,
+    /// Memory that each donor locks and lends.
+    #[arg(long, default_value = "1Gi")]
+    pub donor_capacity: Bytes,
+    /// Size of the borrower's swap device.
+    #[arg(long, default_value = "2Gi")]
+    pub device_size: Bytes,
+    /// Size of a slab: a power of two from 1Mi to 1Gi.
+    #[arg(long, default_value = "16Mi", value_parser = parse_slab)]
+    pub slab: SlabSize,
+    /// Port of the controller; without it, any free one.
+    #[arg(long)]
+    pub controller_port: Option<u16>,
+}
+
+impl UpArgs {
+    /// The sizes.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        Shape {
+            donors: self.donors,
+            donor_capacity: self.donor_capacity,
+            device_size: self.device_size,
+            slab: self.slab,
+        }
+    }
+}
+
+/// Options of `apply`.
+#[derive(Debug, Clone, Args)]
+pub struct ApplyArgs {
+    /// Which controller.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// A YAML file with one or more objects; - reads standard input.
+    #[arg(short, long = "filename", value_name = "FILE")]
+    pub filename: PathBuf,
+}
+
+/// Options of `get`.
+#[derive(Debug, Clone, Args)]
+pub struct GetArgs {
+    /// Which controller.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// Kind: remotememorypolicies (rmp), memoryservers (msrv), swapdevices (swd), slabmaps; all
+    /// if left out.
+    pub kind: Option<String>,
+    /// Name of one object.
+    pub object: Option<String>,
+    /// Namespace.
+    #[arg(short, long, default_value = "default")]
+    pub namespace: String,
+    /// Form of the output.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// Form of an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Columns for people.
+    Table,
+    /// JSON, as kubectl prints it.
+    Json,
+    /// YAML, as kubectl prints it.
+    Yaml,
+}
+
+/// Options of `run`.
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    /// Which local cluster.
+    #[command(flatten)]
+    pub target: Target,
+    /// Memory limit of the container.
+    #[arg(long)]
+    pub memory: Bytes,
+    /// Name of the container; the command's by default.
+    #[arg(long = "container")]
+    pub container: Option<String>,
+    /// Label of the container, by which policies select it.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub labels: Vec<(String, String)>,
+    /// The command and its arguments.
+    #[arg(last = true, required = true)]
+    pub command: Vec<String>,
+}
+
+/// Options of `demo`.
+#[derive(Debug, Clone, Args)]
+pub struct DemoArgs {
+    /// What swaps.
+    #[arg(long, value_enum, default_value_t = Workload::Verify)]
+    pub workload: Workload,
+    /// Memory that the workload needs; it gets half of it.
+    #[arg(long, default_value = "512Mi")]
+    pub memory: Bytes,
+    /// Where report.json and report.html go.
+    #[arg(long, default_value = "demo-report")]
+    pub out: PathBuf,
+    /// Another policy file than the demo's own.
+    #[arg(long)]
+    pub policy: Option<PathBuf>,
+    /// Number of donors.
+    #[arg(long, default_value_t = 3)]
+    pub donors: u32,
+    /// Seconds of load before and after each failure.
+    #[arg(long, default_value_t = 5.0)]
+    pub calm: f64,
+}
+
+/// What a demo runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Workload {
+    /// Memory whose every page is checked.
+    Verify,
+    /// A real redis-server under load.
+    Redis,
+}
+
+impl Workload {
+    /// The word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Verify => "verify",
+            Self::Redis => "redis",
+        }
+    }
+}
+
+fn parse_slab(text: &str) -> Result<SlabSize, String> {
+    let size: Bytes = text.parse().map_err(|error| format!("{error}"))?;
+    SlabSize::try_from(size).map_err(|error| error.to_string())
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("'{text}' is no label: write KEY=VALUE")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_the_promised_ones() {
+        let cli = Cli::try_parse_from(["dynamicswap", "up"]).expect("valid");
+        let Command::Up(up) = cli.command else {
+            panic!("not up");
+        };
+        assert_eq!(up.target.name.to_string(), "local");
+        let shape = up.shape();
+        assert_eq!((shape.donors, shape.slab.bytes()), (3, Bytes::from_mib(16)));
+        assert_eq!(shape.donor_capacity, Bytes::from_mib(1024));
+        assert_eq!(shape.device_size, Bytes::from_mib(2048));
+    }
+
+    #[test]
+    fn bad_values_are_refused_with_a_reason() {
+        for (arguments, reason) in [
+            (&["up", "--slab", "3Mi"][..], "is not a slab size"),
+            (&["up", "--donor-capacity", "1.5Gi"], "is not a quantity"),
+            (&["up", "--name", "A"], "is no cluster name"),
+            (
+                &["run", "--memory", "1Mi", "--label", "x", "--", "true"],
+                "is no label",
+            ),
+        ] {
+            let command = ["dynamicswap"].iter().chain(arguments);
+            let error = Cli::try_parse_from(command).expect_err("bad");
+            assert!(error.to_string().contains(reason), "{error}");
+            assert_eq!(error.exit_code(), 2);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The operator's side of the control plane: blocking calls with a deadline.
+//!
+//! Owns one connection to a controller. Prints nothing.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use dynamicswap_proto::control::v1 as pb;
+use pb::operator_client::OperatorClient;
+use tokio::runtime::Runtime;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Response, Status};
+
+use crate::failure::Refusal;
+
+/// A controller on this machine that takes longer does not work.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// A large cluster's status may be longer than tonic's 4 MiB.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// A connection to the controller.
+#[derive(Debug)]
+pub struct Client {
+    runtime: Runtime,
+    operator: OperatorClient<Channel>,
+    address: String,
+}
+
+impl Client {
+    /// Prepares a connection to `address` (`http://IP:PORT`); it is made at the first call and
+    /// again whenever it was lost.
+    ///
+    /// # Errors
+    /// A refusal if the address is none.
+    pub fn new(address: &str) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the client's runtime")?;
+        let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|error| {
+            Refusal::error(format!(
+                "'{address}' is no controller address ({error}): write http://IP:PORT"
+            ))
+        })?;
+        let channel = {
+            let _guard = runtime.enter();
+            endpoint
+                .connect_timeout(DEADLINE)
+                .timeout(DEADLINE)
+                .connect_lazy()
+        };
+        Ok(Self {
+            runtime,
+            operator: OperatorClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX),
+            address: address.to_owned(),
+        })
+    }
+
+    /// What the cluster looks like now, with the events after a sequence number.
+    ///
+    /// # Errors
+    /// If the controller does not answer.
+    pub fn status(&mut self, events_after: u64) -> Result<pb::ClusterStatus> {
+        let request = Request::new(pb::StatusRequest { events_after });
+        let answer = self.runtime.block_on(self.operator.status(request));
+        self.answer(answer)
+    }
+
+    /// Stores objects; returns a line for each.
+    ///
+    /// # Errors
+    /// A refusal with the controller's sentence if an object is not valid.
+    pub fn apply(&mut self, yaml: String) -> Result<Vec<String>> {
+        let request = Request::new(pb::ApplyRequest { yaml });
+        let answer = self.runtime.block_on(self.operator.apply(request));
+        Ok(self.answer(answer)?.results)
+    }
+
+    /// Objects as JSON texts.
+    ///
+    /// # Errors
+    /// A refusal with the controller's sentence if there is no such kind or object.
+    pub fn get(&mut self, request: pb::GetRequest) -> Result<Vec<String>> {
+        let answer = self
+            .runtime
+            .block_on(self.operator.get(Request::new(request)));
+        Ok(self.answer(answer)?.objects_json)
+    }
+
+    fn answer<T>(&self, answer: Result<Response<T>, Status>) -> Result<T> {
+        match answer {
+            Ok(response) => Ok(response.into_inner()),
+            Err(status) => match status.code() {
+                Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition => {
+                    Err(Refusal::error(status.message()))
+                }
+                Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => bail!(
+                    "the controller at {} does not answer: {}",
+                    self.address,
+                    status.message()
+                ),
+                code => bail!("the controller answers {code}: {}", status.message()),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controller_that_is_not_there_is_named() {
+        let mut client = Client::new("http://127.0.0.1:1").expect("an address");
+        let error = client.status(0).expect_err("nobody there");
+        let text = error.to_string();
+        assert!(
+            text.starts_with("the controller at http://127.0.0.1:1 does not answer"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn text_that_is_no_address_is_refused() {
+        let error = Client::new("a b").expect_err("no address");
+        assert!(error.downcast_ref::<Refusal>().is_some());
+    }
+}

@@ -1,0 +1,224 @@
+//! Taking a local cluster away: the product's own path first, then whatever is left.
+//!
+//! Owns the order: containers, then the swap device while its donors still serve it, then the
+//! other processes, then what a crash may have left. The machine is never left with a swap
+//! device that nobody serves.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use dynamicswap_workload::container::{Usage, remove_cgroup};
+use rustix::process::Signal;
+
+use super::leftovers::Leftovers;
+use super::paths::ClusterPaths;
+use super::record::BORROWER;
+use crate::process::ProcessRecord;
+use crate::ui::{Ui, human_bytes};
+
+/// Longest time without progress that a swapoff gets: it reads every page back.
+const SWAP_OFF_PATIENCE: Duration = Duration::from_secs(30);
+/// Time that any other process gets after SIGTERM.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Takes down the cluster at `paths`, whose known processes are `processes`; returns what could
+/// not be removed.
+pub fn take_down(paths: &ClusterPaths, processes: &[ProcessRecord], ui: &mut Ui) -> Leftovers {
+    remove_containers(paths);
+    let holder = format!("{BORROWER}/swapd");
+    let (holder, others): (Vec<_>, Vec<_>) = processes.iter().partition(|p| p.name == holder);
+    for holder in holder {
+        end_holder(holder, ui);
+    }
+    end_all(&others, ui);
+    remove_leftovers(paths);
+    ui.clear_live();
+    Leftovers::find(paths)
+}
+
+fn remove_containers(paths: &ClusterPaths) {
+    for cgroup in Leftovers::find(paths).cgroups {
+        if let Err(error) = remove_cgroup(&cgroup) {
+            eprintln!("{error}");
+        }
+    }
+}
+
+/// SIGTERM makes the holder swap off, detach and unmount; it is left to it as long as the swap
+/// in use shrinks.
+fn end_holder(holder: &ProcessRecord, ui: &mut Ui) {
+    holder.signal(Signal::TERM);
+    let mut least = u64::MAX;
+    let mut deadline = Instant::now() + SWAP_OFF_PATIENCE;
+    while !holder.wait_end(Duration::from_millis(100)) {
+        let used = swap_used();
+        if used < least {
+            least = used;
+            deadline = Instant::now() + SWAP_OFF_PATIENCE;
+        }
+        if Instant::now() >= deadline {
+            eprintln!("swapd does not end: its swap device is taken away without it");
+            return;
+        }
+        ui.live(&format!("swapoff: {} to come home", human_bytes(used)));
+    }
+}
+
+/// Bytes in use on all swap devices together.
+fn swap_used() -> u64 {
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    let used = |line: &str| line.split_whitespace().nth(3)?.parse::<u64>().ok();
+    swaps.lines().skip(1).filter_map(used).sum::<u64>() * 1024
+}
+
+fn end_all(processes: &[&ProcessRecord], ui: &mut Ui) {
+    // Agents first: none shall report the end of its daemon as a failure.
+    let (agents, daemons): (Vec<&ProcessRecord>, Vec<&ProcessRecord>) =
+        processes.iter().partition(|p| p.name.ends_with("/agent"));
+    for group in [agents, daemons] {
+        ui.live("ending the processes");
+        for process in &group {
+            process.signal(Signal::TERM);
+        }
+        let deadline = Instant::now() + PATIENCE;
+        for process in &group {
+            if !process.wait_end(deadline.saturating_duration_since(Instant::now())) {
+                process.signal(Signal::KILL);
+                // One that waits for a dead device stays; it is found and named at the end.
+                let _ended = process.wait_end(PATIENCE);
+            }
+        }
+    }
+}
+
+/// What a killed holder or engine left: processes, swap, loop devices, mounts, the directory.
+fn remove_leftovers(paths: &ClusterPaths) {
+    let left = Leftovers::find(paths);
+    for device in &left.swaps {
+        run("swapoff", &[format!("/dev/{device}")]);
+    }
+    for process in &left.processes {
+        process.signal(Signal::KILL);
+    }
+    for process in &left.processes {
+        // One that waits for a dead device stays; it is found and named at the end.
+        let _ended = process.wait_end(PATIENCE);
+    }
+    // With the engine dead the device answers with errors, so this cannot wait.
+    for device in &Leftovers::find(paths).swaps {
+        run("swapoff", &[format!("/dev/{device}")]);
+    }
+    for device in &left.loops {
+        run("losetup", &["-d".to_owned(), format!("/dev/{device}")]);
+    }
+    for mount in &left.mounts {
+        run("umount", &["-l".to_owned(), mount.display().to_string()]);
+    }
+    if Leftovers::find(paths).mounts.is_empty() {
+        remove_directory(paths.root());
+    }
+}
+
+fn remove_directory(root: &Path) {
+    match fs::remove_dir_all(root) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            eprintln!("cannot remove {}: {error}", root.display());
+        }
+        _ => {}
+    }
+    // The directory above goes with the last cluster; with another one in it, it stays.
+    let _others = root.parent().map(fs::remove_dir);
+}
+
+/// Runs a tool that undoes something, bounded in time; whether it worked is looked at later.
+fn run(tool: &str, arguments: &[String]) {
+    let child = Command::new(tool)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(mut child) = child else {
+        eprintln!("cannot run {tool}");
+        return;
+    };
+    let pid = i32::try_from(child.id()).unwrap_or(0);
+    let record = ProcessRecord::of(tool, pid, Path::new("/dev/null"));
+    if record.is_ok_and(|record| record.wait_end(SWAP_OFF_PATIENCE)) {
+        // Takes it off the kernel's table.
+        let _status = child.wait();
+    } else {
+        eprintln!("{tool} {} does not end", arguments.join(" "));
+    }
+}
+
+/// Bytes of a container's memory that are swapped out.
+#[must_use]
+pub fn swapped(cgroup: &Path) -> u64 {
+    Usage::read(cgroup).swap.get()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::spawn;
+
+    #[test]
+    fn processes_end_and_directory_goes() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let name = format!("test-{}", std::process::id())
+            .parse()
+            .expect("a name");
+        let paths = ClusterPaths::below(dir.path(), &name);
+        fs::create_dir_all(paths.logs()).expect("made");
+        let scripts = [
+            (
+                "borrower/swapd",
+                "trap 'exit 0' TERM; while :; do sleep 0.1; done",
+            ),
+            ("donor-1/memory-server", "sleep 1000"),
+            ("donor-1/agent", "sleep 1000"),
+        ];
+        let mut processes: Vec<_> = scripts
+            .iter()
+            .map(|(name, script)| {
+                let mut command = Command::new("sh");
+                command.args(["-c", script]);
+                spawn(name, &mut command, &paths.log(name)).expect("started")
+            })
+            .collect();
+        let records: Vec<_> = processes.iter().map(|p| p.record.clone()).collect();
+        let left = take_down(&paths, &records, &mut Ui::new());
+        assert_eq!(left, Leftovers::default());
+        assert!(records.iter().all(|record| !record.is_alive()));
+        for process in &mut processes {
+            assert!(process.ended().is_some());
+        }
+        assert!(!paths.root().exists());
+    }
+
+    #[test]
+    fn what_a_crash_left_is_removed_without_any_record() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let name = format!("crash-{}", std::process::id())
+            .parse()
+            .expect("a name");
+        let paths = ClusterPaths::below(dir.path(), &name);
+        fs::create_dir_all(paths.node("borrower", "swapd")).expect("made");
+        // A copy of sleep under a program's name, with the cluster's directory as argument.
+        let program = dir.path().join("dynamicswap-swapd-engine");
+        fs::copy("/bin/sh", &program).expect("copied");
+        let mut command = Command::new(&program);
+        let state = paths.node("borrower", "swapd");
+        command
+            .args(["-c", "while :; do sleep 1; done"])
+            .arg(&state);
+        let mut stray = spawn("stray", &mut command, &dir.path().join("log")).expect("started");
+        assert_eq!(Leftovers::find(&paths).processes.len(), 1);
+        let left = take_down(&paths, &[], &mut Ui::new());
+        assert_eq!(left, Leftovers::default());
+        assert!(stray.ended().is_some());
+    }
+}

@@ -1,0 +1,195 @@
+//! What a host must have before anything is started, each with the sentence that says so.
+//!
+//! Owns the preflight of `up` and `demo`. Changes nothing on the host.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use dynamicswap_types::Bytes;
+
+use super::record::Shape;
+use crate::failure::Refusal;
+use crate::refuse_unless;
+
+/// Most donors of a local cluster.
+pub const DONORS_MAX: u32 = 16;
+/// Memory that the host keeps for itself and for the programs.
+const RESERVE: Bytes = Bytes::from_mib(512);
+/// Tools that attach and detach the device, and the package that has them.
+const TOOLS: [&str; 4] = ["losetup", "mkswap", "swapon", "swapoff"];
+
+/// Refuses a host that cannot run the cluster, and sizes that make no sense on it.
+///
+/// # Errors
+/// A refusal with the first thing that is missing.
+pub fn check(shape: &Shape) -> Result<()> {
+    check_shape(shape)?;
+    refuse_unless!(
+        rustix::process::geteuid().is_root(),
+        "a swap device needs root (mount, losetup, swapon): run this with sudo"
+    );
+    check_fuse()?;
+    refuse_unless!(
+        Path::new("/dev/loop-control").exists(),
+        "this host has no /dev/loop-control: load the loop module (modprobe loop)"
+    );
+    if let Some(tool) = TOOLS.into_iter().find(|tool| !is_in_path(tool)) {
+        return Err(Refusal::error(format!(
+            "{tool} is not installed: install util-linux (apt-get install util-linux mount)"
+        )));
+    }
+    check_memory(shape, &meminfo()?)
+}
+
+/// Refuses sizes that no host could take.
+///
+/// # Errors
+/// A refusal with the first such size.
+pub fn check_shape(shape: &Shape) -> Result<()> {
+    let slab = shape.slab.bytes();
+    refuse_unless!(
+        (1..=DONORS_MAX).contains(&shape.donors),
+        "{} donors are not possible: choose 1 to {DONORS_MAX}",
+        shape.donors
+    );
+    refuse_unless!(
+        shape.donor_capacity >= slab,
+        "a donor capacity of {} holds no slab of {slab}: give at least --donor-capacity {slab}",
+        shape.donor_capacity
+    );
+    refuse_unless!(
+        shape.device_size >= slab,
+        "a device of {} holds no slab of {slab}: give at least --device-size {slab}",
+        shape.device_size
+    );
+    Ok(())
+}
+
+fn check_fuse() -> Result<()> {
+    let hint = "load the fuse module (modprobe fuse), or in a container pass --device /dev/fuse";
+    refuse_unless!(
+        Path::new("/dev/fuse").exists(),
+        "this host has no FUSE (/dev/fuse is missing): {hint}"
+    );
+    let opened = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse");
+    match opened {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Refusal::error(format!(
+            "/dev/fuse cannot be opened ({error}): {hint}"
+        ))),
+    }
+}
+
+fn is_in_path(tool: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/sbin".into(), "/usr/sbin".into()])
+        .any(|directory| directory.join(tool).is_file())
+}
+
+fn meminfo() -> Result<String> {
+    fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")
+}
+
+/// The memory that could be had now, from the text of /proc/meminfo.
+fn available(meminfo: &str) -> Option<Bytes> {
+    let line = meminfo
+        .lines()
+        .find(|line| line.starts_with("MemAvailable:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    kib.checked_mul(1024).map(Bytes::new)
+}
+
+fn check_memory(shape: &Shape, meminfo: &str) -> Result<()> {
+    let donors = u64::from(shape.donors);
+    let needed = shape.donor_capacity.get().saturating_mul(donors);
+    let available = available(meminfo).context("/proc/meminfo does not tell MemAvailable")?;
+    let most = available.saturating_sub(RESERVE).get() / donors;
+    let slab = shape.slab.bytes().get();
+    refuse_unless!(
+        Bytes::new(needed).saturating_add(RESERVE) <= available,
+        "{} donors of {} lock {:.1} GiB of memory and only {:.1} GiB is available: choose \
+         --donor-capacity {} or less, or fewer --donors",
+        shape.donors,
+        shape.donor_capacity,
+        Bytes::new(needed).as_mib_f64() / 1024.0,
+        available.as_mib_f64() / 1024.0,
+        Bytes::new(most / slab * slab)
+    );
+    Ok(())
+}
+
+/// A loopback address for the controller: the given port, or one that is free.
+///
+/// # Errors
+/// A refusal if the given port is in use.
+pub fn controller_address(port: Option<u16>) -> Result<SocketAddrV4> {
+    let wanted = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port.unwrap_or(0));
+    let listener = TcpListener::bind(wanted).map_err(|error| {
+        Refusal::error(format!(
+            "port {} is in use on 127.0.0.1 ({error}): choose another --controller-port, or \
+             leave it out",
+            wanted.port()
+        ))
+    })?;
+    match listener
+        .local_addr()
+        .context("a bound port has no address")?
+    {
+        std::net::SocketAddr::V4(address) => Ok(address),
+        std::net::SocketAddr::V6(address) => anyhow::bail!("{address} is not IPv4"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dynamicswap_types::SlabSize;
+
+    fn shape(donors: u32, capacity_mib: u32, device_mib: u32) -> Shape {
+        Shape {
+            donors,
+            donor_capacity: Bytes::from_mib(capacity_mib),
+            device_size: Bytes::from_mib(device_mib),
+            slab: SlabSize::try_from(Bytes::from_mib(16)).expect("a slab size"),
+        }
+    }
+
+    fn refusal(result: Result<()>) -> String {
+        let error = result.expect_err("refused");
+        assert!(error.downcast_ref::<Refusal>().is_some());
+        error.to_string()
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused_with_what_to_give_instead() {
+        assert!(check_shape(&shape(3, 1024, 2048)).is_ok());
+        assert!(refusal(check_shape(&shape(0, 64, 64))).starts_with("0 donors"));
+        assert!(refusal(check_shape(&shape(17, 64, 64))).contains("1 to 16"));
+        assert!(refusal(check_shape(&shape(3, 8, 64))).contains("--donor-capacity 16Mi"));
+        assert!(refusal(check_shape(&shape(3, 64, 1))).contains("--device-size 16Mi"));
+    }
+
+    #[test]
+    fn more_than_the_memory_is_refused_with_what_would_fit() {
+        let meminfo = "MemTotal: 9 kB\nMemAvailable:    3670016 kB\n";
+        assert!(check_memory(&shape(3, 1024, 2048), meminfo).is_ok());
+        let text = refusal(check_memory(&shape(3, 1040, 2048), meminfo));
+        assert!(text.contains("--donor-capacity 1Gi or less"), "{text}");
+    }
+
+    #[test]
+    fn port_in_use_is_refused() {
+        let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = taken.local_addr().expect("an address").port();
+        let error = controller_address(Some(port)).expect_err("in use");
+        let expected = format!("port {port} is in use");
+        assert!(error.to_string().starts_with(&expected), "{error}");
+        assert_ne!(controller_address(None).expect("free").port(), 0);
+    }
+}

@@ -1,0 +1,458 @@
+//! Starting a local cluster: controller, donors, borrower, until every agent has reported.
+//!
+//! Owns the order and the command lines. Whatever fails is named with its last words, and
+//! everything that was started is taken down again.
+
+use std::fs;
+use std::net::SocketAddrV4;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use dynamicswap_proto::control::v1 as pb;
+
+use super::down;
+use super::host;
+use super::leftovers::Leftovers;
+use super::paths::{ClusterName, ClusterPaths, Programs};
+use super::record::{BORROWER, ClusterRecord, Shape, name_option};
+use crate::client::Client;
+use crate::failure::Refusal;
+use crate::interrupt::Interrupt;
+use crate::process::{Process, ProcessRecord, spawn};
+use crate::refuse_unless;
+use crate::ui::Ui;
+
+/// Zeroing and locking a donor's memory takes a second per GiB on a slow machine.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// Time between two looks at what is being waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(30);
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The cluster's name.
+    pub name: ClusterName,
+    /// Its sizes.
+    pub shape: Shape,
+    /// The controller's port; any free one if absent.
+    pub controller_port: Option<u16>,
+}
+
+/// A cluster that this command started. Unless it is kept, it is taken down with the value.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Where it is.
+    pub paths: ClusterPaths,
+    /// What it is made of.
+    pub record: ClusterRecord,
+    /// Its processes, in the order of their start.
+    pub processes: Vec<Process>,
+    owned: bool,
+}
+
+impl Cluster {
+    /// Starts a cluster and waits until it is ready.
+    ///
+    /// # Errors
+    /// A refusal that says what is missing or what failed; nothing is left of the attempt.
+    pub fn start(settings: &Settings, interrupt: &Interrupt, ui: &mut Ui) -> Result<Self> {
+        host::check(&settings.shape)?;
+        let programs = Programs::find()?;
+        let paths = ClusterPaths::new(&settings.name);
+        refuse_second(&settings.name, &paths)?;
+        let address = host::controller_address(settings.controller_port)?;
+        let mut cluster = Self::claim(settings, paths, address)?;
+        cluster
+            .start_all(&programs, address, interrupt, ui)
+            .or_else(|error| cluster.fail(error, ui))?;
+        Ok(cluster)
+    }
+
+    /// Makes the cluster's directory: whoever makes it owns the name.
+    fn claim(settings: &Settings, paths: ClusterPaths, address: SocketAddrV4) -> Result<Self> {
+        let parent = paths.root().parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        match fs::create_dir(paths.root()) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                return Err(already_up(&settings.name));
+            }
+            other => other.with_context(|| format!("cannot make {}", paths.root().display()))?,
+        }
+        let record = ClusterRecord {
+            name: settings.name.clone(),
+            controller: format!("http://{address}"),
+            shape: settings.shape.clone(),
+            processes: Vec::new(),
+        };
+        let cluster = Self {
+            paths,
+            record,
+            processes: Vec::new(),
+            owned: true,
+        };
+        for directory in [
+            cluster.paths.logs(),
+            cluster.paths.containers(),
+            cluster.paths.controller(),
+        ] {
+            make_directory(&directory)?;
+        }
+        cluster.record.save(&cluster.paths)?;
+        Ok(cluster)
+    }
+
+    fn start_all(
+        &mut self,
+        programs: &Programs,
+        address: SocketAddrV4,
+        interrupt: &Interrupt,
+        ui: &mut Ui,
+    ) -> Result<()> {
+        let ready_file = self.paths.controller().join("ready");
+        self.spawn(
+            "controller",
+            &mut controller_command(programs, &self.paths, address),
+        )?;
+        self.wait(interrupt, ui, "controller", || ready_file.exists())?;
+        ui.done("controller", &address.to_string());
+
+        let donors = self.record.shape.donor_names();
+        for donor in &donors {
+            let mut command =
+                memory_server_command(programs, &self.paths, donor, &self.record.shape)?;
+            self.spawn(&format!("{donor}/memory-server"), &mut command)?;
+        }
+        let sockets: Vec<PathBuf> = donors
+            .iter()
+            .map(|donor| self.paths.socket(donor, "memory-server"))
+            .collect();
+        self.wait(interrupt, ui, "memory servers", || {
+            sockets.iter().all(|s| answers(s))
+        })?;
+        let detail = format!(
+            "{}, {} each",
+            donors.join(" "),
+            self.record.shape.donor_capacity
+        );
+        ui.done("memory servers", &detail);
+
+        let mut command = swapd_command(programs, &self.paths, &self.record.shape)?;
+        self.spawn(&format!("{BORROWER}/swapd"), &mut command)?;
+        let socket = self.paths.socket(BORROWER, "swapd");
+        self.wait(interrupt, ui, "swap device", || answers(&socket))?;
+        let detail = format!(
+            "{BORROWER}, {} in slabs of {}",
+            self.record.shape.device_size, self.record.shape.slab
+        );
+        ui.done("swap device", &detail);
+
+        self.start_agents(programs, interrupt, ui)
+    }
+
+    fn start_agents(
+        &mut self,
+        programs: &Programs,
+        interrupt: &Interrupt,
+        ui: &mut Ui,
+    ) -> Result<()> {
+        let nodes = self.record.shape.node_names();
+        for node in &nodes {
+            let mut command = agent_command(programs, &self.paths, node, &self.record.controller)?;
+            self.spawn(&format!("{node}/agent"), &mut command)?;
+        }
+        let mut client = Client::new(&self.record.controller)?;
+        let mut missing = Vec::new();
+        let waited = self.wait(interrupt, ui, "agents", || {
+            missing = match client.status(0) {
+                Ok(status) => not_ready(&nodes, &status),
+                Err(error) => vec![error.to_string()],
+            };
+            missing.is_empty()
+        });
+        waited.map_err(|error| match missing.first() {
+            Some(first) if error.downcast_ref::<Refusal>().is_some() => {
+                Refusal::error(format!("{error} {first}"))
+            }
+            _ => error,
+        })?;
+        ui.done(
+            "agents",
+            &format!("{} of {} connected", nodes.len(), nodes.len()),
+        );
+        Ok(())
+    }
+
+    /// Starts one more process of the cluster and writes it down.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn spawn(&mut self, name: &str, command: &mut Command) -> Result<()> {
+        let process = spawn(name, command, &self.paths.log(name))?;
+        self.record.processes.push(process.record.clone());
+        self.processes.push(process);
+        self.record.save(&self.paths)
+    }
+
+    /// Waits for `ready`, and fails as soon as a process has ended.
+    fn wait(
+        &mut self,
+        interrupt: &Interrupt,
+        ui: &mut Ui,
+        what: &str,
+        mut ready: impl FnMut() -> bool,
+    ) -> Result<()> {
+        let deadline = Instant::now() + START_LIMIT;
+        while !ready() {
+            if let Some((process, status)) = self.first_ended() {
+                return Err(died(&process, &status));
+            }
+            refuse_unless!(
+                Instant::now() < deadline,
+                "{what}: not ready after {} s.",
+                START_LIMIT.as_secs()
+            );
+            ui.live(&format!("starting: {what}"));
+            interrupt.wait(LOOK_EVERY)?;
+        }
+        Ok(())
+    }
+
+    /// The first process that has ended, and how.
+    pub fn first_ended(&mut self) -> Option<(ProcessRecord, String)> {
+        self.processes.iter_mut().find_map(|process| {
+            let status = process.ended()?;
+            Some((process.record.clone(), status))
+        })
+    }
+
+    /// Takes everything down and passes the error on.
+    fn fail(&mut self, error: anyhow::Error, ui: &mut Ui) -> Result<()> {
+        ui.clear_live();
+        let left = self.take_down(ui);
+        if left.is_empty() {
+            return Err(error);
+        }
+        Err(error.context(format!("left behind: {}", left.join("; "))))
+    }
+
+    /// Takes the cluster down; returns what could not be removed.
+    pub fn take_down(&mut self, ui: &mut Ui) -> Vec<String> {
+        self.owned = false;
+        let left = down::take_down(&self.paths, &self.record.processes, ui);
+        for process in &mut self.processes {
+            // Takes it off the kernel's table.
+            let _status = process.ended();
+        }
+        left.list()
+    }
+
+    /// Leaves the cluster running when this command ends.
+    pub fn keep(mut self) {
+        self.owned = false;
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.owned {
+            let mut ui = Ui::new();
+            for left in self.take_down(&mut ui) {
+                ui.bad("left behind", &left);
+            }
+        }
+    }
+}
+
+fn refuse_second(name: &ClusterName, paths: &ClusterPaths) -> Result<()> {
+    if !paths.root().exists() {
+        return Ok(());
+    }
+    if Leftovers::find(paths).processes.is_empty() {
+        return Err(Refusal::error(format!(
+            "{} is left over from a cluster that did not end well: remove it with \
+             'dynamicswap down{}'",
+            paths.root().display(),
+            name_option(name)
+        )));
+    }
+    Err(already_up(name))
+}
+
+fn already_up(name: &ClusterName) -> anyhow::Error {
+    let option = name_option(name);
+    Refusal::error(format!(
+        "the local cluster '{name}' is already up: look at it with 'dynamicswap status{option}' \
+         or end it with 'dynamicswap down{option}'"
+    ))
+}
+
+fn died(process: &ProcessRecord, status: &str) -> anyhow::Error {
+    let lines = process.last_log_lines();
+    let told = if lines.is_empty() {
+        "It said nothing.".to_owned()
+    } else {
+        format!("It said:\n    {}", lines.join("\n    "))
+    };
+    Refusal::error(format!("{} ended with {status}. {told}", process.name))
+}
+
+/// What is missing until all nodes are ready, one sentence each.
+fn not_ready(nodes: &[String], status: &pb::ClusterStatus) -> Vec<String> {
+    let missing = |node: &String| {
+        let Some(found) = status.nodes.iter().find(|n| &n.node == node && n.connected) else {
+            return Some(format!("The agent of {node} has not connected."));
+        };
+        let report = found.report.as_ref()?;
+        let (there, error) = if node == BORROWER {
+            (report.swap_device.is_some(), &report.swap_device_error)
+        } else {
+            (report.memory_server.is_some(), &report.memory_server_error)
+        };
+        match (there, error.is_empty()) {
+            (true, _) => None,
+            (false, true) => Some(format!("{node} has not reported its daemon.")),
+            (false, false) => Some(format!("{node}: {error}")),
+        }
+    };
+    let unreported = status
+        .nodes
+        .iter()
+        .filter(|n| n.connected && n.report.is_none())
+        .map(|n| format!("{} has not reported yet.", n.node));
+    nodes.iter().filter_map(missing).chain(unreported).collect()
+}
+
+fn answers(socket: &Path) -> bool {
+    UnixStream::connect(socket).is_ok()
+}
+
+fn make_directory(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))
+}
+
+fn controller_command(programs: &Programs, paths: &ClusterPaths, address: SocketAddrV4) -> Command {
+    let mut command = Command::new(programs.path("controller"));
+    command.arg("--listen").arg(address.to_string());
+    command
+        .arg("--store")
+        .arg(paths.controller().join("store.redb"));
+    command
+        .arg("--ready-file")
+        .arg(paths.controller().join("ready"));
+    command
+}
+
+/// The command that starts a donor's memory server: also used to start it again.
+///
+/// # Errors
+/// If its directory cannot be made.
+pub fn memory_server_command(
+    programs: &Programs,
+    paths: &ClusterPaths,
+    node: &str,
+    shape: &Shape,
+) -> Result<Command> {
+    let directory = paths.node(node, "memory-server");
+    make_directory(&directory)?;
+    let mut command = Command::new(programs.path("memory-server"));
+    command.args(["--node", node, "--listen", "127.0.0.1:0"]);
+    command.arg("--state-dir").arg(&directory);
+    command
+        .arg("--capacity")
+        .arg(shape.donor_capacity.to_string());
+    command.arg("--slab").arg(shape.slab.to_string());
+    command
+        .arg("--control-socket")
+        .arg(paths.socket(node, "memory-server"));
+    Ok(command)
+}
+
+fn swapd_command(programs: &Programs, paths: &ClusterPaths, shape: &Shape) -> Result<Command> {
+    let directory = paths.node(BORROWER, "swapd");
+    make_directory(&directory)?;
+    let mut command = Command::new(programs.path("swapd"));
+    command.args(["--node", BORROWER]);
+    command.arg("--state-dir").arg(&directory);
+    command.arg("--size").arg(shape.device_size.to_string());
+    command.arg("--slab").arg(shape.slab.to_string());
+    command
+        .arg("--control-socket")
+        .arg(paths.socket(BORROWER, "swapd"));
+    command.arg("--engine").arg(programs.path("swapd-engine"));
+    Ok(command)
+}
+
+fn agent_command(
+    programs: &Programs,
+    paths: &ClusterPaths,
+    node: &str,
+    controller: &str,
+) -> Result<Command> {
+    let directory = paths.node(node, "agent");
+    make_directory(&directory)?;
+    let mut command = Command::new(programs.path("agent"));
+    command.args(["--node", node, "--failure-domain", node]);
+    command.args(["--controller", controller]);
+    command.arg("--state-dir").arg(&directory);
+    if node == BORROWER {
+        command
+            .arg("--swapd-socket")
+            .arg(paths.socket(node, "swapd"));
+        command.arg("--containers-dir").arg(paths.containers());
+    } else {
+        command
+            .arg("--memory-server-socket")
+            .arg(paths.socket(node, "memory-server"));
+    }
+    Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dynamicswap_proto::common::v1::MemoryServerReport;
+
+    fn node(name: &str, report: Option<pb::NodeReport>) -> pb::NodeStatus {
+        pb::NodeStatus {
+            node: name.to_owned(),
+            connected: true,
+            report,
+            ..pb::NodeStatus::default()
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_said_for_each_node() {
+        let nodes = ["donor-1", "donor-2", BORROWER].map(str::to_owned);
+        let status = pb::ClusterStatus {
+            nodes: vec![
+                node(
+                    "donor-1",
+                    Some(pb::NodeReport {
+                        memory_server: Some(MemoryServerReport::default()),
+                        ..pb::NodeReport::default()
+                    }),
+                ),
+                node(
+                    BORROWER,
+                    Some(pb::NodeReport {
+                        swap_device_error: "cannot reach swapd".to_owned(),
+                        ..pb::NodeReport::default()
+                    }),
+                ),
+            ],
+            ..pb::ClusterStatus::default()
+        };
+        assert_eq!(
+            not_ready(&nodes, &status),
+            [
+                "The agent of donor-2 has not connected.",
+                "borrower: cannot reach swapd"
+            ]
+        );
+        assert_eq!(not_ready(&nodes[..1], &status), Vec::<String>::new());
+    }
+}

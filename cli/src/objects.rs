@@ -1,0 +1,247 @@
+//! `apply` and `get`: objects of the dynamicswap.io group, as kubectl would treat them.
+
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use comfy_table::{ContentArrangement, Table, presets};
+use dynamicswap_proto::control::v1::GetRequest;
+use serde_json::Value;
+
+use crate::args::{ApplyArgs, GetArgs, Output};
+use crate::client::Client;
+use crate::failure::Refusal;
+
+/// Columns of each kind: a title, and where its value is.
+const COLUMNS: [(&str, &[(&str, &str)]); 4] = [
+    (
+        "RemoteMemoryPolicy",
+        &[
+            ("COPIES", "/spec/durability/copies"),
+            ("SPILL", "/spec/durability/spill"),
+            ("LIMIT", "/spec/limits/perContainer"),
+            ("MATCHED", "/status/matchedContainers"),
+            ("REMOTE", "/status/bytesRemote"),
+        ],
+    ),
+    (
+        "MemoryServer",
+        &[
+            ("CAPACITY", "/status/capacity"),
+            ("LENT", "/status/lent"),
+            ("DOMAIN", "/spec/failureDomain"),
+        ],
+    ),
+    (
+        "SwapDevice",
+        &[
+            ("SIZE", "/status/size"),
+            ("USED", "/status/bytesUsed"),
+            ("FRONT-END", "/status/frontEnd"),
+        ],
+    ),
+    ("SlabMap", &[("SETS", "/status/sets")]),
+];
+
+/// Stores the objects of a file.
+///
+/// # Errors
+/// A refusal if the file cannot be read or holds no valid object.
+pub fn apply(args: &ApplyArgs, client: &mut Client) -> Result<()> {
+    let yaml = read_objects(&args.filename)?;
+    for line in client.apply(yaml)? {
+        println!("{line}");
+    }
+    Ok(())
+}
+
+/// The text of a file, or of standard input for `-`.
+///
+/// # Errors
+/// A refusal if it cannot be read or is empty.
+pub fn read_objects(path: &Path) -> Result<String> {
+    let read = if path == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map(|_| text)
+    } else {
+        std::fs::read_to_string(path)
+    };
+    match read {
+        Ok(text) if !text.trim().is_empty() => Ok(text),
+        Ok(_) => Err(Refusal::error(format!(
+            "{} holds no object",
+            path.display()
+        ))),
+        Err(error) => Err(Refusal::error(format!(
+            "cannot read {} ({error}): give a YAML file, or - for standard input",
+            path.display()
+        ))),
+    }
+}
+
+/// Prints objects.
+///
+/// # Errors
+/// A refusal if there is no such kind or object.
+pub fn get(args: &GetArgs, client: &mut Client) -> Result<()> {
+    let request = GetRequest {
+        kind: args.kind.clone().unwrap_or_default(),
+        namespace: args.namespace.clone(),
+        name: args.object.clone().unwrap_or_default(),
+    };
+    let parse = |text: String| serde_json::from_str(&text);
+    let objects: Vec<Value> = client
+        .get(request)?
+        .into_iter()
+        .map(parse)
+        .collect::<Result<_, _>>()
+        .context("the controller sent an object that is no JSON")?;
+    if let (Some(object), true) = (&args.object, objects.is_empty()) {
+        let kind = args.kind.as_deref().unwrap_or("object");
+        return Err(Refusal::error(format!("there is no {kind} '{object}'")));
+    }
+    print!("{}", render(&objects, args.output, args.object.is_some())?);
+    Ok(())
+}
+
+/// Objects in the form that was asked for; `single` prints the one object without a list.
+fn render(objects: &[Value], output: Output, single: bool) -> Result<String> {
+    let whole = match objects {
+        [object] if single => object.clone(),
+        _ => serde_json::json!({"apiVersion": "v1", "kind": "List", "items": objects}),
+    };
+    match output {
+        Output::Json => Ok(format!("{}\n", serde_json::to_string_pretty(&whole)?)),
+        Output::Yaml => serde_saphyr::to_string(&whole).context("an object has no YAML form"),
+        Output::Table if objects.is_empty() => Ok("No resources found.\n".to_owned()),
+        Output::Table => Ok(tables(objects)),
+    }
+}
+
+/// A table for each kind.
+fn tables(objects: &[Value]) -> String {
+    let mut kinds: Vec<&str> = objects.iter().map(|object| text(object, "/kind")).collect();
+    kinds.dedup();
+    let tables: Vec<String> = kinds
+        .iter()
+        .map(|kind| table(kind, objects.iter().filter(|o| text(o, "/kind") == *kind)))
+        .collect();
+    tables.join("\n")
+}
+
+fn table<'a>(kind: &str, objects: impl Iterator<Item = &'a Value>) -> String {
+    let known = COLUMNS.iter().find(|(name, _)| *name == kind);
+    let columns = known.map_or(&[][..], |(_, columns)| columns);
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
+    let titles = columns.iter().map(|(title, _)| *title);
+    table.set_header(["KIND", "NAME", "READY"].into_iter().chain(titles));
+    for object in objects {
+        let values = columns.iter().map(|(_, place)| cell(object, place));
+        let first = [
+            kind.to_owned(),
+            text(object, "/metadata/name").to_owned(),
+            ready(object),
+        ];
+        table.add_row(first.into_iter().chain(values));
+    }
+    let lines: Vec<String> = table.lines().map(|line| line.trim().to_owned()).collect();
+    lines.join("\n") + "\n"
+}
+
+fn text<'a>(object: &'a Value, place: &str) -> &'a str {
+    object.pointer(place).and_then(Value::as_str).unwrap_or("")
+}
+
+fn cell(object: &Value, place: &str) -> String {
+    match object.pointer(place) {
+        None | Some(Value::Null) => "-".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(items)) => items.len().to_string(),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// The status of the Ready condition, with its reason if it is not True.
+fn ready(object: &Value) -> String {
+    let conditions = object.pointer("/status/conditions");
+    let conditions = conditions.and_then(Value::as_array);
+    let ready = conditions
+        .into_iter()
+        .flatten()
+        .find(|condition| text(condition, "/type") == "Ready");
+    match ready {
+        None => "-".to_owned(),
+        Some(condition) if text(condition, "/status") == "True" => "True".to_owned(),
+        Some(condition) => format!(
+            "{} ({})",
+            text(condition, "/status"),
+            text(condition, "/reason")
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn policy() -> Value {
+        json!({
+            "kind": "RemoteMemoryPolicy",
+            "metadata": {"name": "demo"},
+            "spec": {"durability": {"copies": 2, "spill": "None"}},
+            "status": {"conditions": [{"type": "Ready", "status": "False", "reason": "NoDonor"}]}
+        })
+    }
+
+    #[test]
+    fn table_has_the_kinds_columns_and_says_why_not_ready() {
+        let text = tables(&[policy()]);
+        let rows: Vec<Vec<&str>> = text
+            .lines()
+            .map(|l| l.split_whitespace().collect())
+            .collect();
+        assert_eq!(rows[0][..5], ["KIND", "NAME", "READY", "COPIES", "SPILL"]);
+        assert_eq!(
+            rows[1],
+            [
+                "RemoteMemoryPolicy",
+                "demo",
+                "False",
+                "(NoDonor)",
+                "2",
+                "None",
+                "-",
+                "-",
+                "-"
+            ]
+        );
+    }
+
+    #[test]
+    fn json_and_yaml_hold_the_object_itself() {
+        let json = render(&[policy()], Output::Json, true).expect("json");
+        assert_eq!(
+            serde_json::from_str::<Value>(&json).expect("json"),
+            policy()
+        );
+        let yaml = render(&[policy()], Output::Yaml, true).expect("yaml");
+        assert_eq!(
+            serde_saphyr::from_str::<Value>(&yaml).expect("yaml"),
+            policy()
+        );
+        let list = render(&[policy(), policy()], Output::Json, false).expect("json");
+        assert!(list.contains("\"List\""));
+    }
+
+    #[test]
+    fn missing_or_empty_file_is_refused() {
+        let missing = read_objects(Path::new("/nonexistent.yaml")).expect_err("missing");
+        assert!(missing.downcast_ref::<Refusal>().is_some());
+        let empty = read_objects(Path::new("/dev/null")).expect_err("empty");
+        assert_eq!(empty.to_string(), "/dev/null holds no object");
+    }
+}

@@ -1,0 +1,504 @@
+//! `top`: the same summary, live, with short histories as sparklines.
+//!
+//! Owns the screen while it runs and gives it back however it ends.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Style, Stylize};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, BorderType, Cell, Gauge, Paragraph, Row, Sparkline, Table};
+use ratatui::{DefaultTerminal, Frame};
+
+use super::summary::{Device, Summary};
+use super::text::{human_seconds, time_of_day};
+use crate::client::Client;
+use crate::interrupt::Interrupt;
+use crate::ui::{human_bytes, human_count, human_us};
+
+/// Time between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Looks that a history keeps.
+const HISTORY: usize = 240;
+/// Colours of the donors, the same as in the report.
+const DONOR_COLOURS: [Color; 6] = [
+    Color::Cyan,
+    Color::Magenta,
+    Color::Yellow,
+    Color::Green,
+    Color::Blue,
+    Color::Red,
+];
+
+/// What the screen shows.
+#[derive(Debug, Default)]
+pub struct Screen {
+    title: String,
+    summary: Summary,
+    problem: String,
+    pages_read: History,
+    pages_written: History,
+    pressure: History,
+    last: Option<Instant>,
+}
+
+/// A rate or a level over the last looks.
+#[derive(Debug, Default)]
+struct History {
+    values: VecDeque<u64>,
+    last: u64,
+}
+
+impl History {
+    fn push(&mut self, value: u64) {
+        if self.values.len() == HISTORY {
+            self.values.pop_front();
+        }
+        self.values.push_back(value);
+    }
+
+    /// Takes a counter; keeps its rate.
+    fn count(&mut self, counter: u64, elapsed: Option<Duration>) {
+        let grown = counter.saturating_sub(std::mem::replace(&mut self.last, counter));
+        if let Some(elapsed) = elapsed {
+            let millis = u64::try_from(elapsed.as_millis())
+                .unwrap_or(u64::MAX)
+                .max(1);
+            self.push(grown.saturating_mul(1000) / millis);
+        }
+    }
+
+    fn latest(&self) -> u64 {
+        self.values.back().copied().unwrap_or(0)
+    }
+
+    /// The newest values that fit into `width` columns.
+    fn tail(&self, width: u16) -> Vec<u64> {
+        let skipped = self.values.len().saturating_sub(width.into());
+        self.values.iter().skip(skipped).copied().collect()
+    }
+}
+
+impl Screen {
+    /// A screen for the cluster called `title`.
+    #[must_use]
+    pub fn new(title: &str) -> Self {
+        Self {
+            title: title.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// Takes a new look at the cluster, or the reason why there is none.
+    pub fn update(&mut self, look: Result<Summary>, now: Instant) {
+        match look {
+            Err(error) => self.problem = format!("{error:#}"),
+            Ok(summary) => {
+                let elapsed = self.last.map(|last| now.duration_since(last));
+                let sum = |field: fn(&Device) -> u64| summary.devices.iter().map(field).sum();
+                self.pages_read.count(sum(|d| d.pages_read), elapsed);
+                self.pages_written.count(sum(|d| d.pages_written), elapsed);
+                let some = summary
+                    .containers
+                    .iter()
+                    .map(|c| c.some)
+                    .fold(0.0, f64::max);
+                self.pressure.push(percent(some));
+                self.last = Some(now);
+                self.problem.clear();
+                self.summary = summary;
+            }
+        }
+    }
+
+    /// Draws everything.
+    pub fn draw(&self, frame: &mut Frame<'_>) {
+        let nodes = u16::try_from(self.summary.nodes.len()).unwrap_or(8).min(8);
+        let donors = u16::try_from(self.summary.donors.len()).unwrap_or(8).min(8);
+        let containers = u16::try_from(self.summary.containers.len())
+            .unwrap_or(4)
+            .clamp(1, 4);
+        let [title, upper, middle, lower, events, keys] = Layout::vertical([
+            Constraint::Length(1),
+            Constraint::Length(nodes.max(donors) + 2),
+            Constraint::Length(8),
+            Constraint::Length(containers + 3),
+            Constraint::Min(3),
+            Constraint::Length(1),
+        ])
+        .areas(frame.area());
+        frame.render_widget(self.title_line(), title);
+        let [left, right] =
+            Layout::horizontal([Constraint::Percentage(45), Constraint::Percentage(55)])
+                .areas(upper);
+        self.draw_nodes(frame, left);
+        self.draw_donors(frame, right);
+        let [left, right] =
+            Layout::horizontal([Constraint::Percentage(45), Constraint::Percentage(55)])
+                .areas(middle);
+        self.draw_device(frame, left);
+        self.draw_histories(frame, right);
+        self.draw_containers(frame, lower);
+        self.draw_events(frame, events);
+        frame.render_widget(Line::from(" q ends ").dim(), keys);
+    }
+
+    fn title_line(&self) -> Line<'_> {
+        let mut spans = vec![
+            Span::from(format!(" {} ", self.title)).bold(),
+            Span::from(format!(
+                " up {}  term {}  {} policies ",
+                human_seconds(self.summary.uptime_ms / 1000),
+                self.summary.term,
+                self.summary.policies
+            ))
+            .dim(),
+        ];
+        if !self.problem.is_empty() {
+            spans.push(Span::from(format!(" {} ", self.problem)).on_red());
+        }
+        Line::from(spans)
+    }
+
+    fn draw_nodes(&self, frame: &mut Frame<'_>, area: Rect) {
+        let rows = self.summary.nodes.iter().map(|node| {
+            let state = if node.problem.is_empty() {
+                Cell::from("● ready").green()
+            } else {
+                Cell::from(format!("● {}", node.problem)).red()
+            };
+            Row::new([
+                Cell::from(node.name.clone()).bold(),
+                Cell::from(node.role.clone()),
+                state,
+            ])
+        });
+        let widths = [
+            Constraint::Length(12),
+            Constraint::Length(9),
+            Constraint::Min(8),
+        ];
+        frame.render_widget(Table::new(rows, widths).block(block("nodes")), area);
+    }
+
+    fn draw_donors(&self, frame: &mut Frame<'_>, area: Rect) {
+        let outer = block("remote memory");
+        let inner = outer.inner(area);
+        frame.render_widget(outer, area);
+        for (position, donor) in self.summary.donors.iter().enumerate() {
+            let y = inner
+                .y
+                .saturating_add(u16::try_from(position).unwrap_or(u16::MAX));
+            if y >= inner.bottom() {
+                break;
+            }
+            let row = Rect {
+                y,
+                height: 1,
+                ..inner
+            };
+            let [name, bar, link] = Layout::horizontal([
+                Constraint::Length(11),
+                Constraint::Min(10),
+                Constraint::Length(11),
+            ])
+            .areas(row);
+            let link_style = match donor.link.as_str() {
+                "up" => Style::new().green(),
+                "" | "connecting" => Style::new().dim(),
+                _ => Style::new().red(),
+            };
+            frame.render_widget(Line::from(donor.node.clone()).bold(), name);
+            frame.render_widget(
+                Gauge::default()
+                    .ratio(share(donor.held, donor.capacity))
+                    .label(format!(
+                        "{} of {}",
+                        human_bytes(donor.held),
+                        human_bytes(donor.capacity)
+                    ))
+                    .gauge_style(
+                        Style::new()
+                            .fg(DONOR_COLOURS[position % DONOR_COLOURS.len()])
+                            .bg(Color::DarkGray),
+                    )
+                    .use_unicode(true),
+                bar,
+            );
+            frame.render_widget(
+                Line::from(format!("  {}", donor.link)).style(link_style),
+                link,
+            );
+        }
+    }
+
+    fn draw_device(&self, frame: &mut Frame<'_>, area: Rect) {
+        let Some(device) = self.summary.devices.first() else {
+            frame.render_widget(
+                Paragraph::new("none yet").dim().block(block("swap device")),
+                area,
+            );
+            return;
+        };
+        let attached = if device.attached {
+            Span::from("● attached as swap").green()
+        } else {
+            Span::from("○ detached").yellow()
+        };
+        let mut lines = vec![
+            Line::from(vec![
+                Span::from(format!("{} {}  ", device.node, device.path)).bold(),
+                attached,
+            ]),
+            Line::from(device.front_end.clone()).dim(),
+            Line::from(format!(
+                "{} of {}, {} slabs mapped, {} in reserve",
+                human_bytes(device.used),
+                human_bytes(device.size),
+                device.slabs_mapped,
+                device.sets_reserve
+            )),
+            Line::from(format!(
+                "read p50 {} p99 {}   write p50 {} p99 {}",
+                human_us(device.read.p50_us),
+                human_us(device.read.p99_us),
+                human_us(device.write.p50_us),
+                human_us(device.write.p99_us)
+            )),
+            Line::from(format!(
+                "engine pid {}, {} started",
+                device.engine_pid, device.engine_starts
+            )),
+        ];
+        if device.pages_lost > 0 {
+            lines.push(
+                Line::from(format!("{} pages LOST", human_count(device.pages_lost)))
+                    .red()
+                    .bold(),
+            );
+        } else if device.degraded > 0 {
+            let text = format!("{} have too few copies", human_bytes(device.degraded));
+            lines.push(Line::from(text).yellow());
+        }
+        frame.render_widget(Paragraph::new(lines).block(block("swap device")), area);
+    }
+
+    fn draw_histories(&self, frame: &mut Frame<'_>, area: Rect) {
+        let areas: [Rect; 3] = Layout::horizontal([Constraint::Fill(1); 3]).areas(area);
+        let pages = |history: &History| format!("{}/s", human_bytes(history.latest() * 4096));
+        let plots = [
+            (
+                "read",
+                pages(&self.pages_read),
+                &self.pages_read,
+                Color::Cyan,
+            ),
+            (
+                "written",
+                pages(&self.pages_written),
+                &self.pages_written,
+                Color::Magenta,
+            ),
+            (
+                "pressure",
+                format!("{} %", self.pressure.latest()),
+                &self.pressure,
+                Color::Yellow,
+            ),
+        ];
+        for ((title, value, history, colour), area) in plots.into_iter().zip(areas) {
+            let block = block(&format!("{title} {value}"));
+            let data = history.tail(block.inner(area).width);
+            frame.render_widget(
+                Sparkline::default().data(data).style(colour).block(block),
+                area,
+            );
+        }
+    }
+
+    fn draw_containers(&self, frame: &mut Frame<'_>, area: Rect) {
+        let rows = self.summary.containers.iter().map(|container| {
+            let state = Cell::from(container.state.clone());
+            let state = match container.state.as_str() {
+                "Calm" => state.green(),
+                "Stalled" => state.red(),
+                _ => state.yellow(),
+            };
+            Row::new([
+                Cell::from(container.name.clone()).bold(),
+                Cell::from(human_bytes(container.memory)),
+                Cell::from(human_bytes(container.limit)),
+                Cell::from(human_bytes(container.swap)),
+                Cell::from(format!("{:.0} %", container.some)),
+                Cell::from(format!("{:.0} %", container.full)),
+                state,
+                Cell::from(container.policy.clone()),
+            ])
+        });
+        let titles = [
+            "NAME", "RAM", "LIMIT", "SWAPPED", "SOME", "FULL", "STATE", "POLICY",
+        ];
+        let widths = [
+            Constraint::Min(18),
+            Constraint::Length(10),
+            Constraint::Length(10),
+            Constraint::Length(10),
+            Constraint::Length(6),
+            Constraint::Length(6),
+            Constraint::Length(10),
+            Constraint::Min(10),
+        ];
+        let table = Table::new(rows, widths).header(Row::new(titles).dim());
+        frame.render_widget(table.block(block("containers")), area);
+    }
+
+    fn draw_events(&self, frame: &mut Frame<'_>, area: Rect) {
+        let height = usize::from(area.height.saturating_sub(2));
+        let skipped = self.summary.events.len().saturating_sub(height);
+        let lines: Vec<Line<'_>> = self.summary.events[skipped..]
+            .iter()
+            .map(|event| {
+                Line::from(vec![
+                    Span::from(format!("{} ", time_of_day(event.unix_ms))).dim(),
+                    Span::from(format!("{:<10} ", event.node)),
+                    Span::from(format!("{} ", event.kind)).bold(),
+                    Span::from(event.message.clone()),
+                ])
+            })
+            .collect();
+        frame.render_widget(Paragraph::new(lines).block(block("events")), area);
+    }
+}
+
+fn block(title: &str) -> Block<'static> {
+    Block::bordered()
+        .border_type(BorderType::Rounded)
+        .border_style(Style::new().dim())
+        .title(Span::from(format!(" {title} ")).bold())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a bar has some dozen columns")]
+fn share(part: u64, whole: u64) -> f64 {
+    if whole == 0 {
+        return 0.0;
+    }
+    (part as f64 / whole as f64).clamp(0.0, 1.0)
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "clamped to 0..=100 first"
+)]
+fn percent(value: f64) -> u64 {
+    value.clamp(0.0, 100.0).round() as u64
+}
+
+/// Shows the screen until q, Escape or Ctrl-C.
+///
+/// # Errors
+/// If there is no terminal.
+pub fn run(client: &mut Client, title: &str, interrupt: &Interrupt) -> Result<()> {
+    let mut terminal = ratatui::try_init().context("top needs a terminal")?;
+    let result = watch(&mut terminal, client, title, interrupt);
+    ratatui::restore();
+    result
+}
+
+fn watch(
+    terminal: &mut DefaultTerminal,
+    client: &mut Client,
+    title: &str,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let mut screen = Screen::new(title);
+    loop {
+        let look = client.status(0).map(|status| Summary::of(&status));
+        screen.update(look, Instant::now());
+        terminal.draw(|frame| screen.draw(frame))?;
+        let next = Instant::now() + LOOK_EVERY;
+        while event::poll(next.saturating_duration_since(Instant::now()))? {
+            match event::read()? {
+                Event::Key(key) => {
+                    let control_c = key.code == KeyCode::Char('c')
+                        && key.modifiers.contains(KeyModifiers::CONTROL);
+                    if control_c || matches!(key.code, KeyCode::Char('q') | KeyCode::Esc) {
+                        return Ok(());
+                    }
+                }
+                Event::Resize(..) => {
+                    terminal.draw(|frame| screen.draw(frame))?;
+                }
+                _ => {}
+            }
+        }
+        if interrupt.check().is_err() {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::summary::tests::status;
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+
+    fn drawn(screen: &Screen, width: u16, height: u16) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a screen");
+        terminal.draw(|frame| screen.draw(frame)).expect("drawn");
+        terminal.backend().to_string()
+    }
+
+    #[test]
+    fn screen_shows_nodes_device_donors_containers_and_events() {
+        let mut screen = Screen::new("cluster local");
+        let start = Instant::now();
+        screen.update(Ok(Summary::of(&status())), start);
+        screen.update(Ok(Summary::of(&status())), start + Duration::from_secs(1));
+        let text = drawn(&screen, 110, 32);
+        for part in [
+            "cluster local",
+            "/dev/loop3",
+            "default/verify",
+            "ServerLost",
+            "800 KiB of 1.0 GiB",
+            "connection refused",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn controller_that_is_away_leaves_the_last_look_and_says_so() {
+        let mut screen = Screen::new("t");
+        screen.update(Ok(Summary::of(&status())), Instant::now());
+        screen.update(Err(anyhow::anyhow!("no answer")), Instant::now());
+        let text = drawn(&screen, 110, 32);
+        assert!(
+            text.contains("no answer") && text.contains("/dev/loop3"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn small_terminal_does_not_panic() {
+        let mut screen = Screen::new("t");
+        screen.update(Ok(Summary::of(&status())), Instant::now());
+        for (width, height) in [(1, 1), (20, 5), (80, 24), (200, 60)] {
+            drawn(&screen, width, height);
+        }
+    }
+
+    #[test]
+    fn rate_is_per_second_and_starts_with_the_second_look() {
+        let mut history = History::default();
+        history.count(1000, None);
+        history.count(1500, Some(Duration::from_millis(500)));
+        assert_eq!(history.tail(10), [1000]);
+    }
+}
