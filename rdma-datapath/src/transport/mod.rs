@@ -5,6 +5,7 @@
 //! idle engine arms one event descriptor before it sleeps (`ibv_req_notify_cq`). `tcp`,
 //! `loopback` and `fault` implement the same trait.
 
+pub mod fault;
 pub mod loopback;
 pub mod tcp;
 
