@@ -1,0 +1,114 @@
+//! Peers that need no cluster: swap on a disk file, on zram, and the fuse-loop device on local
+//! memory, which is the floor.
+//!
+//! Each is a guard: dropping it swaps off and removes what it made.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use dynamicswap_types::Bytes;
+
+/// Runs a program to its end and fails with what it said.
+pub fn tool(program: &str, args: &[&str]) -> Result<String> {
+    let output =
+        Command::new(program).args(args).output().with_context(|| format!("cannot run {program}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program} {} failed: {}", args.join(" "), said.trim());
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// A swap area that this run made.
+#[derive(Debug)]
+pub struct SwapArea {
+    path: PathBuf,
+    undo: Undo,
+}
+
+/// What remains to be undone after swapoff.
+#[derive(Debug)]
+enum Undo {
+    RemoveFile,
+    RemoveZram(String),
+}
+
+impl SwapArea {
+    /// A swap file of `size` in `dir`, on whatever disk that is.
+    pub fn disk_file(dir: &Path, size: Bytes) -> Result<Self> {
+        let path = dir.join("swapfile");
+        let text = path.display().to_string();
+        let area = Self { path, undo: Undo::RemoveFile };
+        // Written, not only reserved: the kernel refuses holes, and a real disk file has none.
+        let mebibytes = format!("count={}", size.get() >> 20);
+        tool("dd", &["if=/dev/zero", &format!("of={text}"), "bs=1M", &mebibytes, "conv=fsync"])?;
+        tool("chmod", &["600", &text])?;
+        tool("mkswap", &[&text])?;
+        tool("swapon", &[&text])?;
+        Ok(area)
+    }
+
+    /// A zram device of `size`.
+    pub fn zram(size: Bytes) -> Result<Self> {
+        let added = "/sys/class/zram-control/hot_add";
+        let index = std::fs::read_to_string(added).with_context(|| format!("cannot read {added}"))?;
+        let index = index.trim().to_owned();
+        let path = PathBuf::from(format!("/dev/zram{index}"));
+        let text = path.display().to_string();
+        let area = Self { path, undo: Undo::RemoveZram(index.clone()) };
+        let disksize = format!("/sys/block/zram{index}/disksize");
+        std::fs::write(&disksize, size.get().to_string())
+            .with_context(|| format!("cannot write {disksize}"))?;
+        tool("mkswap", &[&text])?;
+        tool("swapon", &[&text])?;
+        Ok(area)
+    }
+}
+
+impl Drop for SwapArea {
+    fn drop(&mut self) {
+        let text = self.path.display().to_string();
+        let _ = tool("swapoff", &[&text]);
+        let removed = match &self.undo {
+            Undo::RemoveFile => std::fs::remove_file(&self.path),
+            Undo::RemoveZram(index) => std::fs::write("/sys/class/zram-control/hot_remove", index),
+        };
+        if let Err(error) = removed {
+            eprintln!("bench: cannot remove {text}: {error}");
+        }
+    }
+}
+
+/// Sets `vm.page-cluster` for one run and puts it back: readahead would measure the guess of the
+/// kernel, not the device.
+#[derive(Debug)]
+pub struct PageCluster {
+    before: String,
+}
+
+const PAGE_CLUSTER: &str = "/proc/sys/vm/page-cluster";
+
+impl PageCluster {
+    /// Switches swap readahead off.
+    pub fn off() -> Result<Self> {
+        let before = std::fs::read_to_string(PAGE_CLUSTER).context("cannot read vm.page-cluster")?;
+        std::fs::write(PAGE_CLUSTER, "0").context("cannot write vm.page-cluster")?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for PageCluster {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::write(PAGE_CLUSTER, &self.before) {
+            eprintln!("bench: cannot restore vm.page-cluster to {}: {error}", self.before.trim());
+        }
+    }
+}
+
+/// Refuses to measure while any swap is on: the figures would be somebody else's.
+pub fn require_no_swap() -> Result<()> {
+    let swaps = std::fs::read_to_string("/proc/swaps").context("cannot read /proc/swaps")?;
+    if let Some(line) = swaps.lines().nth(1) {
+        bail!("swap is on ({line}): switch it off with 'swapoff -a', then measure again");
+    }
+    Ok(())
+}
