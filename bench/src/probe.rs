@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use dynamicswap_types::Bytes;
-use dynamicswap_workload::region::Region;
+use dynamicswap_workload::region::{HugePages, Region};
 use hdrhistogram::Histogram;
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
