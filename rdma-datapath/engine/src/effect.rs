@@ -26,7 +26,8 @@ pub enum Effect {
         /// A read's bytes; its own buffer or one of the engine's.
         data: Option<BufferRange>,
     },
-    /// The request's buffer is the shell's again. Comes after `Complete`, at once or later.
+    /// The request is over and its buffer the shell's again. Comes once after each `Complete`, at
+    /// once or later.
     Release(RequestTag),
     /// Something for the log, the report and the metrics.
     Event(EngineEvent),
@@ -70,6 +71,8 @@ pub enum EngineEvent {
     WritesHeld(SlabIndex),
     /// No set is left in the reserve for a slab that the kernel writes to.
     ReserveEmpty(SlabIndex),
+    /// The spill file refused a write that begins at this page.
+    SpillFailed(PageIndex),
     /// A newer epoch of this device exists: this engine must stop.
     Fenced(ServerIndex),
 }

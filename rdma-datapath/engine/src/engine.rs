@@ -1,1 +1,732 @@
-//! The engine. Owns the in-flight table and the rules; see the module list in lib.rs.
+//! The engine: takes requests, link changes, completions and documents; gives effects.
+//!
+//! Owns the state and the order of things. The rules stand beside it: `write.rs`, `read.rs`,
+//! `copy.rs` (rebuild and disk behind), `reserve.rs` (documents, binding, return), `report.rs`.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use dynamicswap_types::{
+    Durability, Epoch, Generation, IncarnationId, MonotonicTime, PageIndex, PageVersion,
+    ServerIndex,
+};
+
+use crate::buffer::{BufferRange, Buffers};
+use crate::copy::CopyState;
+use crate::effect::{Effect, EngineEvent, SpillOperation};
+use crate::in_flight::{OperationState, Part, Purpose, RequestPlace, RequestState, Stage, Work};
+use crate::limits::{
+    COPY_JOBS_MAX, EFFECTS_MAX, OPERATIONS_MAX, REQUEST_PAGES_MAX, REQUESTS_MAX, SCRATCH_PAGES,
+    SERVERS_MAX, TICK,
+};
+use crate::link::Link;
+use crate::operation::{Direction, Operation, OperationError, OperationId, OperationResult};
+use crate::request::{Request, RequestError, RequestKind, RequestTag, SubmitError};
+use crate::sets::{Replica, ReplicaState};
+use crate::tables::{Counter, EngineState, Geometry, Tables, TablesError};
+
+/// What an engine is made with.
+#[derive(Debug, Clone, Copy)]
+pub struct EngineConfig {
+    /// Sizes of the tables.
+    pub geometry: Geometry,
+    /// This engine's epoch: above that of every engine of the device before it.
+    pub epoch: Epoch,
+    /// [`SCRATCH_PAGES`] pages of the buffer pool for the engine's own copies.
+    pub scratch: BufferRange,
+    /// Whether there is a spill file.
+    pub spill: bool,
+    /// An operation that takes longer makes the engine reset the link. 300 ms by default: a tenth
+    /// of the second that a read may stall, with room for a busy host.
+    pub operation_timeout: Duration,
+}
+
+/// What the engine knows of one memory server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerState {
+    /// Life of its memory that the document names.
+    pub incarnation: Option<IncarnationId>,
+    /// Life of its memory that answered last.
+    pub answered: Option<IncarnationId>,
+    /// Failure domain.
+    pub domain: u16,
+    /// The link.
+    pub link: LinkState,
+    /// Since when the link is in this state.
+    pub since: MonotonicTime,
+    /// Operations under way.
+    pub in_flight: u32,
+    /// Pages read over the engine's life.
+    pub pages_read: u64,
+    /// Pages written over the engine's life.
+    pub pages_written: u64,
+}
+
+/// State of a link, as the engine judges it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkState {
+    /// No handshake yet.
+    Connecting,
+    /// Serves this device's slots.
+    Up,
+    /// Not reachable.
+    Down,
+    /// Answers with another incarnation: what it held is gone.
+    Lost,
+    /// Knows a newer epoch.
+    Refused,
+}
+
+impl ServerState {
+    const UNKNOWN: Self = Self {
+        incarnation: None,
+        answered: None,
+        domain: 0,
+        link: LinkState::Connecting,
+        since: MonotonicTime::ZERO,
+        in_flight: 0,
+        pages_read: 0,
+        pages_written: 0,
+    };
+}
+
+/// The desired state that is not per set or per server.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Desired {
+    pub(crate) generation: Generation,
+    pub(crate) durability: Durability,
+    pub(crate) write_hold: Duration,
+    pub(crate) read_stall: Duration,
+    pub(crate) empty_slab_hold: Duration,
+    pub(crate) reserve_sets_max: u32,
+}
+
+/// The engine of one device. See the module's header.
+#[derive(Debug)]
+pub struct Engine<'m> {
+    pub(crate) tables: Tables<'m>,
+    pub(crate) config: EngineConfig,
+    pub(crate) desired: Option<Desired>,
+    pub(crate) servers: Vec<ServerState>,
+    pub(crate) requests: Vec<RequestState>,
+    free_requests: Vec<RequestPlace>,
+    /// Places in use, oldest first.
+    pub(crate) active: Vec<RequestPlace>,
+    pub(crate) waiting: usize,
+    operations: Vec<OperationState>,
+    free_operations: Vec<usize>,
+    effects: VecDeque<Effect>,
+    sequence: u64,
+    counter: u64,
+    pub(crate) slab_used: Vec<u32>,
+    /// Since when the slab is bound and empty.
+    pub(crate) slab_empty_since: Vec<Option<MonotonicTime>>,
+    /// How many of them are.
+    pub(crate) empty_slabs: usize,
+    /// Slab of each set in the set table.
+    pub(crate) set_slab: Vec<Option<u32>>,
+    pub(crate) copy: CopyState,
+    next_tick: MonotonicTime,
+    fenced: bool,
+}
+
+impl<'m> Engine<'m> {
+    /// Takes over the tables: bindings, states of copies and used counts are recovered from them.
+    /// Nothing is posted before a document is applied.
+    ///
+    /// # Errors
+    /// [`TablesError`] if the tables are not of this geometry.
+    ///
+    /// # Panics
+    /// If `config.scratch` is shorter than [`SCRATCH_PAGES`] or the epoch does not fit a version:
+    /// a mistake of the shell.
+    pub fn new(config: EngineConfig, tables: Tables<'m>) -> Result<Self, TablesError> {
+        tables.check(config.geometry)?;
+        assert!(config.scratch.pages >= SCRATCH_PAGES);
+        assert!(config.epoch > Epoch::ZERO && config.epoch <= PageVersion::EPOCH_MAX);
+        let places = REQUESTS_MAX + COPY_JOBS_MAX;
+        let mut set_slab = vec![None; tables.sets.len()];
+        let mut slab_used = vec![0; tables.slabs.len()];
+        for (number, slab) in (0_u32..).zip(tables.slabs) {
+            if let Some(place) = slab.set() {
+                set_slab[place] = Some(number);
+            }
+        }
+        for (page, entry) in tables.pages.iter().enumerate() {
+            slab_used[page / config.geometry.slab_pages as usize] += u32::from(!entry.is_empty());
+        }
+        Ok(Self {
+            config,
+            desired: None,
+            servers: vec![ServerState::UNKNOWN; SERVERS_MAX],
+            requests: (0..places).map(|_| RequestState::empty()).collect(),
+            free_requests: (0..places).rev().collect(),
+            active: Vec::with_capacity(places),
+            waiting: 0,
+            operations: vec![OperationState::EMPTY; OPERATIONS_MAX],
+            free_operations: (0..OPERATIONS_MAX).rev().collect(),
+            effects: VecDeque::with_capacity(EFFECTS_MAX),
+            sequence: 0,
+            counter: 0,
+            slab_empty_since: vec![None; tables.slabs.len()],
+            empty_slabs: 0,
+            slab_used,
+            set_slab,
+            copy: CopyState::default(),
+            next_tick: MonotonicTime::ZERO,
+            fenced: false,
+            tables,
+        })
+    }
+
+    /// Takes a request of the front end. `buffers` holds a write's bytes.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; nothing has happened then.
+    pub fn submit(
+        &mut self,
+        request: Request,
+        buffers: &mut dyn Buffers,
+        now: MonotonicTime,
+    ) -> Result<(), SubmitError> {
+        let (work, buffer) = self.check_request(&request)?;
+        if self.free_requests.len() <= COPY_JOBS_MAX {
+            return Err(SubmitError::Full);
+        }
+        let place = self.take_request(work, (request.page, u64::from(request.pages)), now);
+        let state = &mut self.requests[place];
+        state.tag = request.tag;
+        state.buffer = buffer;
+        self.begin(place, buffers, now);
+        Ok(())
+    }
+
+    fn check_request(&self, request: &Request) -> Result<(Work, BufferRange), SubmitError> {
+        let none = BufferRange { first: 0, pages: 0 };
+        let (work, buffer) = match request.kind {
+            RequestKind::Read { buffer } => (Work::Read, buffer),
+            RequestKind::Write { buffer } => (Work::Write, buffer),
+            RequestKind::Discard => (Work::Discard, none),
+            RequestKind::Flush => (Work::Flush, none),
+        };
+        let end = request.page.get().checked_add(u64::from(request.pages));
+        let inside = end.is_some_and(|end| end <= self.config.geometry.device_pages);
+        let with_data = matches!(work, Work::Read | Work::Write);
+        let length = match work {
+            Work::Flush => request.pages == 0,
+            Work::Discard => request.pages > 0,
+            _ => (1..=REQUEST_PAGES_MAX).contains(&request.pages),
+        };
+        if inside && length && (!with_data || buffer.pages == request.pages) {
+            Ok((work, buffer))
+        } else {
+            Err(SubmitError::Invalid)
+        }
+    }
+
+    /// Takes a place for a request over `range` and orders it behind those it overlaps.
+    pub(crate) fn take_request(
+        &mut self,
+        work: Work,
+        range: (PageIndex, u64),
+        now: MonotonicTime,
+    ) -> RequestPlace {
+        #[expect(
+            clippy::expect_used,
+            reason = "callers have looked that a place is free"
+        )]
+        let place = self.free_requests.pop().expect("a free request place");
+        self.sequence += 1;
+        let state = &mut self.requests[place];
+        state.work = work;
+        state.stage = Stage::Active;
+        (state.first, state.pages) = range;
+        state.sequence = self.sequence;
+        state.submitted = now;
+        state.held = false;
+        state.part_count = 0;
+        state.outstanding = 0;
+        state.taken = true;
+        place
+    }
+
+    /// Starts a request, or lets it wait for those it overlaps.
+    pub(crate) fn begin(
+        &mut self,
+        place: RequestPlace,
+        buffers: &mut dyn Buffers,
+        now: MonotonicTime,
+    ) {
+        let state = &self.requests[place];
+        let blocked = self
+            .active
+            .iter()
+            .any(|other| state.waits_for(&self.requests[*other]));
+        self.active.push(place);
+        if blocked {
+            self.requests[place].stage = Stage::Waiting;
+            self.waiting += 1;
+        } else {
+            self.start(place, buffers, now);
+        }
+    }
+
+    fn start(&mut self, place: RequestPlace, buffers: &mut dyn Buffers, now: MonotonicTime) {
+        self.requests[place].stage = Stage::Active;
+        match self.requests[place].work {
+            Work::Read => self.start_read(place, buffers),
+            Work::Write => self.start_write(place, buffers),
+            Work::Copy(target) => self.start_copy(place, target),
+            Work::Discard => {
+                self.discard(place, now);
+                return self.answer(place, Ok(()), (buffers, now));
+            }
+            Work::Flush => return self.answer(place, Ok(()), (buffers, now)),
+        }
+        self.drive(place, buffers, now);
+    }
+
+    /// Splits a request at slab edges.
+    pub(crate) fn split(&mut self, place: RequestPlace) {
+        let slab_pages = u64::from(self.config.geometry.slab_pages);
+        let state = &mut self.requests[place];
+        let (mut page, end, mut skip) = (state.first.get(), state.end(), 0);
+        state.part_count = 0;
+        while page < end {
+            let slab = page / slab_pages;
+            let pages = end.min((slab + 1) * slab_pages) - page;
+            let small = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+            let part = Part {
+                slab: small(slab),
+                first: small(page % slab_pages),
+                pages: small(pages),
+                skip,
+                ..Part::EMPTY
+            };
+            state.parts[state.part_count] = part;
+            state.part_count += 1;
+            skip += part.pages;
+            page += pages;
+        }
+    }
+
+    /// Does whatever can be done now for a request that has been started.
+    pub(crate) fn drive(
+        &mut self,
+        place: RequestPlace,
+        buffers: &mut dyn Buffers,
+        now: MonotonicTime,
+    ) {
+        if self.fenced || self.requests[place].stage != Stage::Active {
+            return;
+        }
+        match self.requests[place].work {
+            Work::Read => self.drive_read(place, buffers, now),
+            Work::Write => self.drive_write(place, buffers, now),
+            Work::Copy(_) => self.drive_copy(place, buffers, now),
+            Work::Discard | Work::Flush => {}
+        }
+    }
+
+    /// A link changed.
+    pub fn link_changed(
+        &mut self,
+        server: ServerIndex,
+        link: Link,
+        buffers: &mut dyn Buffers,
+        now: MonotonicTime,
+    ) {
+        let Some(known) = self.servers.get_mut(server.as_usize()) else {
+            return;
+        };
+        if let Link::Up { incarnation } = link {
+            known.answered = Some(incarnation);
+        }
+        let state = match link {
+            Link::Up { incarnation } if known.incarnation == Some(incarnation) => LinkState::Up,
+            Link::Up { .. } => LinkState::Lost,
+            Link::Down => LinkState::Down,
+            Link::Refused => LinkState::Refused,
+        };
+        self.set_link(server, state, now);
+        match state {
+            LinkState::Lost => self.server_lost(server),
+            LinkState::Refused => self.fence(server),
+            LinkState::Up | LinkState::Down | LinkState::Connecting => {}
+        }
+        self.drive_all(buffers, now);
+    }
+
+    pub(crate) fn set_link(&mut self, server: ServerIndex, link: LinkState, now: MonotonicTime) {
+        let known = &mut self.servers[server.as_usize()];
+        if known.link != link {
+            known.link = link;
+            known.since = now;
+        }
+    }
+
+    fn fence(&mut self, server: ServerIndex) {
+        if !self.fenced {
+            self.fenced = true;
+            self.tables
+                .header
+                .engine_state
+                .store(EngineState::Fenced as u32, Ordering::Release);
+            self.event(EngineEvent::Fenced(server));
+        }
+    }
+
+    /// Whether a newer writer of this device exists. Nothing is acknowledged any more.
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
+        self.fenced
+    }
+
+    /// Drives every request that has been started, after something outside of it changed.
+    pub(crate) fn drive_all(&mut self, buffers: &mut dyn Buffers, now: MonotonicTime) {
+        let mut index = 0;
+        while let Some(place) = self.active.get(index).copied() {
+            self.drive(place, buffers, now);
+            // A request that ended has left the list; the next one took its position.
+            if self.active.get(index) == Some(&place) {
+                index += 1;
+            }
+        }
+        self.drive_copies(buffers, now);
+    }
+
+    /// An operation ended.
+    pub fn complete(
+        &mut self,
+        id: OperationId,
+        result: OperationResult,
+        buffers: &mut dyn Buffers,
+        now: MonotonicTime,
+    ) {
+        let (place, generation) = OperationState::place_of(id);
+        let Some(state) = self.operations.get(place).copied() else {
+            return;
+        };
+        if !state.taken || state.generation != generation {
+            return;
+        }
+        self.operations[place].taken = false;
+        self.free_operations.push(place);
+        let request = &mut self.requests[state.request];
+        request.outstanding -= 1;
+        request.parts[state.part].outstanding -= 1;
+        self.note_result(&state, result, now);
+        match state.purpose {
+            Purpose::ReadReplica(_) | Purpose::ReadDisk => self.read_done(&state, result, buffers),
+            Purpose::WriteReplica(place) => self.write_done(&state, place, result),
+            Purpose::WriteDisk => self.disk_write_done(&state, result),
+            Purpose::Repair(place) => self.repair_done(&state, place, result),
+        }
+        match self.requests[state.request].stage {
+            Stage::Active => self.drive(state.request, buffers, now),
+            Stage::Answered => self.release_if_idle(state.request, buffers, now),
+            Stage::Waiting => {}
+        }
+        if self.copy.is_busy() {
+            self.drive_copies(buffers, now);
+        }
+    }
+
+    /// What an operation's end says about its server.
+    fn note_result(&mut self, state: &OperationState, result: OperationResult, now: MonotonicTime) {
+        let (Purpose::ReadReplica(place) | Purpose::WriteReplica(place) | Purpose::Repair(place)) =
+            state.purpose
+        else {
+            return;
+        };
+        let server = &mut self.servers[place.server.as_usize()];
+        server.in_flight -= 1;
+        match result {
+            Ok(()) if matches!(state.purpose, Purpose::ReadReplica(_)) => {
+                server.pages_read += u64::from(state.run.1);
+            }
+            Ok(()) => server.pages_written += u64::from(state.run.1),
+            Err(OperationError::LinkDown) if server.link == LinkState::Up => {
+                self.set_link(place.server, LinkState::Down, now);
+            }
+            Err(OperationError::LinkDown) => {}
+            Err(OperationError::OldEpoch) => self.fence(place.server),
+            Err(OperationError::NotOwner | OperationError::OutOfRange) => {
+                self.replica_refused(self.requests[state.request].parts[state.part].slab, place);
+            }
+        }
+    }
+
+    /// Posts an operation on a server for a run of pages of a part.
+    pub(crate) fn post(
+        &mut self,
+        request: RequestPlace,
+        part: usize,
+        purpose: Purpose,
+        run: (u32, u32),
+        now: MonotonicTime,
+    ) {
+        #[expect(
+            clippy::expect_used,
+            reason = "OPERATIONS_MAX covers all parts and copies"
+        )]
+        let place = self.free_operations.pop().expect("a free operation place");
+        let generation = self.operations[place].generation.wrapping_add(1);
+        let state = OperationState {
+            taken: true,
+            generation,
+            request,
+            part,
+            purpose,
+            run,
+            posted: now,
+            overdue: false,
+        };
+        self.operations[place] = state;
+        let id = state.id(place);
+        let owner = &mut self.requests[request];
+        owner.outstanding += 1;
+        let share = &mut owner.parts[part];
+        share.outstanding += 1;
+        let buffer = owner.buffer.part(share.skip + run.0, run.1);
+        let page = share.first + run.0;
+        let first = owner.first.get() + u64::from(share.skip + run.0);
+        let (target, direction) = match purpose {
+            Purpose::ReadReplica(place) => (place, Direction::Read),
+            Purpose::WriteReplica(place) | Purpose::Repair(place) => (place, Direction::Write),
+            Purpose::ReadDisk | Purpose::WriteDisk => {
+                let write = purpose == Purpose::WriteDisk;
+                let page = PageIndex::new(first);
+                return self.effect(Effect::Spill(SpillOperation {
+                    id,
+                    page,
+                    write,
+                    buffer,
+                }));
+            }
+        };
+        self.servers[target.server.as_usize()].in_flight += 1;
+        let (server, slot) = (target.server, target.slot);
+        self.effect(Effect::Post(Operation {
+            id,
+            server,
+            direction,
+            slot,
+            page,
+            buffer,
+        }));
+    }
+
+    /// Answers a request and lets go of it as soon as nothing uses its buffer.
+    pub(crate) fn answer(
+        &mut self,
+        place: RequestPlace,
+        result: Result<(), RequestError>,
+        (buffers, now): (&mut dyn Buffers, MonotonicTime),
+    ) {
+        let state = &mut self.requests[place];
+        state.stage = Stage::Answered;
+        let (tag, buffer, pages) = (state.tag, state.buffer, state.pages);
+        let header = self.tables.header;
+        match (state.work, result) {
+            (Work::Read, Ok(())) => {
+                header.count(Counter::Reads, 1);
+                header.count(Counter::PagesRead, pages);
+            }
+            (Work::Write, Ok(())) => {
+                header.count(Counter::Writes, 1);
+                header.count(Counter::PagesWritten, pages);
+            }
+            (Work::Read, Err(_)) => header.count(Counter::ReadFailures, 1),
+            (Work::Write, Err(_)) => header.count(Counter::WriteFailures, 1),
+            _ => {}
+        }
+        if !matches!(state.work, Work::Copy(_)) {
+            let data = (state.work == Work::Read && result.is_ok()).then_some(buffer);
+            self.effect(Effect::Complete { tag, result, data });
+        }
+        self.release_if_idle(place, buffers, now);
+    }
+
+    fn release_if_idle(
+        &mut self,
+        place: RequestPlace,
+        buffers: &mut dyn Buffers,
+        now: MonotonicTime,
+    ) {
+        let state = &mut self.requests[place];
+        if state.stage != Stage::Answered || state.outstanding > 0 {
+            // A read that has just been answered may be waited for by nobody, but those that
+            // waited for a write's answer may go on now.
+            return self.wake(buffers, now);
+        }
+        state.taken = false;
+        if !matches!(state.work, Work::Copy(_)) {
+            let tag = state.tag;
+            self.effect(Effect::Release(tag));
+        }
+        self.active.retain(|other| *other != place);
+        self.free_requests.push(place);
+        self.wake(buffers, now);
+    }
+
+    /// Starts requests whose obstacles are gone, in order.
+    fn wake(&mut self, buffers: &mut dyn Buffers, now: MonotonicTime) {
+        if self.waiting == 0 {
+            return;
+        }
+        let ready = |engine: &Self, index: usize| {
+            let state = &engine.requests[engine.active[index]];
+            let earlier = engine.active[..index]
+                .iter()
+                .map(|place| &engine.requests[*place]);
+            state.stage == Stage::Waiting && !earlier.into_iter().any(|e| state.waits_for(e))
+        };
+        while let Some(index) = (0..self.active.len()).find(|index| ready(self, *index)) {
+            self.waiting -= 1;
+            let place = self.active[index];
+            // Starting may end it and wake others in turn.
+            self.start(place, buffers, now);
+        }
+    }
+
+    /// Looks at every deadline. Call it at [`Self::next_deadline`] or later.
+    pub fn tick(&mut self, buffers: &mut dyn Buffers, now: MonotonicTime) {
+        if now < self.next_tick || self.fenced {
+            return;
+        }
+        self.next_tick = now.after(TICK);
+        self.reset_overdue(now);
+        self.return_empty_slabs(now);
+        self.release_surplus();
+        self.drive_all(buffers, now);
+    }
+
+    /// Asks for a reset of each link with an overdue operation, once per operation.
+    fn reset_overdue(&mut self, now: MonotonicTime) {
+        for index in 0..self.operations.len() {
+            let state = &mut self.operations[index];
+            let late = now.since(state.posted) > self.config.operation_timeout;
+            if !state.taken || state.overdue || !late {
+                continue;
+            }
+            state.overdue = true;
+            if let Purpose::ReadReplica(place)
+            | Purpose::WriteReplica(place)
+            | Purpose::Repair(place) = state.purpose
+            {
+                self.effect(Effect::Reset(place.server));
+            }
+        }
+    }
+
+    /// When the engine next wants a [`Self::tick`]: soon while anything is under way.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<MonotonicTime> {
+        let busy = !self.active.is_empty() || self.copy.is_busy() || self.has_empty_slabs();
+        busy.then_some(self.next_tick)
+    }
+
+    /// The next thing for the shell to do.
+    pub fn next_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    pub(crate) fn effect(&mut self, effect: Effect) {
+        debug_assert!(self.effects.len() < EFFECTS_MAX);
+        self.effects.push_back(effect);
+    }
+
+    pub(crate) fn event(&mut self, event: EngineEvent) {
+        self.effect(Effect::Event(event));
+    }
+
+    /// The version for the next write.
+    pub(crate) fn next_version(&mut self) -> PageVersion {
+        self.counter += 1;
+        #[expect(
+            clippy::expect_used,
+            reason = "2^40 writes in one epoch: see PageVersion"
+        )]
+        PageVersion::new(self.config.epoch, self.counter).expect("write counter of this epoch")
+    }
+
+    pub(crate) fn free_request_places(&self) -> usize {
+        self.free_requests.len()
+    }
+
+    /// Position in the page table of a page of a slab.
+    pub(crate) fn page_of(&self, slab: u32, page: u32) -> usize {
+        slab as usize * self.config.geometry.slab_pages as usize + page as usize
+    }
+
+    /// Whether operations may go to this copy now.
+    pub(crate) fn is_usable(&self, replica: Replica) -> bool {
+        let up = self.servers[replica.place.server.as_usize()].link == LinkState::Up;
+        up && replica.state != ReplicaState::Lost
+    }
+
+    /// Requests that have been taken and not let go of, copy jobs included.
+    #[must_use]
+    pub fn requests_under_way(&self) -> usize {
+        self.active.len()
+    }
+
+    /// Checks what must always hold. For tests and simulations: it looks at everything.
+    ///
+    /// # Panics
+    /// If something does not hold.
+    pub fn check_invariants(&self) {
+        let taken = self.requests.iter().filter(|request| request.taken).count();
+        assert_eq!(taken, self.active.len(), "requests in use are in the list");
+        assert_eq!(taken + self.free_requests.len(), self.requests.len());
+        let under_way = self
+            .operations
+            .iter()
+            .filter(|operation| operation.taken)
+            .count();
+        assert_eq!(under_way + self.free_operations.len(), OPERATIONS_MAX);
+        let counted: u32 = self
+            .requests
+            .iter()
+            .filter(|r| r.taken)
+            .map(|r| r.outstanding)
+            .sum();
+        assert_eq!(
+            counted as usize, under_way,
+            "each operation belongs to a request"
+        );
+        let in_flight: u32 = self.servers.iter().map(|server| server.in_flight).sum();
+        assert!(in_flight as usize <= under_way);
+        for (slab, used) in self.slab_used.iter().enumerate() {
+            let first = slab * self.config.geometry.slab_pages as usize;
+            let end = self
+                .tables
+                .pages
+                .len()
+                .min(first + self.config.geometry.slab_pages as usize);
+            let counted = self.tables.pages[first..end]
+                .iter()
+                .filter(|p| !p.is_empty())
+                .count();
+            assert_eq!(*used as usize, counted, "used pages of slab {slab}");
+            if let Some(place) = self.tables.slabs[slab].set() {
+                assert_eq!(self.set_slab[place].map(|s| s as usize), Some(slab));
+                assert!(
+                    self.tables.sets[place].id().is_some(),
+                    "slab {slab} has a real set"
+                );
+                assert!(!self.tables.sets[place].is_released());
+            }
+        }
+        for (place, slab) in self.set_slab.iter().enumerate() {
+            if let Some(slab) = slab {
+                assert_eq!(self.tables.slabs[*slab as usize].set(), Some(place));
+            }
+        }
+    }
+}
+
+/// A tag that no front end uses: copy jobs have it.
+pub(crate) const COPY_TAG: RequestTag = RequestTag(u64::MAX);

@@ -6,13 +6,22 @@
 #![forbid(unsafe_code)]
 
 pub mod buffer;
+pub mod checksum;
+mod copy;
 pub mod document;
 pub mod effect;
 pub mod engine;
+mod in_flight;
 pub mod limits;
 pub mod link;
 pub mod operation;
+mod page_set;
+mod read;
+pub mod report;
 pub mod request;
+pub mod reserve;
+pub mod sets;
 pub mod slots;
 pub mod tables;
 pub mod wire;
+mod write;

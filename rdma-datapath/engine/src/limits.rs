@@ -23,3 +23,32 @@ pub const LINK_OPERATIONS_MAX: usize = 256;
 const _: () = assert!(LINK_OPERATIONS_MAX >= REQUESTS_MAX);
 const _: () = assert!(CONNECTIONS_MAX <= u16::MAX as usize);
 const _: () = assert!(DEVICES_MAX <= u16::MAX as usize);
+/// Places in the set table beyond one per slab: the reserve, and sets that wait to be taken back.
+pub const SETS_SPARE_MAX: u32 = 256;
+/// Pages that one copy job (rebuild, or disk behind) moves: large enough to amortise the round
+/// trip, small enough that a write to the same pages waits about a millisecond.
+pub const COPY_PAGES_MAX: u32 = 64;
+/// Copy jobs under way at once: one reads while the other writes; more would take a small host's
+/// processor away from the swap-ins.
+pub const COPY_JOBS_MAX: usize = 2;
+/// Pages of scratch buffer that the engine needs for its copy jobs.
+pub const SCRATCH_PAGES: u32 = COPY_PAGES_MAX * COPY_JOBS_MAX as u32;
+/// Parts of one request: a slab has at least as many pages as the longest request, so a request
+/// crosses one edge at most.
+pub const PARTS_MAX: usize = 2;
+/// Operations under way at once: each part of each request to each copy and to the disk, and
+/// repairs of single pages beside them.
+pub const OPERATIONS_MAX: usize = 4096;
+/// Effects that wait for the shell; one call never makes more.
+pub const EFFECTS_MAX: usize = 2 * OPERATIONS_MAX;
+/// Times that all copies are read again before a mismatch counts as a loss: a bit that flipped on
+/// its way is right the next time.
+pub const READ_ROUNDS_MAX: u8 = 3;
+/// Time between two looks at deadlines while anything is under way.
+pub const TICK: std::time::Duration = std::time::Duration::from_millis(20);
+
+const _: () = assert!(SCRATCH_PAGES == 128);
+const _: () = assert!(
+    (1 << 20) / 4096 >= REQUEST_PAGES_MAX,
+    "a slab holds the longest request"
+);

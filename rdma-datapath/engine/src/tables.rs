@@ -1,1 +1,575 @@
 //! Persistent tables in the memory file: layout and typed access.
+//!
+//! Owns what outlives an engine process: the header with the holder's and the engine's shared
+//! words, the slab table, the set table and the page table. Behind them, in the same file, lies
+//! the buffer pool, whose content does not outlive anything. Every field that changes is atomic:
+//! the holder reads them from another process, and a process killed between two stores leaves
+//! each field whole. Mapping the file is the shell's; see [`Tables`].
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use dynamicswap_types::{Bytes, PAGE_SIZE, PageVersion, SlabSize, SwapDeviceId};
+use thiserror::Error;
+
+use crate::limits::{DEVICE_PAGES_MAX, SETS_SPARE_MAX};
+
+/// "DSWAPTBL" as it stands in the file.
+const MAGIC: u64 = u64::from_le_bytes(*b"DSWAPTBL");
+/// Version of this layout; another one is refused.
+const LAYOUT_VERSION: u32 = 1;
+
+/// Why a memory file cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum TablesError {
+    /// The device is empty, too large or not a whole number of pages.
+    #[error("a device of {0} is not possible: choose a multiple of 4Ki from one slab to 1Ti")]
+    DeviceSize(Bytes),
+    /// The file's first bytes are not ours.
+    #[error("the memory file does not hold swapd's tables")]
+    Foreign,
+    /// Written by another version of this program.
+    #[error("the memory file has layout {0}, this program knows {LAYOUT_VERSION}")]
+    LayoutVersion(u32),
+    /// Made for another device size, slab size or pool.
+    #[error("the memory file was made for another device size, slab size or buffer pool")]
+    Geometry,
+    /// A table of the wrong length was handed over.
+    #[error("the mapped tables do not have the lengths of their layout")]
+    Length,
+}
+
+/// Sizes that fix every offset in the memory file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geometry {
+    /// Pages of the device.
+    pub device_pages: u64,
+    /// Pages of one slab.
+    pub slab_pages: u32,
+    /// Slabs of the device.
+    pub slabs: u32,
+    /// Places in the set table.
+    pub sets: u32,
+    /// Pages of the buffer pool.
+    pub pool_pages: u32,
+}
+
+impl Geometry {
+    /// Sizes for a device of `size` in slabs of `slab`, with a buffer pool of `pool_pages`.
+    ///
+    /// # Errors
+    /// [`TablesError::DeviceSize`].
+    pub fn new(size: Bytes, slab: SlabSize, pool_pages: u32) -> Result<Self, TablesError> {
+        let device_pages = size.get() / PAGE_SIZE.get();
+        let whole = size.get() % PAGE_SIZE.get() == 0 && size >= slab.bytes();
+        if !whole || device_pages > DEVICE_PAGES_MAX {
+            return Err(TablesError::DeviceSize(size));
+        }
+        let number = |value: u64| u32::try_from(value).map_err(|_| TablesError::DeviceSize(size));
+        let slabs = number(slab.slabs_for(size))?;
+        Ok(Self {
+            device_pages,
+            slab_pages: number(slab.pages().get())?,
+            slabs,
+            sets: slabs.saturating_add(SETS_SPARE_MAX),
+            pool_pages,
+        })
+    }
+}
+
+/// Where each table begins in the memory file, in bytes, each at a page edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// What it was computed from.
+    pub geometry: Geometry,
+    /// Slab entries.
+    pub slabs: usize,
+    /// Set entries.
+    pub sets: usize,
+    /// Page entries.
+    pub pages: usize,
+    /// Buffer pool.
+    pub pool: usize,
+    /// Length of the file.
+    pub total: usize,
+}
+
+impl Layout {
+    /// The layout of a memory file for these sizes.
+    #[must_use]
+    pub const fn new(geometry: Geometry) -> Self {
+        const fn aligned(bytes: usize) -> usize {
+            bytes.next_multiple_of(PAGE_SIZE.as_usize())
+        }
+        let page_count = Bytes::new(geometry.device_pages).as_usize();
+        let slabs = size_of::<Header>();
+        let sets = slabs + aligned(geometry.slabs as usize * size_of::<SlabEntry>());
+        let pages = sets + aligned(geometry.sets as usize * size_of::<SetEntry>());
+        let pool = pages + aligned(page_count * size_of::<PageEntry>());
+        let total = pool + geometry.pool_pages as usize * PAGE_SIZE.as_usize();
+        Self {
+            geometry,
+            slabs,
+            sets,
+            pages,
+            pool,
+            total,
+        }
+    }
+
+    /// Bytes of the tables alone, without the buffer pool.
+    #[must_use]
+    pub const fn tables_bytes(&self) -> usize {
+        self.pool
+    }
+}
+
+/// State of an engine process, in [`Header::engine_state`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum EngineState {
+    /// Started by the holder, not serving yet.
+    Starting = 0,
+    /// Serves the device.
+    Serving = 1,
+    /// Fenced by a newer epoch: it must not be restarted with this memory file.
+    Fenced = 2,
+}
+
+/// What the attach helper has reached, in [`Header::attach_state`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum AttachState {
+    /// Not a swap device.
+    Detached = 0,
+    /// A helper attaches it.
+    Attaching = 1,
+    /// Swap is on.
+    Attached = 2,
+    /// A helper detaches it.
+    Detaching = 3,
+    /// The last helper failed; the holder's log says why.
+    Failed = 4,
+}
+
+impl AttachState {
+    /// Reads the word as it stands in the header; what is none of them is `Failed`.
+    #[must_use]
+    pub const fn from_word(word: u32) -> Self {
+        match word {
+            0 => Self::Detached,
+            1 => Self::Attaching,
+            2 => Self::Attached,
+            3 => Self::Detaching,
+            _ => Self::Failed,
+        }
+    }
+}
+
+/// What is counted over the device's life; positions in [`Header::counters`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+#[expect(
+    missing_docs,
+    reason = "each is documented in DeviceCounters of proto/common.proto"
+)]
+pub enum Counter {
+    Reads,
+    Writes,
+    PagesRead,
+    PagesWritten,
+    PagesDiscarded,
+    WriteFailures,
+    ReadFailures,
+    IntegrityFailures,
+    PagesRepaired,
+    PagesRebuilt,
+    PagesLost,
+    RequestsResent,
+    WritesHeld,
+    SlabsMapped,
+    SlabsReturned,
+}
+
+/// Places for counters, some of them still free.
+const COUNTERS: usize = 32;
+
+/// First page of the memory file: what it is, and the words that holder and engine share.
+#[repr(C, align(4096))]
+#[derive(Debug)]
+pub struct Header {
+    magic: AtomicU64,
+    layout_version: AtomicU32,
+    slab_pages: AtomicU32,
+    device_id: [AtomicU64; 2],
+    device_pages: AtomicU64,
+    sets: AtomicU32,
+    pool_pages: AtomicU32,
+    /// Epoch of the engine that serves or served last. The engine raises it before it serves.
+    pub epoch: AtomicU64,
+    /// CLOCK_MONOTONIC nanoseconds of the I/O thread's last round.
+    pub heartbeat: AtomicU64,
+    /// [`EngineState`], written by the engine.
+    pub engine_state: AtomicU32,
+    /// 1 when enough is mapped for the attach helper's self-test; written by the engine.
+    pub ready_to_attach: AtomicU32,
+    /// 1 when the document wants the device attached; written by the engine.
+    pub desired_attached: AtomicU32,
+    /// [`AttachState`], written by the holder.
+    pub attach_state: AtomicU32,
+    /// Engine processes started, written by the holder.
+    pub engine_starts: AtomicU32,
+    /// Process id of the holder.
+    pub holder_pid: AtomicU32,
+    /// Process id of the engine, written by the holder.
+    pub engine_pid: AtomicU32,
+    /// Number N of /dev/loopN plus 1 while a loop device exists, else 0; written by the helper.
+    pub loop_device: AtomicU32,
+    /// Counters by [`Counter`].
+    counters: [AtomicU64; COUNTERS],
+}
+
+const _: () = assert!(size_of::<Header>() == 4096);
+
+impl Header {
+    /// A header of zeroes, as a new memory file has it.
+    #[must_use]
+    pub const fn zeroed() -> Self {
+        Self {
+            magic: AtomicU64::new(0),
+            layout_version: AtomicU32::new(0),
+            slab_pages: AtomicU32::new(0),
+            device_id: [const { AtomicU64::new(0) }; 2],
+            device_pages: AtomicU64::new(0),
+            sets: AtomicU32::new(0),
+            pool_pages: AtomicU32::new(0),
+            epoch: AtomicU64::new(0),
+            heartbeat: AtomicU64::new(0),
+            engine_state: AtomicU32::new(0),
+            ready_to_attach: AtomicU32::new(0),
+            desired_attached: AtomicU32::new(0),
+            attach_state: AtomicU32::new(0),
+            engine_starts: AtomicU32::new(0),
+            holder_pid: AtomicU32::new(0),
+            engine_pid: AtomicU32::new(0),
+            loop_device: AtomicU32::new(0),
+            counters: [const { AtomicU64::new(0) }; COUNTERS],
+        }
+    }
+
+    /// Marks a zeroed file as holding the tables of `device`.
+    pub fn initialise(&self, device: SwapDeviceId, geometry: Geometry) {
+        let id = u128::from_le_bytes(device.to_bytes());
+        let halves = [id & u128::from(u64::MAX), id >> 64];
+        for (word, half) in self.device_id.iter().zip(halves) {
+            word.store(u64::try_from(half).unwrap_or(0), Ordering::Relaxed);
+        }
+        self.device_pages
+            .store(geometry.device_pages, Ordering::Relaxed);
+        self.slab_pages
+            .store(geometry.slab_pages, Ordering::Relaxed);
+        self.sets.store(geometry.sets, Ordering::Relaxed);
+        self.pool_pages
+            .store(geometry.pool_pages, Ordering::Relaxed);
+        self.layout_version.store(LAYOUT_VERSION, Ordering::Relaxed);
+        // Last: a file that was half made is foreign.
+        self.magic.store(MAGIC, Ordering::Release);
+    }
+
+    /// Checks that the file holds tables of exactly this geometry.
+    ///
+    /// # Errors
+    /// [`TablesError`], naming what differs.
+    pub fn check(&self, geometry: Geometry) -> Result<(), TablesError> {
+        if self.magic.load(Ordering::Acquire) != MAGIC {
+            return Err(TablesError::Foreign);
+        }
+        let version = self.layout_version.load(Ordering::Relaxed);
+        if version != LAYOUT_VERSION {
+            return Err(TablesError::LayoutVersion(version));
+        }
+        let same = self.device_pages.load(Ordering::Relaxed) == geometry.device_pages
+            && self.slab_pages.load(Ordering::Relaxed) == geometry.slab_pages
+            && self.sets.load(Ordering::Relaxed) == geometry.sets
+            && self.pool_pages.load(Ordering::Relaxed) == geometry.pool_pages;
+        if same {
+            Ok(())
+        } else {
+            Err(TablesError::Geometry)
+        }
+    }
+
+    /// The device whose tables these are.
+    #[must_use]
+    pub fn device_id(&self) -> SwapDeviceId {
+        let [low, high] = [0, 1].map(|i: usize| self.device_id[i].load(Ordering::Relaxed));
+        SwapDeviceId::from_bytes((u128::from(low) | (u128::from(high) << 64)).to_le_bytes())
+    }
+
+    /// Adds to a counter.
+    pub fn count(&self, counter: Counter, by: u64) {
+        self.counters[counter as usize].fetch_add(by, Ordering::Relaxed);
+    }
+
+    /// Reads a counter.
+    #[must_use]
+    pub fn counter(&self, counter: Counter) -> u64 {
+        self.counters[counter as usize].load(Ordering::Relaxed)
+    }
+}
+
+/// One slab: the place of its set in the set table plus 1, or 0.
+#[repr(transparent)]
+#[derive(Debug, Default)]
+pub struct SlabEntry(AtomicU32);
+
+impl SlabEntry {
+    /// Place of the slab's set in the set table.
+    #[must_use]
+    pub fn set(&self) -> Option<usize> {
+        self.0
+            .load(Ordering::Acquire)
+            .checked_sub(1)
+            .map(|place| place as usize)
+    }
+
+    /// Binds the slab to the set at `place`, or unbinds it.
+    pub fn bind(&self, place: Option<usize>) {
+        let word = place
+            .and_then(|place| u32::try_from(place + 1).ok())
+            .unwrap_or(0);
+        self.0.store(word, Ordering::Release);
+    }
+}
+
+/// One place of the set table. Words are packed by `sets.rs`; zero means free.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct SetEntry {
+    /// `SetId`, or 0 while the place is free: written last, cleared first.
+    pub(crate) id: AtomicU64,
+    /// Number of replicas in the lower byte, released flag in the next.
+    pub(crate) shape: AtomicU64,
+    /// Per replica: slot in the lower 32 bits, server in the next 16, state in the next 8.
+    pub(crate) replicas: [AtomicU64; 3],
+}
+
+const _: () = assert!(size_of::<SetEntry>() == 40);
+
+/// One page: 16 bytes. Word 0 holds the version and two flags, word 1 the checksum.
+#[repr(C, align(16))]
+#[derive(Debug, Default)]
+pub struct PageEntry {
+    version: AtomicU64,
+    tag: AtomicU64,
+}
+
+const _: () = assert!(size_of::<PageEntry>() == 16);
+
+/// Set in word 0 when remote copies hold the version.
+const REMOTE: u64 = 1 << 62;
+/// Set in word 0 when the spill file holds the version.
+const DISK: u64 = 1 << 63;
+
+/// What the page table says of one page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageRecord {
+    /// Version of the last acknowledged write; `EMPTY` for none.
+    pub version: PageVersion,
+    /// Checksum over that write's bytes, seeded with page and version.
+    pub tag: u64,
+    /// Whether remote copies hold it.
+    pub remote: bool,
+    /// Whether the spill file holds it.
+    pub disk: bool,
+}
+
+impl PageEntry {
+    /// Reads the entry.
+    #[must_use]
+    pub fn load(&self) -> PageRecord {
+        let word = self.version.load(Ordering::Acquire);
+        PageRecord {
+            version: PageVersion::from_bits(word),
+            tag: self.tag.load(Ordering::Relaxed),
+            remote: word & REMOTE != 0,
+            disk: word & DISK != 0,
+        }
+    }
+
+    /// Publishes a write: the tag first, then version and flags. A process killed between the
+    /// two stores has not acknowledged the write, so the kernel sends it again.
+    pub fn publish(&self, record: PageRecord) {
+        let flags = u64::from(record.remote) * REMOTE + u64::from(record.disk) * DISK;
+        self.tag.store(record.tag, Ordering::Relaxed);
+        self.version
+            .store(record.version.to_bits() | flags, Ordering::Release);
+    }
+
+    /// Notes that the spill file holds the page too, if it still has this version.
+    pub fn note_disk(&self, version: PageVersion) {
+        let word = self.version.load(Ordering::Relaxed);
+        if PageVersion::from_bits(word) == version {
+            self.version.store(word | DISK, Ordering::Release);
+        }
+    }
+
+    /// Forgets the page.
+    pub fn clear(&self) {
+        self.version.store(0, Ordering::Release);
+        self.tag.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether the page holds nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        PageVersion::from_bits(self.version.load(Ordering::Relaxed)).is_empty()
+    }
+}
+
+/// The tables of one memory file. The shell maps the file and hands over references into it.
+#[derive(Debug, Clone, Copy)]
+pub struct Tables<'m> {
+    /// First page.
+    pub header: &'m Header,
+    /// One entry per slab.
+    pub slabs: &'m [SlabEntry],
+    /// Places for sets.
+    pub sets: &'m [SetEntry],
+    /// One entry per page of the device.
+    pub pages: &'m [PageEntry],
+}
+
+impl Tables<'_> {
+    /// Checks the header and the lengths against a geometry.
+    ///
+    /// # Errors
+    /// [`TablesError`].
+    pub fn check(&self, geometry: Geometry) -> Result<(), TablesError> {
+        self.header.check(geometry)?;
+        let lengths = self.slabs.len() == geometry.slabs as usize
+            && self.sets.len() == geometry.sets as usize
+            && self.pages.len() as u64 == geometry.device_pages;
+        if lengths {
+            Ok(())
+        } else {
+            Err(TablesError::Length)
+        }
+    }
+}
+
+/// Tables in ordinary memory: for tests, the simulation and benchmarks.
+#[derive(Debug)]
+pub struct OwnedTables {
+    header: Box<Header>,
+    slabs: Vec<SlabEntry>,
+    sets: Vec<SetEntry>,
+    pages: Vec<PageEntry>,
+}
+
+impl OwnedTables {
+    /// Fresh tables of `device`.
+    #[must_use]
+    pub fn new(device: SwapDeviceId, geometry: Geometry) -> Self {
+        fn table<T: Default>(length: u64) -> Vec<T> {
+            (0..length).map(|_| T::default()).collect()
+        }
+        let header = Box::new(Header::zeroed());
+        header.initialise(device, geometry);
+        Self {
+            header,
+            slabs: table(u64::from(geometry.slabs)),
+            sets: table(u64::from(geometry.sets)),
+            pages: table(geometry.device_pages),
+        }
+    }
+
+    /// References, as a shell would make them from a mapping.
+    #[must_use]
+    pub fn tables(&self) -> Tables<'_> {
+        Tables {
+            header: &self.header,
+            slabs: &self.slabs,
+            sets: &self.sets,
+            pages: &self.pages,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dynamicswap_types::Epoch;
+
+    fn geometry() -> Geometry {
+        Geometry::new(Bytes::from_mib(65), SlabSize::DEFAULT, 16).expect("valid")
+    }
+
+    #[test]
+    fn tables_follow_one_another_at_page_edges() {
+        let layout = Layout::new(geometry());
+        let edges = [
+            0,
+            layout.slabs,
+            layout.sets,
+            layout.pages,
+            layout.pool,
+            layout.total,
+        ];
+        assert!(edges.windows(2).all(|pair| pair[0] < pair[1]));
+        assert!(edges.iter().all(|edge| edge % 4096 == 0));
+        assert_eq!(layout.total - layout.pool, 16 * 4096);
+    }
+
+    #[test]
+    fn impossible_devices_are_refused() {
+        for size in [0, 4095, 64 << 20 | 1, 2 << 40] {
+            let size = Bytes::new(size);
+            let refused = Geometry::new(size, SlabSize::DEFAULT, 16);
+            assert_eq!(refused, Err(TablesError::DeviceSize(size)));
+        }
+    }
+
+    #[test]
+    fn foreign_and_stale_files_are_recognised() {
+        let header = Header::zeroed();
+        assert_eq!(header.check(geometry()), Err(TablesError::Foreign));
+        let id = SwapDeviceId::from_bytes([7; 16]);
+        header.initialise(id, geometry());
+        assert_eq!(header.check(geometry()), Ok(()));
+        assert_eq!(header.device_id(), id);
+        let other = Geometry {
+            pool_pages: 17,
+            ..geometry()
+        };
+        assert_eq!(header.check(other), Err(TablesError::Geometry));
+        header.layout_version.store(9, Ordering::Relaxed);
+        assert_eq!(header.check(geometry()), Err(TablesError::LayoutVersion(9)));
+    }
+
+    #[test]
+    fn page_record_survives_and_disk_note_needs_the_same_version() {
+        let entry = PageEntry::default();
+        assert!(entry.is_empty());
+        let version = PageVersion::new(Epoch::new(3), 5).expect("fits");
+        let record = PageRecord {
+            version,
+            tag: 9,
+            remote: true,
+            disk: false,
+        };
+        entry.publish(record);
+        assert_eq!(entry.load(), record);
+        entry.note_disk(PageVersion::new(Epoch::new(3), 4).expect("fits"));
+        assert_eq!(entry.load(), record);
+        entry.note_disk(version);
+        assert_eq!(
+            entry.load(),
+            PageRecord {
+                disk: true,
+                ..record
+            }
+        );
+        entry.clear();
+        assert!(entry.is_empty());
+    }
+}

@@ -1,0 +1,308 @@
+//! Copies made in the background: a replica that is rebuilt, and pages that the disk shall have
+//! as well. One target at a time, a few jobs of at most 64 pages, in order of the slab's pages;
+//! the request ordering keeps each job apart from writes to the same pages.
+
+use dynamicswap_types::{MonotonicTime, PageIndex, Spill};
+
+use crate::buffer::Buffers;
+use crate::effect::EngineEvent;
+use crate::engine::{COPY_TAG, Engine};
+use crate::in_flight::{CopyTarget, OperationState, Purpose, RequestPlace, Stage, Work};
+use crate::limits::{COPY_JOBS_MAX, COPY_PAGES_MAX};
+use crate::operation::OperationResult;
+use crate::sets::ReplicaState;
+use crate::tables::Counter;
+
+/// The copy that is being made now.
+#[derive(Debug, Default)]
+pub(crate) struct CopyState {
+    current: Option<Current>,
+    /// Scratch parts in use, by request place.
+    jobs: [Option<RequestPlace>; COPY_JOBS_MAX],
+    /// Where the search for work goes on, so that no set starves.
+    next_set: usize,
+    next_slab: usize,
+}
+
+impl CopyState {
+    /// Whether a copy is being made.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.current.is_some()
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Current {
+    slab: u32,
+    target: CopyTarget,
+    /// Next page of the slab to look at.
+    cursor: u32,
+    /// A job failed: the target is not whole, start again later.
+    failed: bool,
+}
+
+impl Engine<'_> {
+    /// Starts jobs while there is something to copy and a place for it.
+    pub(crate) fn drive_copies(&mut self, buffers: &mut dyn Buffers, now: MonotonicTime) {
+        if self.is_fenced() {
+            return;
+        }
+        loop {
+            if self.copy.current.is_none() {
+                self.copy.current = self.find_copy();
+            }
+            let Some(current) = self.copy.current else {
+                return;
+            };
+            let job = self.copy.jobs.iter().position(Option::is_none);
+            if !self.is_still_wanted(current) {
+                if self.copy.jobs.iter().all(Option::is_none) {
+                    self.copy.current = None;
+                    continue;
+                }
+                return;
+            }
+            let run = if current.failed {
+                None
+            } else {
+                self.next_copy_run(current)
+            };
+            match (run, job) {
+                (Some(run), Some(job)) if self.free_request_places() > 0 => {
+                    self.start_job(current, run, job, (buffers, now));
+                }
+                (None, _) if self.copy.jobs.iter().all(Option::is_none) => {
+                    self.finish_copy(current);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// The next replica to rebuild or slab to bring to disk.
+    fn find_copy(&mut self) -> Option<Current> {
+        let sets = self.tables.sets.len();
+        for step in 0..sets {
+            let set = (self.copy.next_set + step) % sets;
+            let Some(slab) = self.set_slab[set] else {
+                continue;
+            };
+            for (index, replica) in self.tables.sets[set].replicas() {
+                let wanted = matches!(
+                    replica.state,
+                    ReplicaState::Rebuilding | ReplicaState::Stale
+                );
+                if wanted && self.is_usable(replica) {
+                    self.copy.next_set = (set + 1) % sets;
+                    let entry = &self.tables.sets[set];
+                    entry.set_state(index, ReplicaState::Rebuilding);
+                    if let Some(id) = entry.id() {
+                        self.event(EngineEvent::RebuildStarted(id, replica.place.server));
+                    }
+                    let target = CopyTarget::Replica(replica.place);
+                    return Some(Current {
+                        slab,
+                        target,
+                        cursor: 0,
+                        failed: false,
+                    });
+                }
+            }
+        }
+        self.find_disk_copy()
+    }
+
+    /// With spill Async: a slab with pages that the disk does not have.
+    fn find_disk_copy(&mut self) -> Option<Current> {
+        let wanted = self.config.spill
+            && self
+                .desired
+                .is_some_and(|desired| desired.durability.spill == Spill::Async);
+        if !wanted || self.copy.next_slab >= self.slab_used.len() {
+            return None;
+        }
+        // One pass over the device after start and after each change of the class: writes of
+        // this engine go to the disk by themselves.
+        let slab = self.copy.next_slab;
+        self.copy.next_slab += 1;
+        let slab = u32::try_from(slab).ok()?;
+        let target = CopyTarget::Disk;
+        Some(Current {
+            slab,
+            target,
+            cursor: 0,
+            failed: false,
+        })
+    }
+
+    /// Makes the pass over the device for the disk again.
+    pub(crate) fn restart_disk_copies(&mut self) {
+        self.copy.next_slab = 0;
+    }
+
+    fn is_still_wanted(&self, current: Current) -> bool {
+        match current.target {
+            CopyTarget::Disk => self.config.spill,
+            CopyTarget::Replica(place) => {
+                let set = self.tables.slabs[current.slab as usize].set();
+                let found = set.and_then(|set| {
+                    let entry = &self.tables.sets[set];
+                    entry.find(place).map(|index| entry.replica(index))
+                });
+                found.is_some_and(|replica| {
+                    replica.state == ReplicaState::Rebuilding && self.is_usable(replica)
+                })
+            }
+        }
+    }
+
+    /// The next run of pages to copy: first page and number, within the slab.
+    fn next_copy_run(&mut self, current: Current) -> Option<(u32, u32)> {
+        let end = self.slab_end(current.slab);
+        let wanted = |page: &u32| {
+            let record = self.tables.pages[self.page_of(current.slab, *page)].load();
+            !record.version.is_empty() && !(current.target == CopyTarget::Disk && record.disk)
+        };
+        let first = (current.cursor..end).find(wanted)?;
+        let limit = end.min(first + COPY_PAGES_MAX);
+        let stop = (first..limit).find(|page| !wanted(page)).unwrap_or(limit);
+        if let Some(state) = &mut self.copy.current {
+            state.cursor = stop;
+        }
+        Some((first, stop - first))
+    }
+
+    /// One past the slab's last page; the device may end within its last slab.
+    pub(crate) fn slab_end(&self, slab: u32) -> u32 {
+        let first = self.page_of(slab, 0);
+        let left = self.tables.pages.len() - first;
+        u32::try_from(left)
+            .unwrap_or(u32::MAX)
+            .min(self.config.geometry.slab_pages)
+    }
+
+    fn start_job(
+        &mut self,
+        current: Current,
+        run: (u32, u32),
+        job: usize,
+        (buffers, now): (&mut dyn Buffers, MonotonicTime),
+    ) {
+        let first = PageIndex::new(self.page_of(current.slab, run.0) as u64);
+        let range = (first, u64::from(run.1));
+        let place = self.take_request(Work::Copy(current.target), range, now);
+        let job_pages = COPY_PAGES_MAX;
+        let skip = u32::try_from(job).unwrap_or(0) * job_pages;
+        let state = &mut self.requests[place];
+        state.tag = COPY_TAG;
+        state.buffer = self.config.scratch.part(skip, run.1);
+        self.copy.jobs[job] = Some(place);
+        self.begin(place, buffers, now);
+    }
+
+    /// The job's turn has come: pages may have been discarded or rewritten while it waited.
+    pub(crate) fn start_copy(&mut self, place: RequestPlace, target: CopyTarget) {
+        self.split(place);
+        let slab_pages = self.config.geometry.slab_pages as usize;
+        let share = &mut self.requests[place].parts[0];
+        let first = share.slab as usize * slab_pages + share.first as usize;
+        for page in 0..share.pages {
+            let record = self.tables.pages[first + page as usize].load();
+            let wanted = !(target == CopyTarget::Disk && record.disk);
+            if !record.version.is_empty() && wanted {
+                share.need.insert(page);
+            }
+        }
+        // The pages to write later; `need` empties while they are read.
+        share.posted = 0;
+        self.requests[place].version = 0;
+    }
+
+    pub(crate) fn drive_copy(
+        &mut self,
+        place: RequestPlace,
+        buffers: &mut dyn Buffers,
+        now: MonotonicTime,
+    ) {
+        // posted: 0 reading, 1 writing, 2 a write failed.
+        let stage = self.requests[place].parts[0].posted;
+        if stage == 0 {
+            if !self.drive_read_parts(place, now) || self.requests[place].outstanding > 0 {
+                return;
+            }
+            self.requests[place].parts[0].posted = 1;
+            self.post_copy_writes(place, now);
+        }
+        if self.requests[place].outstanding > 0 {
+            return;
+        }
+        let share = &self.requests[place].parts[0];
+        let failed = share.posted == 2;
+        let copied = u64::from(share.pages);
+        if let Some(job) = self.copy.jobs.iter_mut().find(|job| **job == Some(place)) {
+            *job = None;
+        }
+        if failed && let Some(current) = &mut self.copy.current {
+            current.failed = true;
+        } else if !failed {
+            self.tables.header.count(Counter::PagesRebuilt, copied);
+        }
+        debug_assert_eq!(self.requests[place].stage, Stage::Active);
+        self.answer(place, Ok(()), (buffers, now));
+    }
+
+    /// Writes what was read; pages that are lost stay lost.
+    fn post_copy_writes(&mut self, place: RequestPlace, now: MonotonicTime) {
+        let state = &self.requests[place];
+        let share = state.parts[0];
+        let purpose = match state.work {
+            Work::Copy(CopyTarget::Replica(target)) => Purpose::WriteReplica(target),
+            _ => Purpose::WriteDisk,
+        };
+        let good = |engine: &Self, page: &u32| {
+            let index = engine.page_of(share.slab, share.first + *page);
+            !engine.tables.pages[index].is_empty() && !share.need.contains(*page)
+        };
+        let mut page = 0;
+        while let Some(first) = (page..share.pages).find(|p| good(self, p)) {
+            let end = (first..share.pages)
+                .find(|p| !good(self, p))
+                .unwrap_or(share.pages);
+            self.post(place, 0, purpose, (first, end - first), now);
+            page = end;
+        }
+    }
+
+    pub(crate) fn copy_write_done(&mut self, operation: &OperationState, result: OperationResult) {
+        let share = &mut self.requests[operation.request].parts[0];
+        if result.is_err() {
+            share.posted = 2;
+            return;
+        }
+        if operation.purpose == Purpose::WriteDisk {
+            let (slab, first) = (share.slab, share.first);
+            for page in operation.run.0..operation.run.0 + operation.run.1 {
+                let entry = &self.tables.pages[self.page_of(slab, first + page)];
+                entry.note_disk(entry.load().version);
+            }
+        }
+    }
+
+    /// All jobs of the current copy are done.
+    fn finish_copy(&mut self, current: Current) {
+        self.copy.current = None;
+        let CopyTarget::Replica(place) = current.target else {
+            return;
+        };
+        let Some(set) = self.tables.slabs[current.slab as usize].set() else {
+            return;
+        };
+        let entry = &self.tables.sets[set];
+        if let (false, Some(index)) = (current.failed, entry.find(place)) {
+            entry.set_state(index, ReplicaState::Live);
+            if let Some(id) = entry.id() {
+                self.event(EngineEvent::RebuildFinished(id, place.server));
+            }
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! Reads: from one copy, verified page by page, from the next copy where a page is wrong or a
+//! server does not answer; bad copies are repaired with the good pages.
+
+use dynamicswap_types::{MonotonicTime, PageIndex, ServerIndex};
+
+use crate::buffer::Buffers;
+use crate::checksum::page_tag;
+use crate::document::ReplicaPlace;
+use crate::effect::EngineEvent;
+use crate::engine::{Engine, LinkState};
+use crate::in_flight::{CopyTarget, DISK_BIT, OperationState, Purpose, RequestPlace, Stage, Work};
+use crate::limits::READ_ROUNDS_MAX;
+use crate::operation::{OperationError, OperationResult};
+use crate::request::RequestError;
+use crate::sets::{Replica, ReplicaState};
+use crate::tables::Counter;
+
+/// What a part of a read can do next.
+enum Next {
+    /// Read from this source.
+    Source(u8),
+    /// A copy that is not reachable may still have it.
+    Wait,
+    /// Every copy was tried often enough.
+    Exhausted,
+}
+
+impl Engine<'_> {
+    pub(crate) fn start_read(&mut self, place: RequestPlace, buffers: &mut dyn Buffers) {
+        self.split(place);
+        let slab_pages = self.config.geometry.slab_pages as usize;
+        let state = &mut self.requests[place];
+        let buffer = state.buffer;
+        for share in &mut state.parts[..state.part_count] {
+            let first = share.slab as usize * slab_pages + share.first as usize;
+            for page in 0..share.pages {
+                if self.tables.pages[first + page as usize].is_empty() {
+                    // Never written: zeroes, without asking anybody.
+                    buffers.bytes_mut(buffer.part(share.skip + page, 1)).fill(0);
+                } else {
+                    share.need.insert(page);
+                }
+            }
+            share.done = share.need.is_empty();
+        }
+    }
+
+    pub(crate) fn drive_read(
+        &mut self,
+        place: RequestPlace,
+        buffers: &mut dyn Buffers,
+        now: MonotonicTime,
+    ) {
+        if !self.drive_read_parts(place, now) {
+            return;
+        }
+        let state = &self.requests[place];
+        if state.outstanding > 0 {
+            return;
+        }
+        let lost = state.parts[..state.part_count]
+            .iter()
+            .any(|share| share.lost);
+        let result = if lost {
+            Err(RequestError::Lost)
+        } else {
+            Ok(())
+        };
+        if result.is_ok() {
+            self.repair(place, now);
+        }
+        self.answer(place, result, (buffers, now));
+    }
+
+    /// Drives each part; true once all of them are done.
+    pub(crate) fn drive_read_parts(&mut self, place: RequestPlace, now: MonotonicTime) -> bool {
+        let mut done = true;
+        for part in 0..self.requests[place].part_count {
+            let share = &self.requests[place].parts[part];
+            if !share.done && share.outstanding == 0 {
+                self.drive_read_part(place, part, now);
+            }
+            done &= self.requests[place].parts[part].done;
+        }
+        done
+    }
+
+    fn drive_read_part(&mut self, place: RequestPlace, part: usize, now: MonotonicTime) {
+        loop {
+            let share = &mut self.requests[place].parts[part];
+            if share.need.is_empty() {
+                share.done = true;
+                return;
+            }
+            let source = match (share.source, share.need.next_run(share.cursor)) {
+                (Some(source), Some(run)) => {
+                    share.cursor = run.0 + run.1;
+                    return self.read_run(place, part, (source, run), now);
+                }
+                (Some(source), None) => {
+                    // This source has been asked for all it could give.
+                    share.tried |= source;
+                    share.source = None;
+                    continue;
+                }
+                (None, _) => self.next_source(place, part),
+            };
+            let stall_over = self.stall_over(place, now);
+            let share = &mut self.requests[place].parts[part];
+            match source {
+                Next::Source(source) => {
+                    share.source = Some(source);
+                    share.cursor = 0;
+                }
+                Next::Wait if !stall_over => return,
+                Next::Exhausted if share.rounds + 1 < READ_ROUNDS_MAX && share.tried != 0 => {
+                    share.rounds += 1;
+                    share.tried = 0;
+                }
+                Next::Wait | Next::Exhausted => return self.give_up(place, part),
+            }
+        }
+    }
+
+    fn stall_over(&self, place: RequestPlace, now: MonotonicTime) -> bool {
+        self.desired
+            .is_some_and(|desired| now.since(self.requests[place].submitted) >= desired.read_stall)
+    }
+
+    /// The best source that was not tried in this round.
+    fn next_source(&self, place: RequestPlace, part: usize) -> Next {
+        let state = &self.requests[place];
+        let share = &state.parts[part];
+        let target = match state.work {
+            Work::Copy(CopyTarget::Replica(target)) => Some(target),
+            _ => None,
+        };
+        let mut best: Option<((ReplicaState, u32, usize), u8)> = None;
+        let mut wait = self.desired.is_none();
+        if let Some(set) = self.tables.slabs[share.slab as usize].set() {
+            for (index, replica) in self.tables.sets[set].replicas() {
+                let bit = 1 << index;
+                if share.tried & bit != 0 || Some(replica.place) == target {
+                    continue;
+                }
+                if !self.is_usable(replica) {
+                    wait |= self.may_come_back(replica);
+                    continue;
+                }
+                let load = self.servers[replica.place.server.as_usize()].in_flight;
+                let rank = (replica.state, load, index);
+                if best.is_none_or(|(other, _)| rank < other) {
+                    best = Some((rank, bit));
+                }
+            }
+        }
+        let disk = self.config.spill && share.tried & DISK_BIT == 0;
+        let on_disk =
+            disk && state.work != Work::Copy(CopyTarget::Disk) && self.disk_has(place, part);
+        match best {
+            Some((_, bit)) => Next::Source(bit),
+            None if on_disk => Next::Source(DISK_BIT),
+            None if wait => Next::Wait,
+            None => Next::Exhausted,
+        }
+    }
+
+    /// Whether the spill file holds any page that is still wanted.
+    fn disk_has(&self, place: RequestPlace, part: usize) -> bool {
+        let share = &self.requests[place].parts[part];
+        (0..share.pages)
+            .filter(|page| share.need.contains(*page))
+            .any(|page| {
+                self.tables.pages[self.page_of(share.slab, share.first + page)]
+                    .load()
+                    .disk
+            })
+    }
+
+    /// Whether an unreachable copy is not proven lost.
+    fn may_come_back(&self, replica: Replica) -> bool {
+        let link = self.servers[replica.place.server.as_usize()].link;
+        replica.state != ReplicaState::Lost
+            && matches!(link, LinkState::Down | LinkState::Connecting)
+    }
+
+    fn read_run(
+        &mut self,
+        place: RequestPlace,
+        part: usize,
+        (source, run): (u8, (u32, u32)),
+        now: MonotonicTime,
+    ) {
+        let purpose = if source == DISK_BIT {
+            Purpose::ReadDisk
+        } else {
+            let share = &mut self.requests[place].parts[part];
+            let set = self.tables.slabs[share.slab as usize].set();
+            let index = source.trailing_zeros() as usize;
+            let replica = set.map(|set| self.tables.sets[set].replica(index));
+            let Some(replica) = replica.filter(|replica| self.is_usable(*replica)) else {
+                // The copy has gone since it was chosen: choose again.
+                self.requests[place].parts[part].source = None;
+                return self.drive_read_part(place, part, now);
+            };
+            Purpose::ReadReplica(replica.place)
+        };
+        self.post(place, part, purpose, run, now);
+    }
+
+    fn give_up(&mut self, place: RequestPlace, part: usize) {
+        let share = &mut self.requests[place].parts[part];
+        share.done = true;
+        share.lost = true;
+        let (slab, first) = (share.slab, share.first);
+        let missing: u32 = (0..share.pages)
+            .map(|page| u32::from(share.need.contains(page)))
+            .sum();
+        let page = share.need.next_run(0).map_or(0, |(page, _)| page);
+        self.tables
+            .header
+            .count(Counter::PagesLost, u64::from(missing));
+        let page = PageIndex::new(self.page_of(slab, first + page) as u64);
+        self.event(EngineEvent::PageLost(page));
+    }
+
+    /// A read for a request or a copy job ended: keeps the pages that are right.
+    pub(crate) fn read_done(
+        &mut self,
+        operation: &OperationState,
+        result: OperationResult,
+        buffers: &mut dyn Buffers,
+    ) {
+        let (place, part) = (operation.request, operation.part);
+        match result {
+            Ok(()) => self.verify(operation, buffers),
+            Err(OperationError::LinkDown) => {
+                // Not proven wrong: it may be asked again once the link is up.
+                self.requests[place].parts[part].source = None;
+            }
+            Err(_) => {
+                let share = &mut self.requests[place].parts[part];
+                share.tried |= share.source.unwrap_or(0);
+                share.source = None;
+            }
+        }
+    }
+
+    fn verify(&mut self, operation: &OperationState, buffers: &mut dyn Buffers) {
+        let (place, part) = (operation.request, operation.part);
+        let share = self.requests[place].parts[part];
+        let buffer = self.requests[place].buffer;
+        let mut wrong = None;
+        for page in operation.run.0..operation.run.0 + operation.run.1 {
+            let index = self.page_of(share.slab, share.first + page);
+            let record = self.tables.pages[index].load();
+            let bytes = buffers.bytes(buffer.part(share.skip + page, 1));
+            let page_index = PageIndex::new(index as u64);
+            if page_tag(bytes, page_index, record.version) == record.tag {
+                self.requests[place].parts[part].need.remove(page);
+            } else {
+                wrong.get_or_insert(page_index);
+            }
+        }
+        if let (Some(page), Purpose::ReadReplica(replica)) = (wrong, operation.purpose) {
+            self.note_wrong_page(operation, page, replica);
+        }
+    }
+
+    /// A page from a copy was wrong. Only from a LIVE copy is that a failure to report: others are
+    /// known to miss pages.
+    fn note_wrong_page(
+        &mut self,
+        operation: &OperationState,
+        page: PageIndex,
+        replica: ReplicaPlace,
+    ) {
+        let share = &mut self.requests[operation.request].parts[operation.part];
+        let set = self.tables.slabs[share.slab as usize].set();
+        let entry = set.map(|set| &self.tables.sets[set]);
+        let Some((entry, index)) = entry.and_then(|e| e.find(replica).map(|index| (e, index)))
+        else {
+            return;
+        };
+        if entry.replica(index).state == ReplicaState::Live {
+            share.bad |= 1 << index;
+            self.tables.header.count(Counter::IntegrityFailures, 1);
+            self.event(EngineEvent::IntegrityFailure(page, replica.server));
+        }
+    }
+
+    /// Overwrites copies that gave a wrong page with what another copy gave.
+    fn repair(&mut self, place: RequestPlace, now: MonotonicTime) {
+        for part in 0..self.requests[place].part_count {
+            let share = self.requests[place].parts[part];
+            let Some(set) = self.tables.slabs[share.slab as usize].set() else {
+                continue;
+            };
+            for index in 0..self.tables.sets[set].len() {
+                let replica = self.tables.sets[set].replica(index);
+                if share.bad & (1 << index) == 0 || !self.is_usable(replica) {
+                    continue;
+                }
+                let mut page = 0;
+                while let Some(run) = self.used_run(&share, page) {
+                    page = run.0 + run.1;
+                    self.post(place, part, Purpose::Repair(replica.place), run, now);
+                }
+            }
+        }
+    }
+
+    /// The next run of pages that hold something, within a part.
+    fn used_run(&self, share: &crate::in_flight::Part, from: u32) -> Option<(u32, u32)> {
+        let used = |page: &u32| {
+            !self.tables.pages[self.page_of(share.slab, share.first + *page)].is_empty()
+        };
+        let first = (from..share.pages).find(used)?;
+        let end = (first..share.pages)
+            .find(|page| !used(page))
+            .unwrap_or(share.pages);
+        Some((first, end - first))
+    }
+
+    pub(crate) fn repair_done(
+        &mut self,
+        operation: &OperationState,
+        target: ReplicaPlace,
+        result: OperationResult,
+    ) {
+        if result.is_err() {
+            return;
+        }
+        let share = &self.requests[operation.request].parts[operation.part];
+        debug_assert_eq!(self.requests[operation.request].stage, Stage::Answered);
+        let page = self.page_of(share.slab, share.first + operation.run.0);
+        self.tables
+            .header
+            .count(Counter::PagesRepaired, u64::from(operation.run.1));
+        let server: ServerIndex = target.server;
+        self.event(EngineEvent::PageRepaired(
+            PageIndex::new(page as u64),
+            server,
+        ));
+    }
+}

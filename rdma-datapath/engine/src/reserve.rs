@@ -1,0 +1,471 @@
+//! The reserve: documents in, sets bound to slabs at the first write, empty slabs' sets back,
+//! surplus sets released.
+
+use dynamicswap_types::{Generation, MonotonicTime, ServerIndex, SetId, SlabIndex, Spill};
+use thiserror::Error;
+
+use crate::buffer::Buffers;
+use crate::document::{Document, ReplicaPlace, ServerDescriptor, SetGrant};
+use crate::effect::EngineEvent;
+use crate::engine::{Desired, Engine, LinkState};
+use crate::in_flight::{RequestPlace, Work};
+use crate::limits::SERVERS_MAX;
+use crate::sets::{Replica, ReplicaState};
+use crate::tables::Counter;
+
+/// Why a document is refused. Nothing of it has been taken then.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ApplyError {
+    /// Older than the one in force.
+    #[error("generation {offered} is older than {current}, which is in force")]
+    OldGeneration {
+        /// The refused document's.
+        offered: Generation,
+        /// The one in force.
+        current: Generation,
+    },
+    /// More servers than the table holds.
+    #[error("{0} memory servers are over the limit of {SERVERS_MAX}")]
+    TooManyServers(usize),
+    /// Sets out of order, or one twice.
+    #[error("set {0} is listed twice or out of order")]
+    SetOrder(SetId),
+    /// No copy, too many, or two on one server or failure domain, or on an unnamed server.
+    #[error("the copies of set {0} are not on 1 to 3 named servers of distinct failure domains")]
+    Copies(SetId),
+    /// More new sets than free places.
+    #[error("the set table has no place for {0} more sets")]
+    TableFull(usize),
+    /// A set that is bound to a slab is not in the document.
+    #[error("set {0} is bound to slab {1} and missing in the document")]
+    MissingSet(SetId, SlabIndex),
+    /// Every copy of a bound set would move at once.
+    #[error("every copy of set {0} would move at once: no copy to rebuild from would be left")]
+    NoSurvivor(SetId),
+    /// The class wants a disk that this device does not have.
+    #[error("the class spills to disk, but the device has no spill file")]
+    NoSpillFile,
+}
+
+impl Engine<'_> {
+    /// Takes a document: all of it or nothing.
+    ///
+    /// # Errors
+    /// [`ApplyError`], naming what is wrong.
+    pub fn apply(
+        &mut self,
+        document: &Document,
+        buffers: &mut dyn Buffers,
+        now: MonotonicTime,
+    ) -> Result<(), ApplyError> {
+        self.check_document(document)?;
+        let spilled_before = self
+            .desired
+            .is_some_and(|desired| desired.durability.spill == Spill::Async);
+        self.desired = Some(Desired {
+            generation: document.generation,
+            durability: document.durability,
+            write_hold: document.write_hold,
+            read_stall: document.read_stall,
+            empty_slab_hold: document.empty_slab_hold,
+            reserve_sets_max: document.reserve_sets_max,
+        });
+        for (index, server) in document.servers.iter().enumerate() {
+            self.apply_server(index, server, now);
+        }
+        for place in 0..self.tables.sets.len() {
+            self.apply_known_set(place, &document.sets);
+        }
+        for grant in &document.sets {
+            self.apply_new_set(grant);
+        }
+        if !spilled_before && document.durability.spill == Spill::Async {
+            self.restart_disk_copies();
+        }
+        self.drive_all(buffers, now);
+        Ok(())
+    }
+
+    fn check_document(&self, document: &Document) -> Result<(), ApplyError> {
+        let (offered, current) = (document.generation, self.generation());
+        if offered < current {
+            return Err(ApplyError::OldGeneration { offered, current });
+        }
+        if document.servers.len() > SERVERS_MAX {
+            return Err(ApplyError::TooManyServers(document.servers.len()));
+        }
+        if document.durability.spill != Spill::None && !self.config.spill {
+            return Err(ApplyError::NoSpillFile);
+        }
+        let mut previous = SetId::new(0);
+        for grant in &document.sets {
+            if grant.id <= previous {
+                return Err(ApplyError::SetOrder(grant.id));
+            }
+            previous = grant.id;
+            check_copies(grant, &document.servers)?;
+        }
+        let mut known = 0;
+        for (place, entry) in self.tables.sets.iter().enumerate() {
+            let Some(id) = entry.id() else {
+                continue;
+            };
+            match (find_grant(&document.sets, id), self.set_slab[place]) {
+                (Some(grant), _) => {
+                    known += 1;
+                    self.check_survivor(place, grant)?;
+                }
+                (None, Some(slab)) => {
+                    return Err(ApplyError::MissingSet(id, SlabIndex::new(slab)));
+                }
+                (None, None) => {}
+            }
+        }
+        if document.sets.len() > self.tables.sets.len() {
+            return Err(ApplyError::TableFull(document.sets.len() - known));
+        }
+        Ok(())
+    }
+
+    /// A set that holds pages keeps one copy that may still be good.
+    fn check_survivor(&self, place: usize, grant: &SetGrant) -> Result<(), ApplyError> {
+        let holds = self.set_slab[place].is_some_and(|slab| self.slab_used[slab as usize] > 0);
+        let entry = &self.tables.sets[place];
+        let kept = entry
+            .replicas()
+            .any(|(_, replica)| grant.replicas.contains(&replica.place));
+        let hopeless = entry
+            .replicas()
+            .all(|(_, replica)| replica.state == ReplicaState::Lost);
+        if holds && !kept && !hopeless && !self.config.spill {
+            return Err(ApplyError::NoSurvivor(grant.id));
+        }
+        Ok(())
+    }
+
+    fn apply_server(&mut self, index: usize, server: &ServerDescriptor, now: MonotonicTime) {
+        let known = &mut self.servers[index];
+        let before = known.incarnation;
+        known.incarnation = server.incarnation.or(before);
+        known.domain = server.domain;
+        let Ok(number) = u16::try_from(index) else {
+            return;
+        };
+        let number = ServerIndex::new(number);
+        if before.is_some() && server.incarnation.is_some() && before != server.incarnation {
+            self.server_reborn(number);
+        }
+        let known = self.servers[index];
+        match known.link {
+            LinkState::Lost | LinkState::Up => {
+                let same = known.answered.is_some() && known.answered == known.incarnation;
+                let link = if same { LinkState::Up } else { LinkState::Lost };
+                self.set_link(number, link, now);
+                if link == LinkState::Lost {
+                    self.server_lost(number);
+                }
+            }
+            LinkState::Connecting | LinkState::Down | LinkState::Refused => {}
+        }
+    }
+
+    /// The document names a new life of a server: what the old one held is gone, and slots that
+    /// it still lists have been granted anew, empty.
+    fn server_reborn(&mut self, server: ServerIndex) {
+        for place in 0..self.tables.sets.len() {
+            let entry = &self.tables.sets[place];
+            for index in 0..entry.len() {
+                if entry.replica(index).place.server == server {
+                    entry.set_state(index, self.state_of_new_copy(place));
+                }
+            }
+        }
+    }
+
+    /// State of a copy whose slot is empty: whole if the set holds nothing either.
+    fn state_of_new_copy(&self, place: usize) -> ReplicaState {
+        match self.set_slab[place] {
+            Some(slab) if self.slab_used[slab as usize] > 0 => ReplicaState::Rebuilding,
+            // Writes under way are posted to it as well before they are acknowledged.
+            _ => ReplicaState::Live,
+        }
+    }
+
+    /// Brings one place of the set table to what the document says of its set.
+    fn apply_known_set(&mut self, place: usize, grants: &[SetGrant]) {
+        let entry = &self.tables.sets[place];
+        let Some(id) = entry.id() else {
+            return;
+        };
+        let Some(grant) = find_grant(grants, id) else {
+            entry.free();
+            return;
+        };
+        let before = [0, 1, 2].map(|index| (index < entry.len()).then(|| entry.replica(index)));
+        let mut changed = 0_u8;
+        for (index, wanted) in grant.replicas.iter().enumerate() {
+            let kept = before
+                .iter()
+                .flatten()
+                .find(|replica| replica.place == *wanted);
+            let state = kept.map_or_else(|| self.state_of_new_copy(place), |kept| kept.state);
+            let replica = Replica {
+                place: *wanted,
+                state,
+            };
+            if before[index].map(|replica| replica.place) != Some(*wanted) {
+                changed |= 1 << index;
+            }
+            entry.store(index, replica);
+        }
+        for index in grant.replicas.len()..before.len() {
+            changed |= 1 << index;
+        }
+        entry.set_len(grant.replicas.len());
+        if let (Some(slab), true) = (self.set_slab[place], changed != 0) {
+            self.forget_progress(slab, changed);
+        }
+    }
+
+    /// Copies at the positions in `changed` are other ones now: what was sent to the old ones no
+    /// longer counts.
+    fn forget_progress(&mut self, slab: u32, changed: u8) {
+        for place in self.active.iter().copied() {
+            let state = &mut self.requests[place];
+            for share in &mut state.parts[..state.part_count] {
+                if share.slab != slab {
+                    continue;
+                }
+                match state.work {
+                    Work::Write => {
+                        share.acked &= !changed;
+                        share.posted &= !changed;
+                    }
+                    Work::Read | Work::Copy(_) => share.tried &= !changed,
+                    Work::Discard | Work::Flush => {}
+                }
+            }
+        }
+    }
+
+    fn apply_new_set(&mut self, grant: &SetGrant) {
+        let known = self
+            .tables
+            .sets
+            .iter()
+            .any(|entry| entry.id() == Some(grant.id));
+        if known {
+            return;
+        }
+        if let Some(entry) = self.tables.sets.iter().find(|entry| entry.id().is_none()) {
+            entry.take(grant.id, &grant.replicas);
+        }
+    }
+
+    /// The set of a slab; an unbound slab is given one from the reserve.
+    pub(crate) fn bind(&mut self, slab: u32) -> Option<usize> {
+        let entry = &self.tables.slabs[slab as usize];
+        if let Some(place) = entry.set() {
+            return Some(place);
+        }
+        let free = |place: &usize| {
+            let set = &self.tables.sets[*place];
+            set.id().is_some()
+                && self.set_slab[*place].is_none()
+                && !set.is_released()
+                && set.replicas().all(|(_, replica)| self.is_usable(replica))
+        };
+        let place = (0..self.tables.sets.len())
+            .filter(free)
+            .min_by_key(|p| self.tables.sets[*p].id())?;
+        entry.bind(Some(place));
+        self.set_slab[place] = Some(slab);
+        let set = &self.tables.sets[place];
+        let state = self.state_of_new_copy(place);
+        for index in 0..set.len() {
+            set.set_state(index, state);
+        }
+        self.tables.header.count(Counter::SlabsMapped, 1);
+        if let Some(id) = set.id() {
+            self.event(EngineEvent::SlabBound(SlabIndex::new(slab), id));
+        }
+        Some(place)
+    }
+
+    /// Forgets the pages of a discard.
+    pub(crate) fn discard(&mut self, place: RequestPlace, now: MonotonicTime) {
+        let (mut page, end) = (self.requests[place].first.get(), self.requests[place].end());
+        let slab_pages = u64::from(self.config.geometry.slab_pages);
+        let mut discarded = 0_u64;
+        while page < end {
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "a device has below 2^28 pages"
+            )]
+            let slab = (page / slab_pages) as usize;
+            let stop = end.min((page / slab_pages + 1) * slab_pages);
+            if self.slab_used[slab] > 0 {
+                let freed = self.clear_pages(page, stop);
+                self.slab_used[slab] -= freed;
+                discarded += u64::from(freed);
+                if self.slab_used[slab] == 0 && self.tables.slabs[slab].set().is_some() {
+                    self.note_empty(slab, Some(now));
+                }
+            }
+            page = stop;
+        }
+        self.tables.header.count(Counter::PagesDiscarded, discarded);
+    }
+
+    fn clear_pages(&self, first: u64, end: u64) -> u32 {
+        let mut freed = 0;
+        for page in first..end {
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "a device has below 2^28 pages"
+            )]
+            let entry = &self.tables.pages[page as usize];
+            if !entry.is_empty() {
+                entry.clear();
+                freed += 1;
+            }
+        }
+        freed
+    }
+
+    /// Notes since when a bound slab is empty, or that it no longer is.
+    pub(crate) fn note_empty(&mut self, slab: usize, since: Option<MonotonicTime>) {
+        let before = std::mem::replace(&mut self.slab_empty_since[slab], since);
+        self.empty_slabs -= usize::from(before.is_some());
+        self.empty_slabs += usize::from(since.is_some());
+    }
+
+    /// Gives sets of slabs that have been empty for long enough back to the reserve.
+    pub(crate) fn return_empty_slabs(&mut self, now: MonotonicTime) {
+        let Some(desired) = self.desired.filter(|_| self.empty_slabs > 0) else {
+            return;
+        };
+        for slab in 0..self.slab_empty_since.len() {
+            let Some(since) = self.slab_empty_since[slab] else {
+                continue;
+            };
+            if now.since(since) < desired.empty_slab_hold || self.is_slab_busy(slab) {
+                continue;
+            }
+            self.note_empty(slab, None);
+            let Some(place) = self.tables.slabs[slab].set() else {
+                continue;
+            };
+            self.tables.slabs[slab].bind(None);
+            self.set_slab[place] = None;
+            let set = &self.tables.sets[place];
+            for (index, replica) in set.replicas() {
+                if replica.state != ReplicaState::Lost {
+                    set.set_state(index, ReplicaState::Live);
+                }
+            }
+            self.tables.header.count(Counter::SlabsReturned, 1);
+            if let (Some(id), Ok(slab)) = (set.id(), u32::try_from(slab)) {
+                self.event(EngineEvent::SlabReturned(SlabIndex::new(slab), id));
+            }
+        }
+    }
+
+    fn is_slab_busy(&self, slab: usize) -> bool {
+        self.active.iter().any(|place| {
+            let state = &self.requests[*place];
+            let slab_pages = u64::from(self.config.geometry.slab_pages);
+            let first = slab as u64 * slab_pages;
+            state.first.get() < first + slab_pages && first < state.end()
+        })
+    }
+
+    /// Releases unbound sets above the limit, the newest first.
+    pub(crate) fn release_surplus(&mut self) {
+        let Some(desired) = self.desired else {
+            return;
+        };
+        let in_reserve = |engine: &Self, place: &usize| {
+            let set = &engine.tables.sets[*place];
+            set.id().is_some() && !set.is_released() && engine.set_slab[*place].is_none()
+        };
+        let places = 0..self.tables.sets.len();
+        let mut surplus = places
+            .clone()
+            .filter(|place| in_reserve(self, place))
+            .count();
+        while surplus > desired.reserve_sets_max as usize {
+            surplus -= 1;
+            let newest = places.clone().filter(|place| in_reserve(self, place));
+            let Some(place) = newest.max_by_key(|place| self.tables.sets[*place].id()) else {
+                return;
+            };
+            self.tables.sets[place].release();
+            if let Some(id) = self.tables.sets[place].id() {
+                self.event(EngineEvent::SetReleased(id));
+            }
+        }
+    }
+
+    /// Whether an empty slab waits for its return.
+    pub(crate) fn has_empty_slabs(&self) -> bool {
+        self.empty_slabs > 0
+    }
+
+    /// A server answered with another memory: every copy there is gone.
+    pub(crate) fn server_lost(&mut self, server: ServerIndex) {
+        for place in 0..self.tables.sets.len() {
+            for index in 0..self.tables.sets[place].len() {
+                if self.tables.sets[place].replica(index).place.server == server {
+                    self.lose(place, index);
+                }
+            }
+        }
+    }
+
+    /// A server refused a slot: that copy is gone.
+    pub(crate) fn replica_refused(&mut self, slab: u32, replica: ReplicaPlace) {
+        let set = self.tables.slabs[slab as usize].set();
+        let index = set.and_then(|set| self.tables.sets[set].find(replica));
+        if let (Some(set), Some(index)) = (set, index) {
+            self.lose(set, index);
+        }
+    }
+
+    fn lose(&mut self, place: usize, index: usize) {
+        let entry = &self.tables.sets[place];
+        let replica = entry.replica(index);
+        if let (Some(id), true) = (entry.id(), replica.state != ReplicaState::Lost) {
+            entry.set_state(index, ReplicaState::Lost);
+            self.event(EngineEvent::ReplicaStale(id, replica.place.server));
+        }
+    }
+}
+
+fn find_grant(grants: &[SetGrant], id: SetId) -> Option<&SetGrant> {
+    grants
+        .binary_search_by_key(&id, |grant| grant.id)
+        .ok()
+        .map(|index| &grants[index])
+}
+
+fn check_copies(grant: &SetGrant, servers: &[ServerDescriptor]) -> Result<(), ApplyError> {
+    let error = ApplyError::Copies(grant.id);
+    if grant.replicas.is_empty() || grant.replicas.len() > dynamicswap_types::Copies::MAX {
+        return Err(error);
+    }
+    for (index, replica) in grant.replicas.iter().enumerate() {
+        let server = servers.get(replica.server.as_usize());
+        let Some(server) = server.filter(|server| server.incarnation.is_some()) else {
+            return Err(error);
+        };
+        let together = grant.replicas[..index].iter().any(|other| {
+            other.server == replica.server
+                || servers[other.server.as_usize()].domain == server.domain
+        });
+        if together {
+            return Err(error);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,254 @@
+//! Writes: posted to every copy, published and answered once the class is satisfied, held while
+//! it cannot be, failed early when that lasts too long.
+
+use dynamicswap_types::{MonotonicTime, PageIndex, PageVersion, SlabIndex, Spill};
+
+use crate::buffer::Buffers;
+use crate::checksum::page_tag;
+use crate::document::ReplicaPlace;
+use crate::effect::EngineEvent;
+use crate::engine::{Desired, Engine};
+use crate::in_flight::{DiskStage, OperationState, Purpose, RequestPlace, Stage, Work};
+use crate::limits::PARTS_MAX;
+use crate::operation::OperationResult;
+use crate::request::RequestError;
+use crate::sets::ReplicaState;
+use crate::tables::{Counter, PageRecord};
+
+/// How far a part of a write has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// The class is satisfied.
+    Durable,
+    /// Operations are under way.
+    UnderWay,
+    /// Nothing can be posted now.
+    Stuck,
+}
+
+impl Engine<'_> {
+    pub(crate) fn start_write(&mut self, place: RequestPlace, buffers: &mut dyn Buffers) {
+        let version = self.next_version();
+        self.split(place);
+        let state = &mut self.requests[place];
+        state.version = version.to_bits();
+        let bytes = buffers.bytes(state.buffer);
+        for (number, page) in (0_u64..).zip(bytes.chunks_exact(4096)) {
+            let index = PageIndex::new(state.first.get() + number);
+            #[expect(clippy::cast_possible_truncation, reason = "at most 256 pages")]
+            let tag = &mut state.tags[number as usize];
+            *tag = page_tag(page, index, version);
+        }
+    }
+
+    pub(crate) fn drive_write(
+        &mut self,
+        place: RequestPlace,
+        buffers: &mut dyn Buffers,
+        now: MonotonicTime,
+    ) {
+        let Some(desired) = self.desired else {
+            return self.hold(place);
+        };
+        let mut all_durable = true;
+        let mut stuck = false;
+        for part in 0..self.requests[place].part_count {
+            match self.drive_write_part(place, part, desired, now) {
+                Progress::Durable => {}
+                Progress::UnderWay => all_durable = false,
+                Progress::Stuck => (all_durable, stuck) = (false, true),
+            }
+        }
+        if all_durable {
+            self.publish(place);
+            if desired.durability.spill == Spill::Async {
+                self.write_behind(place, now);
+            }
+            return self.answer(place, Ok(()), (buffers, now));
+        }
+        if !stuck {
+            return;
+        }
+        self.hold(place);
+        let state = &self.requests[place];
+        let over = now.since(state.submitted) >= desired.write_hold;
+        if over && state.outstanding == 0 {
+            self.answer(place, Err(RequestError::NotDurable), (buffers, now));
+        }
+    }
+
+    /// Tells once that a write waits.
+    fn hold(&mut self, place: RequestPlace) {
+        let state = &mut self.requests[place];
+        if !state.held {
+            state.held = true;
+            let slab = SlabIndex::new(state.parts[0].slab);
+            self.tables.header.count(Counter::WritesHeld, 1);
+            let bound = self.tables.slabs[slab.as_usize()].set().is_some();
+            self.event(if bound {
+                EngineEvent::WritesHeld(slab)
+            } else {
+                EngineEvent::ReserveEmpty(slab)
+            });
+        }
+    }
+
+    fn drive_write_part(
+        &mut self,
+        place: RequestPlace,
+        part: usize,
+        desired: Desired,
+        now: MonotonicTime,
+    ) -> Progress {
+        let share = self.requests[place].parts[part];
+        let run = (0, share.pages);
+        let required = desired.durability.remote_copies();
+        let disk_helps = desired.durability.spill != Spill::None && self.config.spill;
+        let set = if required == 0 {
+            None
+        } else {
+            self.bind(share.slab)
+        };
+        let mut usable = 0;
+        if let Some(set) = set {
+            for index in 0..self.tables.sets[set].len() {
+                let bit = 1 << index;
+                let replica = self.tables.sets[set].replica(index);
+                let stale = replica.state == ReplicaState::Stale;
+                if share.acked & bit != 0 || (self.is_usable(replica) && !stale) {
+                    usable += 1;
+                    if (share.acked | share.posted) & bit == 0 {
+                        self.requests[place].parts[part].posted |= bit;
+                        self.post(place, part, Purpose::WriteReplica(replica.place), run, now);
+                    }
+                }
+            }
+        }
+        let acked = share.acked.count_ones() as usize;
+        if acked >= required && required > 0 {
+            return Progress::Durable;
+        }
+        // The disk stands in for copies that cannot be reached: they have missed this write.
+        if disk_helps && usable < required.max(1) {
+            if share.disk == DiskStage::Idle {
+                self.requests[place].parts[part].disk = DiskStage::Posted;
+                self.post(place, part, Purpose::WriteDisk, run, now);
+            }
+            if share.disk == DiskStage::Done && acked >= usable {
+                self.mark_missed(share.slab, share.acked);
+                return Progress::Durable;
+            }
+        }
+        if self.requests[place].parts[part].outstanding > 0 {
+            Progress::UnderWay
+        } else {
+            Progress::Stuck
+        }
+    }
+
+    /// Notes that every copy of the slab beyond `acked` has missed a write.
+    fn mark_missed(&mut self, slab: u32, acked: u8) {
+        let Some(set) = self.tables.slabs[slab as usize].set() else {
+            return;
+        };
+        let entry = &self.tables.sets[set];
+        for index in 0..entry.len() {
+            let replica = entry.replica(index);
+            let good = matches!(replica.state, ReplicaState::Live | ReplicaState::Rebuilding);
+            if acked & (1 << index) == 0 && good {
+                entry.set_state(index, ReplicaState::Stale);
+                if let Some(id) = entry.id() {
+                    self.event(EngineEvent::ReplicaStale(id, replica.place.server));
+                }
+            }
+        }
+    }
+
+    /// Makes the write what reads return from now on.
+    fn publish(&mut self, place: RequestPlace) {
+        let state = &self.requests[place];
+        let version = PageVersion::from_bits(state.version);
+        let mut filled = [usize::MAX; PARTS_MAX];
+        for (part, share) in state.parts[..state.part_count].iter().enumerate() {
+            let (remote, disk) = (share.acked != 0, share.disk == DiskStage::Done);
+            let first = share.slab as usize * self.config.geometry.slab_pages as usize;
+            let mut fresh = 0;
+            for page in 0..share.pages {
+                let entry = &self.tables.pages[first + (share.first + page) as usize];
+                fresh += u32::from(entry.is_empty());
+                let tag = state.tags[(share.skip + page) as usize];
+                entry.publish(PageRecord {
+                    version,
+                    tag,
+                    remote,
+                    disk,
+                });
+            }
+            self.slab_used[share.slab as usize] += fresh;
+            filled[part] = share.slab as usize;
+        }
+        for slab in filled.into_iter().filter(|slab| *slab != usize::MAX) {
+            self.note_empty(slab, None);
+        }
+    }
+
+    /// Sends what was acknowledged to the disk as well; the buffer stays until it is there.
+    fn write_behind(&mut self, place: RequestPlace, now: MonotonicTime) {
+        for part in 0..self.requests[place].part_count {
+            let share = &mut self.requests[place].parts[part];
+            if share.disk == DiskStage::Idle && self.config.spill {
+                share.disk = DiskStage::Posted;
+                let run = (0, share.pages);
+                self.post(place, part, Purpose::WriteDisk, run, now);
+            }
+        }
+    }
+
+    /// A write to a replica ended, of a request or of a copy job.
+    pub(crate) fn write_done(
+        &mut self,
+        operation: &OperationState,
+        target: ReplicaPlace,
+        result: OperationResult,
+    ) {
+        if matches!(self.requests[operation.request].work, Work::Copy(_)) {
+            return self.copy_write_done(operation, result);
+        }
+        let share = &mut self.requests[operation.request].parts[operation.part];
+        let set = self.tables.slabs[share.slab as usize].set();
+        // A copy that the document has moved elsewhere meanwhile no longer counts.
+        if let Some(index) = set.and_then(|set| self.tables.sets[set].find(target)) {
+            share.posted &= !(1 << index);
+            if result.is_ok() {
+                share.acked |= 1 << index;
+            }
+        }
+    }
+
+    /// A write to the spill file ended.
+    pub(crate) fn disk_write_done(&mut self, operation: &OperationState, result: OperationResult) {
+        if matches!(self.requests[operation.request].work, Work::Copy(_)) {
+            return self.copy_write_done(operation, result);
+        }
+        let state = &mut self.requests[operation.request];
+        let version = PageVersion::from_bits(state.version);
+        let answered = state.stage == Stage::Answered;
+        let share = &mut state.parts[operation.part];
+        share.disk = if result.is_ok() {
+            DiskStage::Done
+        } else {
+            DiskStage::Failed
+        };
+        let (slab, first, pages) = (share.slab, share.first, share.pages);
+        if result.is_err() {
+            return self.event(EngineEvent::SpillFailed(PageIndex::new(
+                self.page_of(slab, first) as u64,
+            )));
+        }
+        if answered {
+            for page in 0..pages {
+                self.tables.pages[self.page_of(slab, first + page)].note_disk(version);
+            }
+        }
+    }
+}
