@@ -54,27 +54,28 @@ impl Engine<'_> {
             let Some(current) = self.copy.current else {
                 return;
             };
-            let job = self.copy.jobs.iter().position(Option::is_none);
+            let idle = self.copy.jobs.iter().all(Option::is_none);
             if !self.is_still_wanted(current) {
-                if self.copy.jobs.iter().all(Option::is_none) {
-                    self.copy.current = None;
-                    continue;
+                if !idle {
+                    return;
                 }
-                return;
+                self.copy.current = None;
+                continue;
             }
+            // Only with a place for it: looking for the next run moves the cursor behind it.
+            let job = self.copy.jobs.iter().position(Option::is_none);
+            let Some(job) = job.filter(|_| self.free_request_places() > 0) else {
+                return;
+            };
             let run = if current.failed {
                 None
             } else {
                 self.next_copy_run(current)
             };
-            match (run, job) {
-                (Some(run), Some(job)) if self.free_request_places() > 0 => {
-                    self.start_job(current, run, job, (buffers, now));
-                }
-                (None, _) if self.copy.jobs.iter().all(Option::is_none) => {
-                    self.finish_copy(current);
-                }
-                _ => return,
+            match run {
+                Some(run) => self.start_job(current, run, job, (buffers, now)),
+                None if idle => self.finish_copy(current),
+                None => return,
             }
         }
     }
