@@ -8,17 +8,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use clap::{Parser, Subcommand};
+use clap::Parser;
 
-mod cluster;
 mod counting_allocator;
 mod engine_cost;
-mod faults;
-mod peers;
-mod probe;
 mod report;
-mod swap_in;
-mod throughput;
 
 use report::Report;
 
@@ -26,8 +20,6 @@ use report::Report;
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    #[command(subcommand)]
-    command: Option<Command>,
     /// Where bench.json goes.
     #[arg(long, default_value = "bench-report")]
     out: PathBuf,
@@ -39,23 +31,11 @@ struct Args {
     seconds: u32,
 }
 
-#[derive(Subcommand)]
-enum Command {
-    /// Touches swapped pages at random and prints its latencies: the measured process itself.
-    #[command(hide = true)]
-    Probe(probe::ProbeArgs),
-}
-
 /// One measurement: its name and what runs it.
 type Measurement = (&'static str, fn(&Args, &mut Report) -> Result<()>);
 
 /// In order: what needs no device first, so that a broken device still leaves figures.
-const MEASUREMENTS: [Measurement; 4] = [
-    ("engine", engine_cost::measure),
-    ("throughput", throughput::measure),
-    ("swap-in", swap_in::measure),
-    ("faults", faults::measure),
-];
+const MEASUREMENTS: [Measurement; 1] = [("engine", engine_cost::measure)];
 
 fn run(args: &Args) -> Result<()> {
     let mut report = Report::default();
@@ -71,11 +51,7 @@ fn run(args: &Args) -> Result<()> {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let result = match &args.command {
-        Some(Command::Probe(probe)) => probe::run(probe),
-        None => run(&args),
-    };
-    match result {
+    match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("dynamicswap-bench: {error:#}");

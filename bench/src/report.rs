@@ -76,7 +76,9 @@ impl Report {
         println!("| measure | value | peer | peer's | ratio | bar | holds |");
         println!("|---|---:|---|---:|---:|---|---|");
         for figure in &self.figures {
-            let peer_value = figure.peer_value.map_or_else(String::new, |v| format!("{v:.3}"));
+            let peer_value = figure
+                .peer_value
+                .map_or_else(String::new, |v| format!("{v:.3}"));
             println!(
                 "| {} | {:.3} | {} | {peer_value} | {:.3} | {} | {} |",
                 figure.name,

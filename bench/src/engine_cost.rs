@@ -1,0 +1,194 @@
+//! Cost of one page in the pure engine: submit to complete over an immediate loopback, checksum
+//! included, allocations counted; and the cost of binding a slab to a set.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use dynamicswap_engine::buffer::BufferRange;
+use dynamicswap_engine::document::{Document, ReplicaPlace, ServerDescriptor, SetGrant};
+use dynamicswap_engine::effect::Effect;
+use dynamicswap_engine::engine::{Engine, EngineConfig};
+use dynamicswap_engine::limits::SCRATCH_PAGES;
+use dynamicswap_engine::link::Link;
+use dynamicswap_engine::request::{Request, RequestKind, RequestTag};
+use dynamicswap_engine::tables::{Geometry, OwnedTables};
+use dynamicswap_types::{
+    Bytes, Copies, Durability, Epoch, Generation, IncarnationId, MonotonicTime, PageIndex,
+    ServerIndex, SetId, SlabSize, SlotIndex, Spill, SwapDeviceId,
+};
+
+use crate::Args;
+use crate::counting_allocator;
+use crate::report::{Bar, Report};
+
+const SLABS: u32 = 64;
+const ROUNDS: u64 = 200_000;
+const COPIES: u16 = 2;
+
+/// The engine with a transport that answers at once: what is left is the engine itself.
+struct Immediate<'m> {
+    engine: Engine<'m>,
+    pool: Vec<u8>,
+    clock: Instant,
+}
+
+impl Immediate<'_> {
+    fn now(&self) -> MonotonicTime {
+        let nanos = u64::try_from(self.clock.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        MonotonicTime::from_nanos(nanos)
+    }
+
+    /// Runs one request to its end; true if it succeeded.
+    fn run(&mut self, request: Request) -> bool {
+        let now = self.now();
+        let mut good = self.engine.submit(request, &mut self.pool, now).is_ok();
+        while let Some(effect) = self.engine.next_effect() {
+            match effect {
+                Effect::Post(operation) => {
+                    self.engine
+                        .complete(operation.id, Ok(()), &mut self.pool, now);
+                }
+                Effect::Complete { result, .. } => good &= result.is_ok(),
+                _ => {}
+            }
+        }
+        good
+    }
+}
+
+fn document() -> Result<Document> {
+    let servers = (0..COPIES)
+        .map(|domain| ServerDescriptor {
+            incarnation: Some(incarnation(domain)),
+            domain,
+        })
+        .collect();
+    let place = |server, slot| ReplicaPlace {
+        server: ServerIndex::new(server),
+        slot: SlotIndex::new(slot),
+    };
+    let sets = (0..SLABS)
+        .map(|slot| SetGrant {
+            id: SetId::new(u64::from(slot) + 1),
+            replicas: (0..COPIES).map(|server| place(server, slot)).collect(),
+        })
+        .collect();
+    Ok(Document {
+        generation: Generation::new(1),
+        durability: Durability {
+            copies: Copies::try_from(u32::from(COPIES))?,
+            spill: Spill::None,
+        },
+        write_hold: Duration::from_secs(1),
+        read_stall: Duration::from_secs(1),
+        empty_slab_hold: Duration::from_secs(1),
+        reserve_sets_max: SLABS,
+        servers,
+        sets,
+    })
+}
+
+fn incarnation(server: u16) -> IncarnationId {
+    IncarnationId::from_bytes([u8::try_from(server).unwrap_or(0) + 1; 16])
+}
+
+/// Measures the engine.
+pub fn measure(_args: &Args, report: &mut Report) -> Result<()> {
+    let slab = SlabSize::try_from(SlabSize::MIN)?;
+    let geometry = Geometry::new(Bytes::from_mib(SLABS), slab, 1 + SCRATCH_PAGES)?;
+    let tables = OwnedTables::new(SwapDeviceId::from_bytes([1; 16]), geometry);
+    let config = EngineConfig {
+        geometry,
+        epoch: Epoch::new(1),
+        scratch: BufferRange {
+            first: 1,
+            pages: SCRATCH_PAGES,
+        },
+        spill: false,
+        operation_timeout: Duration::from_secs(1),
+    };
+    let engine = Engine::new(config, tables.tables())?;
+    let pool = vec![7; (1 + SCRATCH_PAGES) as usize * 4096];
+    let mut run = Immediate {
+        engine,
+        pool,
+        clock: Instant::now(),
+    };
+    let now = run.now();
+    run.engine
+        .apply(&document()?, &mut run.pool, now)
+        .context("the benchmark's document")?;
+    for server in 0..COPIES {
+        let link = Link::Up {
+            incarnation: incarnation(server),
+        };
+        run.engine
+            .link_changed(ServerIndex::new(server), link, &mut run.pool, now);
+    }
+    bind_cost(&mut run, geometry, report)?;
+    page_cost(&mut run, report)
+}
+
+const BUFFER: BufferRange = BufferRange { first: 0, pages: 1 };
+
+/// First writes to a slab each bind a set; the second ones do not.
+fn bind_cost(run: &mut Immediate<'_>, geometry: Geometry, report: &mut Report) -> Result<()> {
+    let mut pass = |page: u64| -> Result<Duration> {
+        let began = Instant::now();
+        for slab in 0..geometry.slabs {
+            let page = PageIndex::new(u64::from(slab * geometry.slab_pages) + page);
+            let kind = RequestKind::Write { buffer: BUFFER };
+            let good = run.run(Request {
+                tag: RequestTag(1),
+                page,
+                pages: 1,
+                kind,
+            });
+            ensure!(good, "a write failed in the engine benchmark");
+        }
+        Ok(began.elapsed())
+    };
+    let (first, second) = (pass(0)?, pass(1)?);
+    let bind = first.saturating_sub(second).as_secs_f64() * 1e3 / f64::from(geometry.slabs);
+    report.absolute(
+        "map a slab from the reserve, in the engine [ms]",
+        bind,
+        Bar::AtMost(5.0),
+    );
+    Ok(())
+}
+
+/// One write and one read of one page, over and over.
+fn page_cost(run: &mut Immediate<'_>, report: &mut Report) -> Result<()> {
+    for (name, write) in [("write", true), ("read", false)] {
+        let kind = if write {
+            RequestKind::Write { buffer: BUFFER }
+        } else {
+            RequestKind::Read { buffer: BUFFER }
+        };
+        let page = PageIndex::new(0);
+        let request = Request {
+            tag: RequestTag(1),
+            page,
+            pages: 1,
+            kind,
+        };
+        ensure!(run.run(Request {
+            kind: RequestKind::Write { buffer: BUFFER },
+            ..request
+        }));
+        let allocations = counting_allocator::count();
+        let began = Instant::now();
+        for _ in 0..ROUNDS {
+            ensure!(run.run(request), "a {name} failed in the engine benchmark");
+        }
+        let micros = began.elapsed().as_secs_f64() * 1e6 / ROUNDS as f64;
+        let allocations = counting_allocator::count() - allocations;
+        let copies = if write { ", two copies" } else { "" };
+        let label = format!("engine, one-page {name}{copies}, submit to complete [us]");
+        report.absolute(&label, micros, Bar::AtMost(1.5));
+        let label = format!("engine, allocations in {ROUNDS} one-page {name}s");
+        report.absolute(&label, allocations as f64, Bar::AtMost(0.0));
+    }
+    Ok(())
+}
