@@ -10,6 +10,7 @@ pub mod failure;
 pub mod interrupt;
 pub mod objects;
 pub mod process;
+pub mod report;
 pub mod run_container;
 pub mod ui;
 pub mod view;
