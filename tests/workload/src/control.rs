@@ -116,6 +116,14 @@ impl Control {
         self.state.load(Ordering::Acquire) == ABORTED
     }
 
+    /// Whether neither a command nor the budget has ended the churn.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        let ops = self.ops.load(Ordering::Relaxed);
+        self.state.load(Ordering::Acquire) == RUNNING
+            && self.budget.ops.is_none_or(|most| ops < most)
+    }
+
     /// Starts the clock of the budget; false if the churn is over before it began.
     pub fn start_churn(&self) -> bool {
         self.churn_began.get_or_init(Instant::now);
