@@ -10,7 +10,6 @@ pub mod failure;
 pub mod interrupt;
 pub mod objects;
 pub mod process;
-pub mod report;
 pub mod run_container;
 pub mod ui;
 pub mod view;

@@ -6,4 +6,6 @@
 pub mod daemon;
 pub mod device;
 pub mod front_end;
+pub mod holder;
+pub mod swapd;
 pub mod transport;

@@ -71,6 +71,13 @@ pub struct Completion {
 /// One swap device as the kernel shows it to this process. Belongs to one I/O thread; nothing
 /// here blocks or, after the start, allocates.
 pub trait FrontEnd {
+    /// Asks the kernel to hand over again what an earlier process had taken and not answered. To
+    /// be called once, before the first [`Self::take`].
+    ///
+    /// # Errors
+    /// [`FrontEndError`]; other than `Gone`, those requests then stay unanswered.
+    fn recover(&mut self) -> Result<(), FrontEndError>;
+
     /// The next request, in one of the pool's buffers; `None` if there is none now, or no buffer
     /// for it (see [`Self::wants_requests`]).
     ///

@@ -88,17 +88,6 @@ impl FuseLoop {
         }
     }
 
-    /// Asks the kernel to hand over again what an earlier process had read and not answered.
-    ///
-    /// # Errors
-    /// [`FrontEndError::Io`] on a kernel before 6.9: unanswered requests then stay unanswered.
-    pub fn ask_resend(&self) -> Result<(), FrontEndError> {
-        match rustix::io::write(&self.descriptor, Answer::resend_notification().as_bytes()) {
-            Ok(_) => Ok(()),
-            Err(errno) => Err(failed("asking for unanswered requests on", errno)),
-        }
-    }
-
     /// What the kernel announced to this process; `None` if an earlier one got it.
     #[must_use]
     pub fn init(&self) -> Option<Init> {
@@ -363,6 +352,14 @@ impl FuseLoop {
 }
 
 impl FrontEnd for FuseLoop {
+    /// Needs Linux 6.9.
+    fn recover(&mut self) -> Result<(), FrontEndError> {
+        match rustix::io::write(&self.descriptor, Answer::resend_notification().as_bytes()) {
+            Ok(_) => Ok(()),
+            Err(errno) => Err(failed("asking for unanswered requests on", errno)),
+        }
+    }
+
     fn take(
         &mut self,
         pool: &mut Pool<'_>,

@@ -236,7 +236,7 @@ fn resent_request_is_counted_and_answered_under_its_own_name() {
     let (mut kernel, mut front_end) = Kernel::new();
     let mut memory = memory();
     let mut pool = Pool::new(&mut memory).expect("long enough");
-    front_end.ask_resend().expect("sent");
+    front_end.recover().expect("sent");
     let mut notification = [0; 16];
     rustix::io::read(&kernel.socket, &mut notification).expect("a notification");
     assert_eq!(notification[4], 7);

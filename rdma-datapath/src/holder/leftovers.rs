@@ -1,0 +1,81 @@
+//! What an earlier swapd left behind when it died with all its engines: cleaned, or refused with
+//! the sentence that says what to do.
+//!
+//! Called with the state directory's lock held, which every engine process inherits: so nobody
+//! serves the earlier connection any more, and it answers everything with an error at once.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+
+use crate::daemon::memory_mount::MemoryDirectory;
+use crate::daemon::options::BadInput;
+use crate::device::{self, loop_device, swap_area};
+use crate::front_end::fuse_loop::connection;
+use crate::swapd::paths::Paths;
+
+/// Cleans up, or refuses.
+///
+/// # Errors
+/// [`BadInput`] if pages are still in the earlier device's swap area: they are lost, and whoever
+/// needs them must be ended by a person. Else what could not be cleaned.
+pub fn clean(paths: &Paths) -> anyhow::Result<()> {
+    let backing = paths.backing();
+    for bound in loop_device::bound_to(&backing)? {
+        if swap_area::is_on(&bound)? {
+            refuse_pages(&bound)?;
+            tracing::warn!("{} of an earlier swapd is turned off", bound.display());
+        }
+        device::detach(&bound, &backing).context("clean up after an earlier swapd")?;
+    }
+    let mount = paths.mount();
+    while let Some(kind) = connection::mounted_type(&mount)? {
+        tracing::warn!(
+            "{kind} of an earlier swapd is unmounted from {}",
+            mount.display()
+        );
+        connection::unmount(&mount)?;
+    }
+    MemoryDirectory::discard(&paths.state).context("clean up after an earlier swapd")?;
+    Ok(())
+}
+
+fn refuse_pages(device: &Path) -> anyhow::Result<()> {
+    let table = fs::read_to_string("/proc/swaps").context("read /proc/swaps")?;
+    match used_kib(&table, device) {
+        Some(0) | None => Ok(()),
+        Some(kib) => Err(BadInput::new(format!(
+            "{device} still holds {kib} KiB that an earlier swapd took with it when it died: end \
+             the processes that swapped, run `swapoff {device}`, then start again",
+            device = device.display()
+        ))
+        .into()),
+    }
+}
+
+/// Column "Used" of the kernel's list.
+fn used_kib(table: &str, device: &Path) -> Option<u64> {
+    let line = table
+        .lines()
+        .find(|line| line.split_whitespace().next().map(Path::new) == Some(device))?;
+    line.split_whitespace().nth(3)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn used_column_is_read() {
+        let table = "Filename Type Size Used Priority\n/dev/loop3 partition 1048572 517 -2\n";
+        assert_eq!(used_kib(table, Path::new("/dev/loop3")), Some(517));
+        assert_eq!(used_kib(table, Path::new("/dev/loop4")), None);
+    }
+
+    #[test]
+    fn fresh_state_directory_needs_no_cleaning() {
+        let directory = tempfile::tempdir().expect("a directory");
+        clean(&Paths::from(directory.path())).expect("nothing to clean");
+    }
+}

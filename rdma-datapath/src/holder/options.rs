@@ -1,0 +1,240 @@
+//! The holder's command line, and the checks that its values pass before anything is touched.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use dynamicswap_engine::limits::DEVICE_PAGES_MAX;
+use dynamicswap_types::{Bytes, NodeName, PAGE_SIZE, SlabSize};
+
+use super::supervisor::Limits;
+use crate::daemon::options::{BadInput, parse_slab_size};
+use crate::device::Priority;
+
+/// Swap device whose pages lie in other nodes' memory.
+///
+/// Holds the device and starts, watches and replaces the engine process that serves it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dynamicswap-swapd",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
+pub struct CommandLine {
+    /// How the holder runs.
+    #[command(flatten)]
+    pub holder: Option<Options>,
+    /// Work for a short-lived process, started by the holder.
+    #[command(subcommand)]
+    pub helper: Option<Helper>,
+}
+
+/// Work that may wait for the device, and so belongs to a process of its own.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Helper {
+    /// Makes the block device, tests it and turns swap on.
+    #[command(hide = true)]
+    Attach(AttachOptions),
+    /// Turns swap off and takes the block device away.
+    #[command(hide = true)]
+    Detach(DetachOptions),
+}
+
+/// Options of the attach helper.
+#[derive(Debug, Clone, Args)]
+pub struct AttachOptions {
+    /// File to make a block device of.
+    #[arg(long)]
+    pub backing: PathBuf,
+    /// Its size.
+    #[arg(long)]
+    pub size: Bytes,
+    /// Id of the swap area, 32 hexadecimal digits.
+    #[arg(long)]
+    pub id: dynamicswap_types::SwapDeviceId,
+    /// Priority among swap devices.
+    #[arg(long, value_parser = parse_priority)]
+    pub priority: Option<Priority>,
+}
+
+/// Options of the detach helper.
+#[derive(Debug, Clone, Args)]
+pub struct DetachOptions {
+    /// The block device.
+    #[arg(long)]
+    pub device: PathBuf,
+    /// The file under it.
+    #[arg(long)]
+    pub backing: PathBuf,
+}
+
+/// What to do when no engine serves the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WhenUnserved {
+    /// Keep the swapping processes waiting.
+    Wait,
+    /// Abort the device: processes whose pages it holds are killed when they touch them.
+    Abort,
+}
+
+/// Where page contents go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Backend {
+    /// To the memory servers of the document.
+    Remote,
+    /// To memory of this machine: a floor to measure against, and a test without a cluster.
+    Local,
+}
+
+/// Options of the holder.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// Name of this node.
+    #[arg(long)]
+    pub node: NodeName,
+    /// Directory for the memory file and the device's mount.
+    #[arg(long)]
+    pub state_dir: PathBuf,
+    /// Size of the swap device, such as 2Gi.
+    #[arg(long)]
+    pub size: Bytes,
+    /// Size of a slab, a power of two from 1Mi to 1Gi.
+    #[arg(long, value_parser = parse_slab_size, default_value = "64Mi")]
+    pub slab: SlabSize,
+    /// Unix socket for the agent.
+    #[arg(long)]
+    pub control_socket: PathBuf,
+    /// File for pages that go to the disk; made with the device's size, and unlinked at once.
+    #[arg(long)]
+    pub spill_file: Option<PathBuf>,
+    /// The engine's program; by default the one beside this.
+    #[arg(long)]
+    pub engine: Option<PathBuf>,
+    /// Priority among swap devices, 0 to 32767; by default below all others.
+    #[arg(long, value_parser = parse_priority)]
+    pub priority: Option<Priority>,
+    /// What to do when no engine serves the device.
+    #[arg(long, value_enum, default_value = "wait")]
+    pub when_unserved: WhenUnserved,
+    /// After how many milliseconds without an engine to do it.
+    #[arg(long, default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub unserved_timeout_ms: u64,
+    /// After how many silent milliseconds an engine counts as hung and is replaced.
+    #[arg(long, default_value_t = 1_500, value_parser = clap::value_parser!(u64).range(200..=60_000))]
+    pub heartbeat_timeout_ms: u64,
+    /// Where page contents go.
+    #[arg(long, value_enum, default_value = "remote")]
+    pub backend: Backend,
+    /// Microseconds that the engine spins before it sleeps.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(..=10_000))]
+    pub spin_us: u32,
+}
+
+impl Options {
+    /// Checks what clap cannot.
+    ///
+    /// # Errors
+    /// One sentence about the first wrong value.
+    pub fn validate(&self) -> Result<(), BadInput> {
+        let size = self.size;
+        let wrong = if size < self.slab.bytes() {
+            format!("it is smaller than one slab, {}", self.slab)
+        } else if !size.get().is_multiple_of(PAGE_SIZE.get()) {
+            "it is no whole number of 4Ki pages".to_owned()
+        } else if size.get() / PAGE_SIZE.get() > DEVICE_PAGES_MAX {
+            let most = Bytes::new(DEVICE_PAGES_MAX * PAGE_SIZE.get());
+            format!("it is larger than the largest device, {most}")
+        } else {
+            return Ok(());
+        };
+        Err(BadInput::new(format!(
+            "--size {size} is impossible: {wrong}; choose another size"
+        )))
+    }
+
+    /// Limits of the watch over the engine.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            heartbeat_timeout: Duration::from_millis(self.heartbeat_timeout_ms),
+            unserved_timeout: match self.when_unserved {
+                WhenUnserved::Wait => None,
+                WhenUnserved::Abort => Some(Duration::from_millis(self.unserved_timeout_ms)),
+            },
+        }
+    }
+}
+
+fn parse_priority(text: &str) -> Result<Priority, String> {
+    text.parse().ok().and_then(Priority::new).ok_or_else(|| {
+        format!(
+            "'{text}' is no priority: choose a number from 0 to {}",
+            Priority::MAX
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(more: &[&str]) -> Result<CommandLine, clap::Error> {
+        let base = [
+            "swapd",
+            "--node",
+            "n",
+            "--state-dir",
+            "/s",
+            "--control-socket",
+            "/c",
+        ];
+        CommandLine::try_parse_from(base.iter().chain(more))
+    }
+
+    fn options(more: &[&str]) -> Options {
+        parse(more).expect("valid").holder.expect("the holder's")
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused_with_the_size() {
+        for size in ["0", "63Mi", "134217729", "2Ti"] {
+            let error = options(&["--size", size]).validate().expect_err(size);
+            assert!(error.to_string().contains("--size"), "{error}");
+        }
+        assert!(options(&["--size", "1Ti"]).validate().is_ok());
+        assert!(parse(&["--size", "much"]).is_err());
+        assert!(parse(&[]).is_err(), "a size is needed");
+    }
+
+    #[test]
+    fn only_the_abort_policy_has_an_unserved_timeout() {
+        let wait = options(&["--size", "1Gi"]);
+        assert_eq!(wait.limits().unserved_timeout, None);
+        let abort = options(&["--size", "1Gi", "--when-unserved", "abort"]);
+        assert_eq!(
+            abort.limits().unserved_timeout,
+            Some(Duration::from_secs(30))
+        );
+    }
+
+    #[test]
+    fn priority_out_of_range_is_refused() {
+        assert!(parse(&["--size", "1Gi", "--priority", "32768"]).is_err());
+        assert!(parse(&["--size", "1Gi", "--priority", "32767"]).is_ok());
+    }
+
+    #[test]
+    fn helpers_need_none_of_the_holder_s_options() {
+        let line = [
+            "swapd",
+            "detach",
+            "--device",
+            "/dev/loop3",
+            "--backing",
+            "/s/device/swap",
+        ];
+        let line = CommandLine::try_parse_from(line).expect("valid");
+        assert!(matches!(line.helper, Some(Helper::Detach(_))));
+    }
+}

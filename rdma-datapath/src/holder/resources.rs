@@ -1,0 +1,373 @@
+//! Everything that the holder makes at its start and takes away at its end, in that order.
+//!
+//! Each part undoes itself when it is dropped, so a start that fails half-way leaves the machine
+//! as it was.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use anyhow::Context;
+use dynamicswap_types::{Bytes, SwapDeviceId};
+use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::leftovers;
+use super::options::{Backend, Options};
+use crate::daemon::control_server::{self, SocketError};
+use crate::daemon::mapped_file::{MappedFile, MemoryFileError};
+use crate::daemon::memory_mount::{MemoryDirectory, MountError};
+use crate::daemon::options::BadInput;
+use crate::front_end::fuse_loop::connection;
+use crate::swapd::local;
+use crate::swapd::memory::{self, Identity, SwapdMemory};
+use crate::swapd::paths::Paths;
+
+/// The descriptors that every engine inherits.
+#[derive(Debug)]
+pub struct Descriptors {
+    /// The FUSE connection.
+    pub fuse: OwnedFd,
+    /// The memory file.
+    pub memory: OwnedFd,
+    /// The listening control socket.
+    pub control: OwnedFd,
+    /// The state directory's lock.
+    pub lock: OwnedFd,
+    /// The spill file.
+    pub spill: Option<OwnedFd>,
+}
+
+impl Descriptors {
+    /// All of them.
+    pub fn all(&self) -> Vec<BorrowedFd<'_>> {
+        let fixed = [&self.fuse, &self.memory, &self.control, &self.lock];
+        let fixed = fixed.into_iter().map(AsFd::as_fd);
+        fixed.chain(self.spill.as_ref().map(AsFd::as_fd)).collect()
+    }
+}
+
+/// What the holder has made.
+#[derive(Debug)]
+pub struct Resources {
+    // Dropped from top to bottom: descriptors and mappings first, then what they keep busy.
+    /// What engines inherit.
+    pub descriptors: Descriptors,
+    /// The memory file.
+    pub memory: SwapdMemory,
+    _mount: Mount,
+    _socket: Socket,
+    _memory: Memory,
+    state: StateDirectory,
+}
+
+impl Resources {
+    /// Makes everything.
+    ///
+    /// # Errors
+    /// [`BadInput`] where the caller can mend it; everything made so far is undone.
+    pub fn make(options: &Options) -> anyhow::Result<Self> {
+        let (state, lock) = StateDirectory::take(&options.state_dir)?;
+        leftovers::clean(&state.paths)?;
+        let spill = match &options.spill_file {
+            Some(path) => Some(make_spill(path, options.size)?),
+            None => None,
+        };
+        let (memory_guard, file, noswap) = Memory::make(options, &state.paths)?;
+        let socket = control_server::bind(&options.control_socket).map_err(socket_error)?;
+        let socket_guard = Socket(options.control_socket.clone());
+        let identity = Identity {
+            device_id: draw_id()?,
+            size: options.size,
+            slab: options.slab,
+            spill: spill.as_ref().map_or(Bytes::ZERO, |_| options.size),
+            noswap,
+        };
+        let descriptor = file
+            .as_fd()
+            .try_clone_to_owned()
+            .context("duplicate a descriptor")?;
+        let (memory, _) = SwapdMemory::create(file, &identity)?;
+        let holder = std::process::id();
+        memory.header().holder_pid.store(holder, Ordering::Release);
+        let (mount, fuse) = Mount::make(state.paths.mount())?;
+        Ok(Self {
+            descriptors: Descriptors {
+                fuse,
+                memory: descriptor,
+                control: OwnedFd::from(socket),
+                lock,
+                spill,
+            },
+            memory,
+            _mount: mount,
+            _socket: socket_guard,
+            _memory: memory_guard,
+            state,
+        })
+    }
+
+    /// Paths under the state directory.
+    #[must_use]
+    pub fn paths(&self) -> &Paths {
+        &self.state.paths
+    }
+}
+
+/// The state directory, locked.
+#[derive(Debug)]
+struct StateDirectory {
+    paths: Paths,
+    created: bool,
+}
+
+impl StateDirectory {
+    fn take(path: &Path) -> anyhow::Result<(Self, OwnedFd)> {
+        let created = !path.exists();
+        let place = path.display();
+        fs::create_dir_all(path).map_err(|error| {
+            BadInput::new(format!(
+                "the state directory {place} cannot be made ({error}): choose another --state-dir"
+            ))
+        })?;
+        let path = fs::canonicalize(path).with_context(|| format!("resolve {place}"))?;
+        let paths = Paths::from(path.as_path());
+        let lock = take_lock(&paths.lock())?;
+        Ok((Self { paths, created }, lock))
+    }
+}
+
+impl Drop for StateDirectory {
+    fn drop(&mut self) {
+        report(
+            "remove",
+            fs::remove_file(self.paths.lock()),
+            &self.paths.lock(),
+        );
+        if self.created {
+            // Another program's files in it are a reason to leave it.
+            let _ = fs::remove_dir(&self.paths.state);
+        }
+    }
+}
+
+/// The lock is inherited by engines: it is free only when holder and engines are all gone.
+fn take_lock(path: &Path) -> anyhow::Result<OwnedFd> {
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(|error| {
+            BadInput::new(format!(
+                "{} cannot be opened ({error}): run as root",
+                path.display()
+            ))
+        })?;
+    if let Err(errno) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        anyhow::ensure!(
+            errno == Errno::WOULDBLOCK,
+            "lock {}: {errno}",
+            path.display()
+        );
+        let mut owner = String::new();
+        file.read_to_string(&mut owner)
+            .with_context(|| format!("read {}", path.display()))?;
+        let state = path.parent().unwrap_or(path).display();
+        let owner = owner.trim();
+        return Err(BadInput::new(format!(
+            "another swapd (process {owner}) already serves {state}: stop it, or choose another --state-dir"
+        ))
+        .into());
+    }
+    file.set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .with_context(|| format!("write {}", path.display()))?;
+    Ok(file.into())
+}
+
+/// The noswap tmpfs with the memory files.
+#[derive(Debug)]
+struct Memory(PathBuf);
+
+impl Memory {
+    fn make(options: &Options, paths: &Paths) -> anyhow::Result<(Self, MappedFile, bool)> {
+        let geometry = memory::geometry(options.size, options.slab)?;
+        let file_bytes = memory::file_bytes(geometry);
+        let tables = Bytes::new(u64::try_from(file_bytes)?);
+        let content = match options.backend {
+            Backend::Local => local::content_bytes(options.size, options.slab),
+            Backend::Remote => Bytes::ZERO,
+        };
+        // The kept document: at most one frame, and its successor while it is written.
+        let document = Bytes::new(2 * dynamicswap_proto::frame::FRAME_BYTES_MAX as u64);
+        let room = tables.saturating_add(content).saturating_add(document);
+        let directory = MemoryDirectory::prepare(&paths.state, room).map_err(mount_error)?;
+        for warning in &directory.warnings {
+            tracing::warn!("{warning}");
+        }
+        let guard = Self(paths.state.clone());
+        let file = make_file(&paths.memory_file(), file_bytes, options)?;
+        if options.backend == Backend::Local {
+            let content = local::content_bytes(options.size, options.slab);
+            make_file(&paths.local_content(), content.as_usize(), options)?;
+        }
+        if let Err(error) = file.lock() {
+            tracing::warn!("{error}: without CAP_IPC_LOCK the noswap mount alone protects it");
+        }
+        Ok((guard, file, directory.noswap))
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        report(
+            "unmount the memory of",
+            MemoryDirectory::discard(&self.0),
+            &self.0,
+        );
+    }
+}
+
+fn make_file(path: &Path, bytes: usize, options: &Options) -> anyhow::Result<MappedFile> {
+    MappedFile::create(path, bytes).map_err(|error| match error {
+        MemoryFileError::NoMemory { .. } => BadInput::new(format!(
+            "a device of {} needs {} of memory here, which there is not: choose a smaller --size",
+            options.size,
+            Bytes::new(bytes as u64)
+        ))
+        .into(),
+        other => anyhow::Error::from(other),
+    })
+}
+
+fn mount_error(error: MountError) -> anyhow::Error {
+    match error {
+        MountError::Refused { .. } => BadInput::new(error).into(),
+        other => other.into(),
+    }
+}
+
+fn socket_error(error: SocketError) -> anyhow::Error {
+    BadInput::new(error).into()
+}
+
+/// The control socket's file.
+#[derive(Debug)]
+struct Socket(PathBuf);
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        report("remove", fs::remove_file(&self.0), &self.0);
+    }
+}
+
+/// The FUSE mount and its directory.
+#[derive(Debug)]
+struct Mount(PathBuf);
+
+impl Mount {
+    fn make(path: PathBuf) -> anyhow::Result<(Self, OwnedFd)> {
+        fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
+        match connection::mount(&path) {
+            Ok(descriptor) => Ok((Self(path), descriptor)),
+            Err(error) => {
+                report("remove", fs::remove_dir(&path), &path);
+                Err(BadInput::new(chain(&error)).into())
+            }
+        }
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        report("unmount", connection::unmount(&self.0), &self.0);
+        report("remove", fs::remove_dir(&self.0), &self.0);
+    }
+}
+
+/// The spill file: made with all its blocks, and unlinked at once, so that nothing is left of it
+/// whatever happens.
+fn make_spill(path: &Path, size: Bytes) -> anyhow::Result<OwnedFd> {
+    let place = path.display();
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::DIRECT | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).map_err(|errno| {
+        BadInput::new(match errno {
+            Errno::EXIST => format!("the spill file {place} exists already: remove it, or choose another --spill-file"),
+            Errno::INVAL => format!("the spill file {place} cannot be opened for direct I/O: choose a --spill-file on a disk file system"),
+            other => format!("the spill file {place} cannot be made ({other}): choose another --spill-file"),
+        })
+    })?;
+    let unlinked = fs::remove_file(path);
+    rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size.get()).map_err(|errno| {
+        BadInput::new(format!("the disk has no room for the spill file {place} of {size} ({errno}): choose another --spill-file or a smaller --size"))
+    })?;
+    unlinked.with_context(|| format!("unlink {place}"))?;
+    Ok(file)
+}
+
+fn draw_id() -> anyhow::Result<SwapDeviceId> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut bytes))
+        .context("draw the device's id from /dev/urandom")?;
+    Ok(SwapDeviceId::from_bytes(bytes))
+}
+
+/// The error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error} ({cause})"),
+        None => error.to_string(),
+    }
+}
+
+/// What cannot be undone is said, and the rest is undone all the same.
+fn report<E: std::error::Error + 'static>(action: &str, result: Result<(), E>, path: &Path) {
+    if let Err(error) = result {
+        tracing::warn!("could not {action} {}: {}", path.display(), chain(&error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn second_holder_is_told_who_the_first_is() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (_first, _lock) = StateDirectory::take(directory.path()).expect("free");
+        let error = StateDirectory::take(directory.path()).expect_err("taken");
+        let sentence = error.to_string();
+        assert!(
+            sentence.contains(&std::process::id().to_string()),
+            "{sentence}"
+        );
+        assert!(error.downcast_ref::<BadInput>().is_some());
+    }
+
+    #[test]
+    fn created_state_directory_is_removed_and_a_found_one_stays() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let made = directory.path().join("state");
+        drop(StateDirectory::take(&made).expect("made"));
+        assert!(!made.exists());
+        drop(StateDirectory::take(directory.path()).expect("found"));
+        assert!(directory.path().exists());
+        assert_eq!(fs::read_dir(directory.path()).expect("listed").count(), 0);
+    }
+
+    #[test]
+    fn spill_file_that_exists_is_not_overwritten() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("spill");
+        fs::write(&path, b"a person's file").expect("written");
+        let error = make_spill(&path, Bytes::from_mib(1)).expect_err("refused");
+        assert!(error.to_string().contains("exists already"), "{error}");
+        assert_eq!(fs::read(&path).expect("kept"), b"a person's file");
+    }
+}

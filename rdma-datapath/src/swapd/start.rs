@@ -1,0 +1,237 @@
+//! The engine process's start, in the order of the design: protection, memory, epoch, pools,
+//! connections, rings, threads, and only then the first request.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use dynamicswap_engine::engine::{Engine, EngineConfig};
+use dynamicswap_engine::slots::Hello;
+use dynamicswap_engine::tables::EngineState;
+use dynamicswap_proto::daemon::v1::KeptDocument;
+use dynamicswap_types::{Epoch, SessionId};
+
+use super::carrier::Carrier;
+use super::control::Control;
+use super::inherited::Inherited;
+use super::io_thread::{IoError, IoThread, Parts};
+use super::latencies::Latencies;
+use super::local::{self, LocalTransport};
+use super::mailbox::mailbox;
+use super::memory::{Identity, SwapdMemory, scratch};
+use super::options::Options;
+use super::paths::Paths;
+use super::spill::SpillFile;
+use super::{EXIT_FENCED, EXIT_GONE, document, kept};
+use crate::daemon::change::ChangeCounter;
+use crate::daemon::clock::monotonic_now;
+use crate::daemon::control_server::ControlServer;
+use crate::daemon::events::EventLog;
+use crate::daemon::mapped_file::{MappedBytes, MappedFile};
+use crate::daemon::options::{BadInput, exit_code, start_log};
+use crate::daemon::protection::Protection;
+use crate::daemon::threads;
+use crate::front_end::fuse_loop::FuseLoop;
+use crate::front_end::{FrontEnd, FrontEndError, Pool};
+use crate::holder::options::Backend;
+use crate::transport::tcp::{TcpOptions, TcpTransport};
+
+/// An operation that takes longer costs its link: a tenth of the second that a read may stall,
+/// with room for a busy host.
+const OPERATION_TIMEOUT: Duration = Duration::from_millis(300);
+const NAME: &str = "dynamicswap-swapd-engine";
+
+/// The program `dynamicswap-swapd-engine`.
+#[must_use]
+pub fn main() -> ExitCode {
+    let options = Options::parse();
+    start_log();
+    let result = serve(&options);
+    let ended = result
+        .as_ref()
+        .err()
+        .and_then(|error| error.downcast_ref::<IoError>());
+    match ended {
+        Some(IoError::FrontEnd(FrontEndError::Gone)) => ExitCode::from(EXIT_GONE),
+        Some(IoError::Fenced) => {
+            tracing::error!("{}", IoError::Fenced);
+            ExitCode::from(EXIT_FENCED)
+        }
+        Some(IoError::FrontEnd(error @ FrontEndError::Protocol { .. })) => {
+            exit_code(NAME, Err(BadInput::new(error).into()))
+        }
+        _ => exit_code(NAME, result),
+    }
+}
+
+fn serve(options: &Options) -> anyhow::Result<()> {
+    let Inherited {
+        fuse,
+        memory: memory_file,
+        control: listener,
+        lock: _lock,
+        spill,
+    } = Inherited::take(options)?;
+    let mut warnings = Protection::start().warnings();
+    let paths = Paths::from(options.state_dir.as_path());
+    let (memory, mut pool) = open_memory(memory_file, &paths)?;
+    let identity = memory.identity()?;
+    let epoch = memory.take_epoch();
+    let spill = spill.map(open_spill).transpose()?;
+    let (outbox, inbox, events) = mailbox().context("make the mailbox")?;
+    let latencies = Arc::new(Latencies::default());
+    let mut io = IoThread::new(Parts {
+        engine: make_engine(&memory, epoch, spill.is_some())?,
+        front_end: FuseLoop::new(fuse, identity.size),
+        carrier: make_carrier(options.backend, &identity, epoch, &paths)?,
+        spill,
+        pool: Pool::new(pool.as_mut_slice()).context("the memory file's pool is too short")?,
+        memory: &memory,
+        inbox,
+        latencies: Arc::clone(&latencies),
+        spin: Duration::from_micros(u64::from(options.spin_us)),
+    });
+    let taken = put_kept_in_force(&mut io, options.backend, &paths, &memory)?;
+    warnings.extend(recover(&mut io, epoch)?);
+    let change = Arc::new(ChangeCounter::default());
+    let control = Arc::new(Control {
+        identity,
+        memory: memory.clone(),
+        paths,
+        backend: options.backend,
+        outbox,
+        latencies,
+        warnings,
+        events: EventLog::new(Arc::clone(&change)),
+        change,
+        taken: Mutex::new(taken),
+    });
+    let teller = Arc::clone(&control);
+    threads::spawn("events", move || teller.tell_events(&events))?;
+    let server = ControlServer::start(UnixListener::from(listener), control)?;
+    let serving = EngineState::Serving as u32;
+    let state = &memory.header().engine_state;
+    state.store(serving, Ordering::Release);
+    memory.set_serving_since(monotonic_now().as_nanos());
+    tracing::info!(%epoch, device = %identity.device_id, "the engine serves");
+    let result = io.run();
+    drop(server);
+    Ok(result?)
+}
+
+fn open_memory(file: OwnedFd, paths: &Paths) -> anyhow::Result<(SwapdMemory, MappedBytes)> {
+    let path = paths.memory_file();
+    let again = file.try_clone().context("duplicate a descriptor")?;
+    let file = MappedFile::from_file(file, &path)?;
+    let again = MappedFile::from_file(again, &path)?;
+    if let Err(error) = file.lock() {
+        tracing::debug!("{error}: the noswap mount protects it");
+    }
+    Ok(SwapdMemory::open(file, again)?)
+}
+
+fn open_spill(file: OwnedFd) -> Result<SpillFile, BadInput> {
+    SpillFile::new(file).map_err(|error| {
+        BadInput::new(format!(
+            "the host does not permit io_uring ({error}), which the spill file needs: start swapd without --spill-file"
+        ))
+    })
+}
+
+fn make_engine(memory: &SwapdMemory, epoch: Epoch, spill: bool) -> anyhow::Result<Engine<'_>> {
+    let config = EngineConfig {
+        geometry: memory.geometry(),
+        epoch,
+        scratch: scratch(),
+        spill,
+        operation_timeout: OPERATION_TIMEOUT,
+    };
+    Engine::new(config, memory.tables()).context("take over the tables")
+}
+
+fn make_carrier(
+    backend: Backend,
+    identity: &Identity,
+    epoch: Epoch,
+    paths: &Paths,
+) -> anyhow::Result<Carrier> {
+    if backend == Backend::Local {
+        let (_, _, content) = MappedFile::open(&paths.local_content())?.split(0)?;
+        let transport = LocalTransport::new(content, identity.slab);
+        return Ok(Carrier::Local(Box::new(transport)));
+    }
+    let hello = Hello {
+        device: identity.device_id,
+        epoch,
+        session: draw_session()?,
+        queue: 0,
+    };
+    let slot_size = identity.slab;
+    let transport = TcpTransport::new(TcpOptions { hello, slot_size });
+    Ok(Carrier::Tcp(Box::new(
+        transport.context("make the transport")?,
+    )))
+}
+
+fn draw_session() -> anyhow::Result<SessionId> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut bytes))
+        .context("draw the session's id from /dev/urandom")?;
+    Ok(SessionId::new(u64::from_le_bytes(bytes)))
+}
+
+/// Puts the document in force that an engine before this one took. One that does not fit is left
+/// for the agent to correct: the device is served without it.
+fn put_kept_in_force<F: FrontEnd>(
+    io: &mut IoThread<'_, F>,
+    backend: Backend,
+    paths: &Paths,
+    memory: &SwapdMemory,
+) -> anyhow::Result<KeptDocument> {
+    let now = monotonic_now();
+    let kept = kept::load(&paths.document()).unwrap_or_else(|error| {
+        tracing::error!("{error}");
+        None
+    });
+    if backend == Backend::Local {
+        let identity = memory.identity()?;
+        let document = local::document(identity.size, identity.slab);
+        io.apply(&document, &[], now).map_err(anyhow::Error::msg)?;
+        if kept.is_none() {
+            memory.header().desired_attached.store(1, Ordering::Release);
+        }
+    }
+    let mut kept = kept.unwrap_or_default();
+    if backend == Backend::Remote
+        && let Some(message) = &kept.document
+    {
+        let applied = document::prepare(message, &kept.server_nodes)
+            .map_err(|error| error.to_string())
+            .and_then(|prepared| io.apply(&prepared.document, &prepared.addresses, now));
+        if let Err(error) = applied {
+            tracing::error!("the kept document is not in force: {error}");
+            kept.document = None;
+        }
+    }
+    Ok(kept)
+}
+
+/// Asks for what the engine before this one had taken; gives the warning where that is impossible.
+fn recover<F: FrontEnd>(io: &mut IoThread<'_, F>, epoch: Epoch) -> anyhow::Result<Option<String>> {
+    match io.recover() {
+        Ok(()) => Ok(None),
+        Err(FrontEndError::Gone) => Err(IoError::from(FrontEndError::Gone).into()),
+        Err(_) if epoch == Epoch::new(1) => Ok(None),
+        Err(error) => Ok(Some(format!(
+            "{error}: requests that the engine before had taken wait for ever (Linux 6.9 is needed)"
+        ))),
+    }
+}
