@@ -7,5 +7,6 @@ pub mod daemon;
 pub mod device;
 pub mod front_end;
 pub mod holder;
+pub mod memory_server;
 pub mod swapd;
 pub mod transport;

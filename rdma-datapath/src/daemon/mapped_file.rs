@@ -62,6 +62,13 @@ unsafe impl Send for Mapping {}
 // SAFETY: as above; a shared `Mapping` gives no access to its memory by itself.
 unsafe impl Sync for Mapping {}
 
+impl Mapping {
+    fn lock(&self) -> Result<(), Errno> {
+        // SAFETY: base and len are those of our own, living mapping.
+        unsafe { mlock(self.base.as_ptr().cast(), self.len) }
+    }
+}
+
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: base and len are those of our own mmap, and the last reference is going away,
@@ -152,9 +159,28 @@ impl MappedFile {
     /// # Errors
     /// The host's.
     pub fn lock(&self) -> Result<(), MemoryFileError> {
-        // SAFETY: base and len are those of our own, living mapping.
-        unsafe { mlock(self.mapping.base.as_ptr().cast(), self.mapping.len) }
-            .map_err(|errno| host("lock", &self.path, errno))
+        let locked = self.mapping.lock();
+        locked.map_err(|errno| host("lock", &self.path, errno))
+    }
+
+    /// Looks at the first `words` words before the split, to decide how to split.
+    ///
+    /// # Errors
+    /// `Length` if the file has not that many.
+    pub fn with_words(
+        &self,
+        words: usize,
+        look: impl FnOnce(&[AtomicU64]),
+    ) -> Result<(), MemoryFileError> {
+        if words.saturating_mul(size_of::<AtomicU64>()) > self.mapping.len {
+            return Err(MemoryFileError::Length {
+                path: self.path.clone(),
+                len: self.mapping.len,
+            });
+        }
+        let mapping = Arc::clone(&self.mapping);
+        look(&MappedWords { mapping, words });
+        Ok(())
     }
 
     /// Splits the mapping: `words_len` bytes, a whole number of pages, become words, the rest
@@ -246,6 +272,14 @@ impl MappedBytes {
     fn base(&self) -> *mut u8 {
         // SAFETY: `split` made offset + len the mapping's length.
         unsafe { self.mapping.base.as_ptr().add(self.offset) }
+    }
+
+    /// Locks the whole file's mapping, words and bytes, and so makes all of it present.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn lock_mapping(&self) -> Result<(), Errno> {
+        self.mapping.lock()
     }
 
     /// Where the bytes begin, for registration with a device.

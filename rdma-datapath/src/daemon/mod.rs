@@ -12,5 +12,7 @@ pub mod mapped_file;
 pub mod memory_mount;
 pub mod options;
 pub mod protection;
+pub mod random;
 pub mod signals;
+pub mod spin;
 pub mod threads;

@@ -1,0 +1,362 @@
+//! The I/O thread: epoll over all connections, spinning a short time before it sleeps.
+//!
+//! Owns the slot table, the slots and the connections. Its one lock on the way of requests is
+//! none: commands come through the mailbox, results go out as snapshots.
+
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use dynamicswap_engine::slots::{ConnectionIndex, MemoryServerCore, SessionEffect, SlotEffect};
+use dynamicswap_engine::wire::{
+    Accepted, HANDSHAKE_BYTES, Refusal, WireError, decode_hello, encode_accepted, encode_refusal,
+};
+use dynamicswap_types::{MonotonicTime, SlotIndex};
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, SocketFlags, acceptfrom_with, send, sockopt};
+
+use super::connection::{Connection, Progress, Service};
+use super::mailbox::{Command, Mailbox};
+use super::memory_file::Records;
+use super::shared::{CloseReason, ServerEvent, Shared, Snapshot};
+use crate::daemon::clock::monotonic_now;
+use crate::daemon::mapped_file::MappedBytes;
+use crate::daemon::spin::AdaptiveSpin;
+
+/// Places beyond the limit, in which a borrower can at least be told that there is no room.
+pub(super) const SPARE_PLACES: u16 = 4;
+/// Events taken at once.
+const EVENTS_MAX: usize = 64;
+/// How often late connections are looked for.
+const TICK: Duration = Duration::from_millis(500);
+/// Connections taken in one round.
+const ACCEPTS_MAX: usize = 16;
+/// Unacknowledged answers for this long mean that the borrower's node is gone.
+const USER_TIMEOUT_MS: u32 = 10_000;
+
+const LISTENER: u64 = u64::MAX;
+const MAILBOX: u64 = u64::MAX - 1;
+
+/// What the thread is made of.
+pub(super) struct IoThread {
+    pub(super) core: MemoryServerCore,
+    pub(super) records: Records,
+    pub(super) slots: MappedBytes,
+    pub(super) listener: TcpListener,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) zeroing: Sender<SlotIndex>,
+    pub(super) spin: AdaptiveSpin,
+    pub(super) connections: Vec<Connection>,
+    pub(super) sessions_max: usize,
+}
+
+/// The connection table for `sessions_max` borrowers.
+pub(super) fn connections(sessions_max: u16) -> Vec<Connection> {
+    (0..sessions_max + SPARE_PLACES)
+        .map(|place| Connection::new(ConnectionIndex::new(place)))
+        .collect()
+}
+
+impl IoThread {
+    /// Serves until told to stop.
+    ///
+    /// # Errors
+    /// The host's, if epoll fails.
+    pub(super) fn run(mut self) -> Result<(), Errno> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let input = EventFlags::IN;
+        epoll::add(&epoll, &self.listener, EventData::new_u64(LISTENER), input)?;
+        epoll::add(
+            &epoll,
+            self.mailbox.as_fd(),
+            EventData::new_u64(MAILBOX),
+            input,
+        )?;
+        let mut events = Vec::with_capacity(EVENTS_MAX);
+        let (mut last_io, mut last_tick) = (monotonic_now(), monotonic_now());
+        let mut asleep = false;
+        loop {
+            let found = wait(&epoll, &mut events, asleep)?;
+            let now = monotonic_now();
+            if found {
+                if asleep {
+                    self.spin.slept(now.since(last_io));
+                }
+                (last_io, asleep) = (now, false);
+                for event in &events {
+                    if !self.handle(&epoll, event, now) {
+                        return Ok(());
+                    }
+                }
+                self.count_refusals();
+            } else {
+                asleep = now.since(last_io) >= self.spin.limit();
+                std::thread::yield_now();
+            }
+            if now.since(last_tick) >= TICK {
+                last_tick = now;
+                self.close_late(now);
+            }
+        }
+    }
+
+    /// One event; false to stop.
+    fn handle(&mut self, epoll: &OwnedFd, event: &epoll::Event, now: MonotonicTime) -> bool {
+        match event.data.u64() {
+            LISTENER => self.accept_all(epoll, now),
+            MAILBOX => return self.take_commands(),
+            index => {
+                let index = usize::try_from(index).unwrap_or(usize::MAX);
+                self.serve(epoll, index, now);
+            }
+        }
+        true
+    }
+
+    fn serve(&mut self, epoll: &OwnedFd, index: usize, now: MonotonicTime) {
+        let mut service = Service {
+            core: &mut self.core,
+            slots: self.slots.as_mut_slice(),
+            counters: &self.shared.counters,
+            now,
+        };
+        let Some(connection) = self.connections.get_mut(index) else {
+            return;
+        };
+        match connection.serve(&mut service) {
+            Ok(Progress::Waiting) => update_interest(epoll, connection, index),
+            Ok(Progress::Hello) => {
+                self.greet(index);
+                if self.connections[index].hello.is_some() {
+                    // Requests may stand behind the hello.
+                    self.serve(epoll, index, now);
+                }
+            }
+            Ok(Progress::Malformed(error)) => {
+                self.tell_malformed(index, error);
+                self.close(index, CloseReason::Malformed);
+            }
+            Err(reason) => self.close(index, reason),
+        }
+    }
+
+    /// Answers a handshake: older sessions are closed and the epoch is recorded before the yes.
+    fn greet(&mut self, index: usize) {
+        let Some(bytes) = self.connections[index].take_hello() else {
+            return;
+        };
+        let peer = self.connections[index].peer;
+        let (hello, version) = match decode_hello(&bytes) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                self.tell_malformed(index, error);
+                return self.refuse(index, error.into());
+            }
+        };
+        let open = self
+            .connections
+            .iter()
+            .filter(|c| c.hello.is_some())
+            .count();
+        if open >= self.sessions_max {
+            self.shared.tell(ServerEvent::TooManyConnections { peer });
+            return self.refuse(index, Refusal::Busy);
+        }
+        let mut effects = Vec::new();
+        let place = self.connections[index].index;
+        if let Err(refusal) = self.core.open(place, hello, &mut effects) {
+            self.shared
+                .tell(ServerEvent::SessionRefused { peer, refusal });
+            return self.refuse(index, refusal.into());
+        }
+        for effect in effects {
+            match effect {
+                SessionEffect::Close(older) => {
+                    self.close_socket(older.as_usize(), CloseReason::Superseded);
+                }
+                SessionEffect::RecordEpoch(known) => self.records.record_epoch(known),
+            }
+        }
+        self.connections[index].hello = Some(hello);
+        let geometry = self.core.geometry();
+        let accepted = Accepted {
+            version,
+            incarnation: self.core.incarnation(),
+            slot_size: geometry.slot_size,
+            slots: geometry.slots,
+        };
+        let (device, epoch) = (hello.device, hello.epoch);
+        self.shared.tell(ServerEvent::SessionOpened {
+            peer,
+            device,
+            epoch,
+        });
+        self.shared
+            .counters
+            .connections
+            .fetch_add(1, Ordering::Relaxed);
+        if !self.reply(index, &encode_accepted(&accepted)) {
+            self.close(index, CloseReason::ByPeer);
+        }
+    }
+
+    /// Sends a handshake's answer. The socket is fresh: it takes all of it, or is broken.
+    fn reply(&self, index: usize, bytes: &[u8; HANDSHAKE_BYTES]) -> bool {
+        let Some(socket) = self.connections[index].socket() else {
+            return false;
+        };
+        send(socket, bytes, SendFlags::NOSIGNAL) == Ok(bytes.len())
+    }
+
+    fn refuse(&mut self, index: usize, refusal: Refusal) {
+        self.reply(index, &encode_refusal(refusal));
+        self.close(index, CloseReason::ByPeer);
+    }
+
+    fn tell_malformed(&self, index: usize, error: WireError) {
+        let peer = self.connections[index].peer;
+        self.shared.tell(ServerEvent::Malformed { peer, error });
+        self.shared
+            .counters
+            .refused_malformed
+            .fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn close(&mut self, index: usize, reason: CloseReason) {
+        if let Some(connection) = self.connections.get(index) {
+            self.core.close(connection.index);
+        }
+        self.close_socket(index, reason);
+    }
+
+    /// Closes a connection of which the core knows already.
+    fn close_socket(&mut self, index: usize, reason: CloseReason) {
+        let Some(connection) = self.connections.get_mut(index) else {
+            return;
+        };
+        let peer = connection.peer;
+        if let Some(hello) = connection.close() {
+            self.shared
+                .counters
+                .connections
+                .fetch_sub(1, Ordering::Relaxed);
+            self.shared.tell(ServerEvent::SessionClosed {
+                peer,
+                device: hello.device,
+                reason,
+            });
+        }
+    }
+
+    fn close_late(&mut self, now: MonotonicTime) {
+        for index in 0..self.connections.len() {
+            if self.connections[index].is_late(now) {
+                self.close(index, CloseReason::Idle);
+            }
+        }
+    }
+
+    fn accept_all(&mut self, epoll: &OwnedFd, now: MonotonicTime) {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        for _ in 0..ACCEPTS_MAX {
+            let Ok((socket, address)) = acceptfrom_with(&self.listener, flags) else {
+                return;
+            };
+            let peer = address.and_then(|address| address.try_into().ok());
+            let free = self.connections.iter().position(|c| !c.is_open());
+            // Without a place or an address the socket closes right here.
+            let (Some(index), Some(peer)) = (free, peer) else {
+                continue;
+            };
+            let prepared = sockopt::set_tcp_nodelay(&socket, true)
+                .and_then(|()| sockopt::set_tcp_user_timeout(&socket, USER_TIMEOUT_MS))
+                .and_then(|()| {
+                    let token = u64::try_from(index).unwrap_or(MAILBOX);
+                    epoll::add(epoll, &socket, EventData::new_u64(token), EventFlags::IN)
+                });
+            if prepared.is_ok() {
+                self.connections[index].accept(socket, peer, now);
+            }
+        }
+    }
+
+    /// Carries out commands; false to stop.
+    fn take_commands(&mut self) -> bool {
+        self.mailbox.clear();
+        while let Some(command) = self.mailbox.take() {
+            let mut effects = Vec::new();
+            match command {
+                Command::Stop => return false,
+                Command::Apply(document, answer) => {
+                    let applied = self.core.apply(&document, &mut effects);
+                    self.carry_out(effects);
+                    self.shared.publish(Snapshot::of(&self.core));
+                    // The asker may have given up.
+                    let _ = answer.try_send(applied);
+                }
+                Command::Zeroed(slot) => {
+                    self.core.zeroed(slot, &mut effects);
+                    self.carry_out(effects);
+                    self.shared.publish(Snapshot::of(&self.core));
+                }
+            }
+        }
+        true
+    }
+
+    fn carry_out(&self, effects: Vec<SlotEffect>) {
+        for effect in effects {
+            match effect {
+                SlotEffect::Record(slot, record) => self.records.record_slot(slot, record),
+                SlotEffect::Generation(generation) => self.records.record_generation(generation),
+                // Fails only while the process ends; the record says "dirty", so the next does it.
+                SlotEffect::Zero(slot) => drop(self.zeroing.send(slot)),
+            }
+        }
+    }
+
+    fn count_refusals(&self) {
+        let (counters, refused) = (&self.shared.counters, self.core.counters());
+        counters
+            .refused_epoch
+            .store(refused.refused_epoch, Ordering::Relaxed);
+        counters
+            .refused_owner
+            .store(refused.refused_owner, Ordering::Relaxed);
+    }
+}
+
+/// Asks epoll; sleeps at most a tick if `asleep`. Tells whether there is anything.
+fn wait(epoll: &OwnedFd, events: &mut Vec<epoll::Event>, asleep: bool) -> Result<bool, Errno> {
+    let timeout = Timespec {
+        tv_sec: 0,
+        tv_nsec: if asleep { 500_000_000 } else { 0 },
+    };
+    events.clear();
+    match epoll::wait(epoll, spare_capacity(events), Some(&timeout)) {
+        Ok(_) => Ok(!events.is_empty()),
+        Err(Errno::INTR) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn update_interest(epoll: &OwnedFd, connection: &mut Connection, index: usize) {
+    let wanted = connection.wanted();
+    if wanted == connection.interest {
+        return;
+    }
+    if let Some(socket) = connection.socket() {
+        let token = u64::try_from(index).unwrap_or(MAILBOX);
+        // Cannot fail for a socket that epoll knows; if it did, the borrower finds out and
+        // connects again.
+        let _ = epoll::modify(epoll, socket, EventData::new_u64(token), wanted);
+    }
+    connection.interest = wanted;
+}
