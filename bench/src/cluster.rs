@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use dynamicswap_cli::cluster::{BORROWER, ClusterName, ClusterRecord};
+use dynamicswap_cli::cluster::paths::ClusterName;
+use dynamicswap_cli::cluster::record::{BORROWER, ClusterRecord};
 use dynamicswap_cli::process::ProcessRecord;
 
 use crate::workload::beside;
@@ -49,7 +50,7 @@ impl Cluster {
     /// Starts three donors and a borrower, applies the policy, waits until swap is on.
     pub fn up() -> Result<Self> {
         dynamicswap(&["up", "--name", NAME])?;
-        let name: ClusterName = NAME.parse().context("the benchmark's cluster name")?;
+        let name: ClusterName = NAME.parse().map_err(anyhow::Error::msg)?;
         let policy = std::env::temp_dir().join(format!("dynamicswap-bench-{}.yaml", std::process::id()));
         let cluster = Self { record: ClusterRecord::load(&name)?, policy };
         std::fs::write(&cluster.policy, POLICY).context("cannot write the benchmark's policy")?;

@@ -10,9 +10,15 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 
+mod cluster;
 mod counting_allocator;
 mod engine_cost;
+mod faults;
+mod peers;
 mod report;
+mod swap_in;
+mod throughput;
+mod workload;
 
 use report::Report;
 
@@ -35,7 +41,12 @@ struct Args {
 type Measurement = (&'static str, fn(&Args, &mut Report) -> Result<()>);
 
 /// In order: what needs no device first, so that a broken device still leaves figures.
-const MEASUREMENTS: [Measurement; 1] = [("engine", engine_cost::measure)];
+const MEASUREMENTS: [Measurement; 4] = [
+    ("engine", engine_cost::measure),
+    ("throughput", throughput::measure),
+    ("swap-in", swap_in::measure),
+    ("faults", faults::measure),
+];
 
 fn run(args: &Args) -> Result<()> {
     let mut report = Report::default();

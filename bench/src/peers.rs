@@ -4,10 +4,13 @@
 //! Each is a guard: dropping it swaps off and removes what it made.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use dynamicswap_types::Bytes;
+
+use crate::workload::beside;
 
 /// Runs a program to its end and fails with what it said.
 pub fn tool(program: &str, args: &[&str]) -> Result<String> {
@@ -75,6 +78,44 @@ impl Drop for SwapArea {
         if let Err(error) = removed {
             eprintln!("bench: cannot remove {text}: {error}");
         }
+    }
+}
+
+/// The fuse-loop device with its pages in memory of its own engine process: what the front end
+/// costs without any network.
+#[derive(Debug)]
+pub struct LocalDevice {
+    holder: Child,
+    // Removed after the holder has unmounted what lies in it.
+    _state: tempfile::TempDir,
+}
+
+impl LocalDevice {
+    /// Starts it and waits until swap is on.
+    pub fn start(size: Bytes) -> Result<Self> {
+        let state = tempfile::tempdir().context("cannot make a directory")?;
+        let mut command = Command::new(beside("dynamicswap-swapd")?);
+        command.args(["--node=bench", "--backend=local", "--slab=16Mi"]);
+        command.arg(format!("--size={size}"));
+        command.arg(format!("--state-dir={}", state.path().display()));
+        command.arg(format!("--control-socket={}", state.path().join("swapd.sock").display()));
+        let holder = command.stderr(Stdio::null()).spawn().context("cannot start swapd")?;
+        let device = Self { holder, _state: state };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while std::fs::read_to_string("/proc/swaps")?.lines().count() < 2 {
+            ensure!(Instant::now() < deadline, "the local device is not swap after 30 s");
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        Ok(device)
+    }
+}
+
+impl Drop for LocalDevice {
+    fn drop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.holder);
+        // SIGTERM, never -9: the holder swaps off first. One that has ended is fine.
+        let _asked = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ended = self.holder.wait();
     }
 }
 
