@@ -12,6 +12,7 @@ mod pinned;
 mod process;
 mod resources;
 mod supervisor;
+mod takeover;
 mod watch;
 
 use std::process::ExitCode;
@@ -51,6 +52,6 @@ fn hold(options: &Options) -> anyhow::Result<()> {
     for warning in Protection::start().warnings() {
         tracing::warn!("{warning}");
     }
-    let resources = Resources::make(options)?;
-    Watch::new(options, resources, signals)?.run()
+    let (resources, engine) = Resources::make(options)?;
+    Watch::new(options, resources, signals, engine)?.run()
 }

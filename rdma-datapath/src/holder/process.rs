@@ -63,6 +63,18 @@ impl Process {
         }
     }
 
+    /// A process that somebody else started.
+    ///
+    /// # Errors
+    /// The host's, such as that it does not exist.
+    pub fn adopt(pid: u32) -> io::Result<Self> {
+        Ok(Self {
+            pid,
+            descriptor: open(pid)?,
+            child: None,
+        })
+    }
+
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {

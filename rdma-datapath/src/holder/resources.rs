@@ -4,7 +4,7 @@
 //! as it was.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, Write};
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -16,7 +16,9 @@ use rustix::io::Errno;
 
 use super::leftovers;
 use super::options::{Backend, Options};
-use crate::daemon::control_server::{self, SocketError};
+use super::process::Process;
+use super::takeover::Takeover;
+use crate::daemon::control_server;
 use crate::daemon::mapped_file::{MappedFile, MemoryFileError};
 use crate::daemon::memory_mount::{MemoryDirectory, MountError};
 use crate::daemon::options::BadInput;
@@ -64,20 +66,28 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// Makes everything.
+    /// Makes everything, or takes over what a dead holder's engine still serves. Gives that
+    /// engine, too.
     ///
     /// # Errors
     /// [`BadInput`] where the caller can mend it; everything made so far is undone.
-    pub fn make(options: &Options) -> anyhow::Result<Self> {
-        let (state, lock) = StateDirectory::take(&options.state_dir)?;
+    pub fn make(options: &Options) -> anyhow::Result<(Self, Option<Process>)> {
+        let state = StateDirectory::take(&options.state_dir)?;
+        match take_lock(&state.paths.lock())? {
+            Some(lock) => Ok((Self::make_new(options, state, lock)?, None)),
+            None => Self::take_over(options, state),
+        }
+    }
+
+    fn make_new(options: &Options, state: StateDirectory, lock: OwnedFd) -> anyhow::Result<Self> {
         leftovers::clean(&state.paths)?;
         let spill = match &options.spill_file {
             Some(path) => Some(make_spill(path, options.size)?),
             None => None,
         };
         let (memory_guard, file, noswap) = Memory::make(options, &state.paths)?;
-        let socket = control_server::bind(&options.control_socket).map_err(socket_error)?;
-        let socket_guard = Socket(options.control_socket.clone());
+        let control = control_server::bind(&options.control_socket).map_err(BadInput::new)?;
+        let socket = Socket(options.control_socket.clone());
         let identity = Identity {
             device_id: draw_id()?,
             size: options.size,
@@ -85,28 +95,47 @@ impl Resources {
             spill: spill.as_ref().map_or(Bytes::ZERO, |_| options.size),
             noswap,
         };
-        let descriptor = file
-            .as_fd()
-            .try_clone_to_owned()
-            .context("duplicate a descriptor")?;
+        let descriptor = file.as_fd().try_clone_to_owned();
+        let descriptor = descriptor.context("duplicate a descriptor")?;
         let (memory, _) = SwapdMemory::create(file, &identity)?;
         let holder = std::process::id();
         memory.header().holder_pid.store(holder, Ordering::Release);
+        memory.set_state_created(state.created);
         let (mount, fuse) = Mount::make(state.paths.mount())?;
         Ok(Self {
             descriptors: Descriptors {
                 fuse,
                 memory: descriptor,
-                control: OwnedFd::from(socket),
+                control: OwnedFd::from(control),
                 lock,
                 spill,
             },
             memory,
             _mount: mount,
-            _socket: socket_guard,
+            _socket: socket,
             _memory: memory_guard,
             state,
         })
+    }
+
+    fn take_over(
+        options: &Options,
+        mut state: StateDirectory,
+    ) -> anyhow::Result<(Self, Option<Process>)> {
+        // Whatever fails here must leave everything to the engine, which serves it.
+        state.keep = true;
+        let takeover = Takeover::begin(options, &state.paths)?;
+        state.keep = false;
+        state.created = takeover.memory.is_state_created();
+        let resources = Self {
+            descriptors: takeover.descriptors,
+            memory: takeover.memory,
+            _mount: Mount(state.paths.mount()),
+            _socket: Socket(takeover.control_socket),
+            _memory: Memory(state.paths.state.clone()),
+            state,
+        };
+        Ok((resources, Some(takeover.engine)))
     }
 
     /// Paths under the state directory.
@@ -116,15 +145,17 @@ impl Resources {
     }
 }
 
-/// The state directory, locked.
+/// The state directory, locked for this holder.
 #[derive(Debug)]
 struct StateDirectory {
     paths: Paths,
     created: bool,
+    keep: bool,
+    _lock: OwnedFd,
 }
 
 impl StateDirectory {
-    fn take(path: &Path) -> anyhow::Result<(Self, OwnedFd)> {
+    fn take(path: &Path) -> anyhow::Result<Self> {
         let created = !path.exists();
         let place = path.display();
         fs::create_dir_all(path).map_err(|error| {
@@ -134,18 +165,36 @@ impl StateDirectory {
         })?;
         let path = fs::canonicalize(path).with_context(|| format!("resolve {place}"))?;
         let paths = Paths::from(path.as_path());
-        let lock = take_lock(&paths.lock())?;
-        Ok((Self { paths, created }, lock))
+        let file = paths.holder_lock();
+        let Some(lock) = take_lock(&file)? else {
+            let owner = fs::read_to_string(&file).unwrap_or_default();
+            return Err(BadInput::new(format!(
+                "another swapd (process {}) already serves {}: stop it, or choose another --state-dir",
+                owner.trim(),
+                paths.state.display()
+            ))
+            .into());
+        };
+        fs::write(&file, format!("{}\n", std::process::id()))
+            .with_context(|| format!("write {}", file.display()))?;
+        Ok(Self {
+            paths,
+            created,
+            keep: false,
+            _lock: lock,
+        })
     }
 }
 
 impl Drop for StateDirectory {
     fn drop(&mut self) {
-        report(
-            "remove",
-            fs::remove_file(self.paths.lock()),
-            &self.paths.lock(),
-        );
+        let lock = self.paths.holder_lock();
+        report("remove", fs::remove_file(&lock), &lock);
+        if self.keep {
+            return;
+        }
+        let lock = self.paths.lock();
+        report("remove", fs::remove_file(&lock), &lock);
         if self.created {
             // Another program's files in it are a reason to leave it.
             let _ = fs::remove_dir(&self.paths.state);
@@ -153,9 +202,9 @@ impl Drop for StateDirectory {
     }
 }
 
-/// The lock is inherited by engines: it is free only when holder and engines are all gone.
-fn take_lock(path: &Path) -> anyhow::Result<OwnedFd> {
-    let mut file = File::options()
+/// Takes a lock that lives as long as its descriptor and the copies of it; `None` if it is taken.
+fn take_lock(path: &Path) -> anyhow::Result<Option<OwnedFd>> {
+    let file = File::options()
         .read(true)
         .write(true)
         .create(true)
@@ -167,27 +216,11 @@ fn take_lock(path: &Path) -> anyhow::Result<OwnedFd> {
                 path.display()
             ))
         })?;
-    if let Err(errno) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        anyhow::ensure!(
-            errno == Errno::WOULDBLOCK,
-            "lock {}: {errno}",
-            path.display()
-        );
-        let mut owner = String::new();
-        file.read_to_string(&mut owner)
-            .with_context(|| format!("read {}", path.display()))?;
-        let state = path.parent().unwrap_or(path).display();
-        let owner = owner.trim();
-        return Err(BadInput::new(format!(
-            "another swapd (process {owner}) already serves {state}: stop it, or choose another --state-dir"
-        ))
-        .into());
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file.into())),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(errno) => Err(errno).with_context(|| format!("lock {}", path.display())),
     }
-    file.set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .with_context(|| format!("write {}", path.display()))?;
-    Ok(file.into())
 }
 
 /// The noswap tmpfs with the memory files.
@@ -206,6 +239,7 @@ impl Memory {
         // The kept document: at most one frame, and its successor while it is written.
         let document = Bytes::new(2 * dynamicswap_proto::frame::FRAME_BYTES_MAX as u64);
         let room = tables.saturating_add(content).saturating_add(document);
+        check_memory(tables.saturating_add(content), options)?;
         let directory = MemoryDirectory::prepare(&paths.state, room).map_err(mount_error)?;
         for warning in &directory.warnings {
             tracing::warn!("{warning}");
@@ -233,6 +267,27 @@ impl Drop for Memory {
     }
 }
 
+/// Taking more memory than there is would call the OOM killer, which would choose this process.
+fn check_memory(needed: Bytes, options: &Options) -> anyhow::Result<()> {
+    let text = fs::read_to_string("/proc/meminfo").context("read /proc/meminfo")?;
+    match mem_available(&text) {
+        Some(available) if needed > available => Err(BadInput::new(format!(
+            "a device of {} needs {needed} of memory here, and {available} are available: choose a smaller --size",
+            options.size
+        ))
+        .into()),
+        _ => Ok(()),
+    }
+}
+
+fn mem_available(meminfo: &str) -> Option<Bytes> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(Bytes::new(kib.saturating_mul(1024)))
+}
+
 fn make_file(path: &Path, bytes: usize, options: &Options) -> anyhow::Result<MappedFile> {
     MappedFile::create(path, bytes).map_err(|error| match error {
         MemoryFileError::NoMemory { .. } => BadInput::new(format!(
@@ -250,10 +305,6 @@ fn mount_error(error: MountError) -> anyhow::Error {
         MountError::Refused { .. } => BadInput::new(error).into(),
         other => other.into(),
     }
-}
-
-fn socket_error(error: SocketError) -> anyhow::Error {
-    BadInput::new(error).into()
 }
 
 /// The control socket's file.
@@ -340,7 +391,7 @@ mod tests {
     #[test]
     fn second_holder_is_told_who_the_first_is() {
         let directory = tempfile::tempdir().expect("a directory");
-        let (_first, _lock) = StateDirectory::take(directory.path()).expect("free");
+        let _first = StateDirectory::take(directory.path()).expect("free");
         let error = StateDirectory::take(directory.path()).expect_err("taken");
         let sentence = error.to_string();
         assert!(
@@ -359,6 +410,13 @@ mod tests {
         drop(StateDirectory::take(directory.path()).expect("found"));
         assert!(directory.path().exists());
         assert_eq!(fs::read_dir(directory.path()).expect("listed").count(), 0);
+    }
+
+    #[test]
+    fn available_memory_is_read_from_the_kernel_s_words() {
+        let meminfo = "MemTotal: 9 kB\nMemAvailable:     8 kB\n";
+        assert_eq!(mem_available(meminfo), Some(Bytes::new(8192)));
+        assert_eq!(mem_available("MemTotal: 9 kB\n"), None);
     }
 
     #[test]

@@ -82,6 +82,12 @@ impl Supervisor {
         }
     }
 
+    /// Engines that died in a row without having been stable.
+    #[must_use]
+    pub fn failures(&self) -> usize {
+        self.failures
+    }
+
     /// An engine process was started.
     pub fn started(&mut self, now: MonotonicTime) {
         self.phase = Phase::Running {

@@ -20,6 +20,7 @@ use super::pinned::PinnedProgram;
 use super::process::Process;
 use super::resources::Resources;
 use super::supervisor::{Step, Supervisor};
+use super::takeover;
 use crate::daemon::clock::monotonic_now;
 use crate::daemon::options::{BadInput, EXIT_BAD_INPUT};
 use crate::daemon::signals::Signals;
@@ -32,8 +33,12 @@ use crate::swapd::{EXIT_FENCED, EXIT_GONE};
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// The kernel's list of swap areas is looked at this often.
 const SWAPS_INTERVAL: Duration = Duration::from_secs(1);
+/// Helpers of a holder that died are awaited this long.
+const HELPER_TIME_MAX: Duration = Duration::from_secs(10);
 /// A killed engine is awaited this long at the end.
 const END_TIME_MAX: Duration = Duration::from_secs(10);
+/// Engines that may end before the first one serves.
+const START_TRIES_MAX: usize = 5;
 /// Tries to detach a device whose connection is gone.
 const GONE_TRIES_MAX: u32 = 3;
 
@@ -71,7 +76,12 @@ impl Watch {
     ///
     /// # Errors
     /// [`BadInput`] if there is none.
-    pub fn new(options: &Options, resources: Resources, signals: Signals) -> anyhow::Result<Self> {
+    pub fn new(
+        options: &Options,
+        resources: Resources,
+        signals: Signals,
+        engine: Option<Process>,
+    ) -> anyhow::Result<Self> {
         let program = match &options.engine {
             Some(path) => path.clone(),
             None => std::env::current_exe()
@@ -85,15 +95,22 @@ impl Watch {
             ))
         })?;
         let now = monotonic_now();
+        let mut supervisor = Supervisor::new(options.limits(), now);
+        let mut attachment = Attachment::new(AttachState::Detached, None);
+        if engine.is_some() {
+            supervisor.started(now);
+            let (state, number) = settled_device(&resources, &signals)?;
+            attachment = Attachment::new(state, number);
+        }
         Ok(Self {
-            engine: None,
+            engine,
             helper: None,
             options: options.clone(),
             program,
             pinned,
             signals,
-            supervisor: Supervisor::new(options.limits(), now),
-            attachment: Attachment::new(AttachState::Detached, None),
+            supervisor,
+            attachment,
             stop: None,
             gone_tries: 0,
             swaps_at: now,
@@ -121,7 +138,7 @@ impl Watch {
         self.end_engine();
         match self.stop {
             Some(Stop::BadInput) => {
-                Err(BadInput::new("the engine refused to start: see its message above").into())
+                Err(BadInput::new("no engine could be started: see the messages above").into())
             }
             Some(Stop::Gone(why)) => anyhow::bail!("{why}"),
             _ => Ok(()),
@@ -275,7 +292,12 @@ impl Watch {
                 self.close_connection(why);
             }
             Some(EXIT_BAD_INPUT) if !self.has_served() => self.stop = Some(Stop::BadInput),
-            _ => tracing::warn!("the engine (process {}) {ending}", engine.pid()),
+            _ => {
+                tracing::warn!("the engine (process {}) {ending}", engine.pid());
+                if !self.has_served() && self.supervisor.failures() >= START_TRIES_MAX {
+                    self.stop = Some(Stop::BadInput);
+                }
+            }
         }
         Ok(())
     }
@@ -409,6 +431,31 @@ impl Watch {
         } else if let Err(error) = engine.ending() {
             tracing::warn!("the engine cannot be awaited: {error}");
         }
+    }
+}
+
+/// What the block device is doing, after the helpers of a dead holder have ended.
+fn settled_device(
+    resources: &Resources,
+    signals: &Signals,
+) -> anyhow::Result<(AttachState, Option<u32>)> {
+    let backing = resources.paths().backing();
+    let deadline = monotonic_now().after(HELPER_TIME_MAX);
+    loop {
+        let state = takeover::device_state(&backing)?;
+        if let Some(state) = state {
+            return Ok(state);
+        }
+        if monotonic_now() > deadline {
+            tracing::warn!(
+                "a helper of the holder before does not end: the device counts as detached"
+            );
+            return Ok((AttachState::Detached, None));
+        }
+        let mut pause = [PollFd::new(signals, PollFlags::IN)];
+        let timeout = Timespec::try_from(LOOK_INTERVAL).context("a time")?;
+        // A signal ends the pause early, and is taken later.
+        let _ = poll(&mut pause, Some(&timeout));
     }
 }
 

@@ -10,6 +10,8 @@ use dynamicswap_engine::tables::AttachState;
 use dynamicswap_proto::common::v1::SwapDeviceDocument;
 use dynamicswap_proto::daemon::v1::{KeptDocument, Report, report};
 use dynamicswap_types::{Generation, SwapDeviceId};
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 
 use super::document::{self, Prepared};
 use super::latencies::Latencies;
@@ -26,6 +28,9 @@ use crate::holder::options::Backend;
 
 /// The holder's words are looked at this often.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Said while nobody would replace this engine.
+pub const HOLDER_GONE: &str = "the holder of this engine has died: nobody replaces the engine now; start dynamicswap-swapd again with the same options, and it takes over";
 
 /// What the control threads work with.
 #[derive(Debug)]
@@ -83,7 +88,16 @@ impl Control {
             device: self.memory.device(),
             failure: self.memory.failure_version(),
             stopping: self.memory.is_stopping(),
+            holder_gone: self.is_holder_gone(),
         }
+    }
+
+    /// Whether nobody watches this engine any more.
+    #[must_use]
+    pub fn is_holder_gone(&self) -> bool {
+        let pid = self.memory.header().holder_pid.load(Ordering::Acquire);
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        pid.is_none_or(|pid| test_kill_process(pid) == Err(Errno::SRCH))
     }
 
     fn tell_holder_words(&self, before: &HolderWords, now: &HolderWords) {
@@ -103,6 +117,9 @@ impl Control {
         let failure = self.memory.failure();
         if now.failure != before.failure && !failure.is_empty() {
             self.events.push("DeviceFailed", failure);
+        }
+        if now.holder_gone && !before.holder_gone {
+            self.events.push("HolderGone", HOLDER_GONE);
         }
         if now.stopping && !before.stopping {
             self.events.push(
@@ -245,6 +262,7 @@ struct HolderWords {
     device: (AttachState, Option<u32>),
     failure: u64,
     stopping: bool,
+    holder_gone: bool,
 }
 
 /// Path of the block device; empty without one.

@@ -3,6 +3,7 @@
 //! It outlives every engine process. One of the few files with unsafe code: the tables' types are
 //! laid over the mapping here. Each word has one writer, named beside it.
 
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use dynamicswap_engine::buffer::BufferRange;
@@ -23,7 +24,7 @@ const MAGIC: u64 = u64::from_le_bytes(*b"DSWAPHD1");
 /// Bytes of the sentence that says why attaching or detaching failed.
 pub const SENTENCE_BYTES_MAX: usize = 512;
 
-/// Places of the words in the holder's page. All but the last two are the holder's.
+/// Places of the words in the holder's page. All but two are the holder's.
 mod word {
     pub(super) const MAGIC: usize = 0;
     pub(super) const SIZE: usize = 1;
@@ -31,6 +32,7 @@ mod word {
     pub(super) const SWAPPABLE: usize = 3;
     pub(super) const SPILL_BYTES: usize = 4;
     pub(super) const STOPPING: usize = 5;
+    pub(super) const STATE_CREATED: usize = 144;
     pub(super) const SENTENCE_VERSION: usize = 6;
     pub(super) const SENTENCE_LEN: usize = 7;
     pub(super) const SENTENCE: usize = 8;
@@ -71,6 +73,19 @@ pub struct Identity {
     pub spill: Bytes,
     /// Whether the file can never be swapped out.
     pub noswap: bool,
+}
+
+/// Numbers of the descriptors in the engine process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineDescriptors {
+    /// The FUSE connection.
+    pub fuse: RawFd,
+    /// The listening control socket.
+    pub control: RawFd,
+    /// The state directory's lock.
+    pub lock: RawFd,
+    /// The spill file.
+    pub spill: Option<RawFd>,
 }
 
 /// Sizes of a device's tables and pool.
@@ -279,6 +294,45 @@ impl SwapdMemory {
     /// The holder was told to stop.
     pub fn set_stopping(&self) {
         self.set(word::STOPPING, 1);
+    }
+
+    /// Whether the holder made the state directory, and so removes it.
+    #[must_use]
+    pub fn is_state_created(&self) -> bool {
+        self.get(word::STATE_CREATED) != 0
+    }
+
+    /// The holder says whether it made the state directory.
+    pub fn set_state_created(&self, created: bool) {
+        self.set(word::STATE_CREATED, u64::from(created));
+    }
+
+    /// Where the engine has the descriptors that it inherited.
+    #[must_use]
+    pub fn engine_descriptors(&self) -> EngineDescriptors {
+        let number = |at| RawFd::try_from(self.get(word::DESCRIPTORS + at)).unwrap_or(-1);
+        EngineDescriptors {
+            fuse: number(0),
+            control: number(1),
+            lock: number(2),
+            spill: Some(number(3)).filter(|number| *number > 0),
+        }
+    }
+
+    /// The engine says where it has them.
+    pub fn set_engine_descriptors(&self, numbers: EngineDescriptors) {
+        let EngineDescriptors {
+            fuse,
+            control,
+            lock,
+            spill,
+        } = numbers;
+        for (at, number) in [fuse, control, lock, spill.unwrap_or(0)]
+            .into_iter()
+            .enumerate()
+        {
+            self.set(word::DESCRIPTORS + at, u64::try_from(number).unwrap_or(0));
+        }
     }
 
     /// Since when the present engine serves, in nanoseconds of the monotonic clock.

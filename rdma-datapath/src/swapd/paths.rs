@@ -12,7 +12,13 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// Held by the holder and its engines for as long as they live.
+    /// Held by the holder alone.
+    #[must_use]
+    pub fn holder_lock(&self) -> PathBuf {
+        self.state.join("holder.lock")
+    }
+
+    /// Held by the holder and its engines for as long as any of them lives.
     #[must_use]
     pub fn lock(&self) -> PathBuf {
         self.state.join("swapd.lock")

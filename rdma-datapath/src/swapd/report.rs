@@ -9,7 +9,7 @@ use dynamicswap_engine::tables::{AttachState, Counter, Header};
 use dynamicswap_proto::common::v1 as pb;
 use dynamicswap_types::{Bytes, PageCount, ServerIndex};
 
-use super::control::{Control, device_path};
+use super::control::{Control, HOLDER_GONE, device_path};
 use super::mailbox::Snapshot;
 use super::memory::SwapdMemory;
 use super::sentences::Nodes;
@@ -75,6 +75,9 @@ fn warnings(control: &Control, snapshot: &Snapshot) -> Vec<String> {
         warnings.push(
             "the memory file is not on a noswap tmpfs (Linux 6.4): it stays out of swap only while a process keeps it locked".to_owned(),
         );
+    }
+    if control.is_holder_gone() {
+        warnings.push(HOLDER_GONE.to_owned());
     }
     let failure = control.memory.failure();
     if !failure.is_empty() {

@@ -25,7 +25,7 @@ use super::io_thread::{IoError, IoThread, Parts};
 use super::latencies::Latencies;
 use super::local::{self, LocalTransport};
 use super::mailbox::mailbox;
-use super::memory::{Identity, SwapdMemory, scratch};
+use super::memory::{EngineDescriptors, Identity, SwapdMemory, scratch};
 use super::options::Options;
 use super::paths::Paths;
 use super::spill::SpillFile;
@@ -82,6 +82,12 @@ fn serve(options: &Options) -> anyhow::Result<()> {
     let mut warnings = Protection::start().warnings();
     let paths = Paths::from(options.state_dir.as_path());
     let (memory, mut pool) = open_memory(memory_file, &paths)?;
+    memory.set_engine_descriptors(EngineDescriptors {
+        fuse: options.fuse_fd,
+        control: options.control_fd,
+        lock: options.lock_fd,
+        spill: options.spill_fd,
+    });
     let identity = memory.identity()?;
     let epoch = memory.take_epoch();
     let spill = spill.map(open_spill).transpose()?;
@@ -210,6 +216,9 @@ fn put_kept_in_force<F: FrontEnd>(
         }
     }
     let mut kept = kept.unwrap_or_default();
+    if backend == Backend::Local && kept.server_nodes.is_empty() {
+        kept.server_nodes.push("local".to_owned());
+    }
     if backend == Backend::Remote
         && let Some(message) = &kept.document
     {

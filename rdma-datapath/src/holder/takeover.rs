@@ -1,0 +1,112 @@
+//! Taking over from a holder that died: its engine serves on, and its descriptors are taken out
+//! of the engine, so that no page is lost and nobody waits.
+
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use anyhow::Context;
+use dynamicswap_engine::tables::AttachState;
+use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
+
+use super::helper::loop_number;
+use super::options::Options;
+use super::process::Process;
+use super::resources::Descriptors;
+use crate::daemon::mapped_file::MappedFile;
+use crate::daemon::options::BadInput;
+use crate::device::{loop_device, swap_area};
+use crate::swapd::memory::SwapdMemory;
+use crate::swapd::paths::Paths;
+
+/// What an orphaned engine and its memory file give.
+#[derive(Debug)]
+pub struct Takeover {
+    /// The engine.
+    pub engine: Process,
+    /// Copies of the descriptors that it inherited.
+    pub descriptors: Descriptors,
+    /// The memory file.
+    pub memory: SwapdMemory,
+    /// Where the control socket is bound.
+    pub control_socket: PathBuf,
+}
+
+impl Takeover {
+    /// Takes over the engine that serves this state directory.
+    ///
+    /// # Errors
+    /// [`BadInput`] if the device is another one than the options say; else what is missing.
+    pub fn begin(options: &Options, paths: &Paths) -> anyhow::Result<Self> {
+        let path = paths.memory_file();
+        let open = || MappedFile::open(&path);
+        let file = open()?;
+        let memory_descriptor = file
+            .as_fd()
+            .try_clone_to_owned()
+            .context("duplicate a descriptor")?;
+        let (memory, _) = SwapdMemory::open(file, open()?)?;
+        check_same(options, &memory)?;
+        let pid = memory.header().engine_pid.load(Ordering::Acquire);
+        let engine = Process::adopt(pid)
+            .with_context(|| format!("watch the orphaned engine (process {pid})"))?;
+        let numbers = memory.engine_descriptors();
+        let take = |number: RawFd| {
+            pidfd_getfd(&engine, number, PidfdGetfdFlags::empty()).with_context(|| {
+                format!("take descriptor {number} from the orphaned engine (process {pid})")
+            })
+        };
+        let control = UnixListener::from(take(numbers.control)?);
+        let address = control.local_addr().context("look at the control socket")?;
+        let control_socket = address
+            .as_pathname()
+            .map_or_else(|| options.control_socket.clone(), Path::to_path_buf);
+        let descriptors = Descriptors {
+            fuse: take(numbers.fuse)?,
+            memory: memory_descriptor,
+            control: OwnedFd::from(control),
+            lock: take(numbers.lock)?,
+            spill: numbers.spill.map(take).transpose()?,
+        };
+        memory
+            .header()
+            .holder_pid
+            .store(std::process::id(), Ordering::Release);
+        tracing::info!("took over engine (process {pid}) from a holder that died");
+        Ok(Self {
+            engine,
+            descriptors,
+            memory,
+            control_socket,
+        })
+    }
+}
+
+fn check_same(options: &Options, memory: &SwapdMemory) -> anyhow::Result<()> {
+    let identity = memory.identity()?;
+    let same = identity.size == options.size && identity.slab == options.slab;
+    if same {
+        return Ok(());
+    }
+    Err(BadInput::new(format!(
+        "the state directory's device has --size {} and --slab {}: start swapd with these",
+        identity.size, identity.slab
+    ))
+    .into())
+}
+
+/// What the block device is doing, as the kernel tells it. `None` while a helper of the dead
+/// holder is still at work.
+///
+/// # Errors
+/// The kernel's lists cannot be read.
+pub fn device_state(backing: &Path) -> anyhow::Result<Option<(AttachState, Option<u32>)>> {
+    let bound = loop_device::bound_to(backing)?;
+    for device in &bound {
+        if swap_area::is_on(device)? {
+            return Ok(Some((AttachState::Attached, loop_number(device))));
+        }
+    }
+    Ok(bound.is_empty().then_some((AttachState::Detached, None)))
+}
