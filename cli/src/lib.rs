@@ -6,10 +6,12 @@
 pub mod args;
 pub mod client;
 pub mod cluster;
+pub mod demo;
 pub mod failure;
 pub mod interrupt;
 pub mod objects;
 pub mod process;
+pub mod report;
 pub mod run_container;
 pub mod ui;
 pub mod view;
@@ -35,7 +37,7 @@ use crate::view::summary::Summary;
 #[must_use]
 pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
-        Command::Demo(_) => Ok(ExitCode::from(2)),
+        Command::Demo(args) => demo::run(&args),
         Command::Up(args) => up(&args),
         Command::Down(target) => down_cluster(&target),
         Command::Status(args) => status(&args),

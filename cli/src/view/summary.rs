@@ -67,6 +67,8 @@ pub struct Device {
     pub slabs_mapped: usize,
     /// Sets in reserve.
     pub sets_reserve: usize,
+    /// Mapped slabs of which a copy is missing, stale or being rebuilt.
+    pub sets_unwhole: usize,
     /// Bytes of pages whose class is not satisfied.
     pub degraded: u64,
     /// Pages that are lost.
@@ -117,6 +119,8 @@ pub struct Donor {
     pub bytes_written: u64,
     /// The memory server's process.
     pub pid: u32,
+    /// Sets that have a copy there, reserve included.
+    pub sets: usize,
 }
 
 /// One container.
@@ -229,8 +233,9 @@ fn add_held(donors: &mut BTreeMap<String, Donor>, device: &common::SwapDeviceRep
         donor.bytes_written += link.bytes_written;
         link_word(link.state()).clone_into(&mut donor.link);
     }
-    for set in device.sets.iter().filter(|set| set.slab.is_some()) {
+    for set in device.sets.iter().filter(|set| !set.released) {
         for replica in &set.replicas {
+            donor_entry(donors, &replica.node).sets += 1;
             let holds = matches!(
                 replica.state(),
                 common::ReplicaState::Live | common::ReplicaState::Rebuilding
@@ -238,7 +243,7 @@ fn add_held(donors: &mut BTreeMap<String, Donor>, device: &common::SwapDeviceRep
             let reachable = donors
                 .get(&replica.node)
                 .is_none_or(|donor| !matches!(donor.link.as_str(), "down" | "lost"));
-            if holds && reachable {
+            if set.slab.is_some() && holds && reachable {
                 donor_entry(donors, &replica.node).held += u64::from(set.pages_used) * PAGE;
             }
         }
@@ -302,6 +307,7 @@ fn device_row(node: &str, device: &common::SwapDeviceReport) -> Device {
         used: device.pages_used * PAGE,
         slabs_mapped: bound,
         sets_reserve: unbound.count(),
+        sets_unwhole: device.sets.iter().filter(|set| is_unwhole(set)).count(),
         degraded: device.pages_degraded * PAGE,
         pages_lost: counters.pages_lost,
         read: latency(device.read_latency.as_ref()),
@@ -313,6 +319,11 @@ fn device_row(node: &str, device: &common::SwapDeviceReport) -> Device {
         holder_pid: device.holder_pid,
         warnings: device.warnings.clone(),
     }
+}
+
+fn is_unwhole(set: &common::SetReport) -> bool {
+    let live = |replica: &common::ReplicaReport| replica.state() == common::ReplicaState::Live;
+    set.slab.is_some() && !set.replicas.iter().all(live)
 }
 
 fn latency(report: Option<&common::LatencyReport>) -> Latency {

@@ -201,6 +201,27 @@ impl Container {
         }
     }
 
+    /// Changes its memory limit.
+    ///
+    /// # Errors
+    /// [`ContainerError::Io`] with what the kernel says.
+    pub fn set_limit(&self, limit: Bytes) -> Result<(), ContainerError> {
+        let write = |file: &str, bytes: u64| {
+            let path = self.memory.join(file);
+            let written = fs::write(&path, bytes.to_string());
+            written.map_err(|source| ContainerError::Io {
+                what: "write",
+                path,
+                source,
+            })
+        };
+        if self.memory.join("memory.limit_in_bytes").exists() {
+            return write("memory.limit_in_bytes", limit.get());
+        }
+        write("memory.max", limit.get().saturating_add(limit.get() / 4))?;
+        write("memory.high", limit.get())
+    }
+
     /// Its directory in the hierarchy of the memory controller.
     #[must_use]
     pub fn memory_cgroup(&self) -> &Path {

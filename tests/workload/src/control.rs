@@ -1,11 +1,11 @@
 //! When a workload's churn ends: a budget of time or operations, a command, or an abort.
 //!
-//! Owns the commands that a workload takes on its standard input: `finish` (end the churn, check
-//! everything, tell the result) and `abort`; the end of the input is an abort too, because
-//! whoever started the workload is gone.
+//! Owns the commands that a workload takes on its standard input: `check` (check everything, then
+//! go on), `finish` (end the churn, check everything, tell the result) and `abort`; the end of the
+//! input is an abort too, because whoever started the workload is gone.
 
 use std::io::BufRead;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -68,6 +68,7 @@ pub struct Control {
     budget: Budget,
     state: AtomicU8,
     ops: AtomicU64,
+    passes: AtomicU32,
     churn_began: OnceLock<Instant>,
     lock: Mutex<()>,
     changed: Condvar,
@@ -81,6 +82,7 @@ impl Control {
             budget,
             state: AtomicU8::new(RUNNING),
             ops: AtomicU64::new(0),
+            passes: AtomicU32::new(0),
             churn_began: OnceLock::new(),
             lock: Mutex::new(()),
             changed: Condvar::new(),
@@ -97,10 +99,29 @@ impl Control {
         self.wake();
     }
 
+    /// Asks for one more pass over everything, after which the churn goes on.
+    pub fn ask_for_pass(&self) {
+        self.passes.fetch_add(1, Ordering::Release);
+    }
+
+    /// Passes asked for so far.
+    #[must_use]
+    pub fn passes(&self) -> u32 {
+        self.passes.load(Ordering::Acquire)
+    }
+
     /// Whether nothing more shall be done.
     #[must_use]
     pub fn is_aborted(&self) -> bool {
         self.state.load(Ordering::Acquire) == ABORTED
+    }
+
+    /// Whether neither a command nor the budget has ended the churn.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        let ops = self.ops.load(Ordering::Relaxed);
+        self.state.load(Ordering::Acquire) == RUNNING
+            && self.budget.ops.is_none_or(|most| ops < most)
     }
 
     /// Starts the clock of the budget; false if the churn is over before it began.
@@ -146,10 +167,11 @@ impl Control {
     pub fn obey(&self, input: impl BufRead) {
         for line in input.lines() {
             match line.as_deref().map(str::trim) {
+                Ok("check") => self.ask_for_pass(),
                 Ok("finish") => self.end(Ended::Finished),
                 Ok("abort") | Err(_) => break,
                 Ok("") => {}
-                Ok(other) => eprintln!("'{other}' is no command: write finish or abort"),
+                Ok(other) => eprintln!("'{other}' is no command: write check, finish or abort"),
             }
         }
         self.end(Ended::Aborted);
@@ -184,7 +206,8 @@ mod tests {
         assert!(control.take_op());
         control.end(Ended::Finished);
         assert!(!control.take_op() && !control.is_aborted());
-        control.obey(&b"finish\nwhat\n"[..]);
+        control.obey(&b"check\nfinish\nwhat\n"[..]);
+        assert_eq!(control.passes(), 1);
         assert!(control.is_aborted());
     }
 }

@@ -9,6 +9,7 @@ pub mod control;
 pub mod line;
 pub mod meter;
 pub mod page;
+pub mod redis;
 pub mod region;
 pub mod verify;
 pub mod watchdog;

@@ -57,6 +57,13 @@ pub enum Line {
         /// What is wrong with it.
         reason: String,
     },
+    /// A pass over everything is complete that the command `check` asked for.
+    Checked {
+        /// Which, from 1.
+        pass: u32,
+        /// Pages that it checked.
+        pages: u64,
+    },
     /// A digest of the whole data set (redis).
     Digest {
         /// "before" or "after".

@@ -15,7 +15,7 @@ use dynamicswap_types::Bytes;
 use dynamicswap_workload::container::{Container, Layout};
 use dynamicswap_workload::control::{Budget, Control};
 use dynamicswap_workload::region::{HugePages, lock_everything};
-use dynamicswap_workload::{verify, watchdog};
+use dynamicswap_workload::{redis, verify, watchdog};
 use rustix::process::Pid;
 
 /// Workloads that verify every byte they own, and the watchdog that stands beside them.
@@ -30,6 +30,8 @@ struct Cli {
 enum Subcommands {
     /// Write, rewrite and read memory at random and check every page.
     Verify(VerifyArgs),
+    /// Put load on a real redis-server, check every answer and compare the data set's digests.
+    Redis(RedisArgs),
     /// Run a command in a memory cgroup of its own, which is removed afterwards.
     Contain(ContainArgs),
     /// Abort the FUSE connection of a swap device that nobody serves, and swap it off.
@@ -47,6 +49,22 @@ struct VerifyArgs {
     /// How many of a hundred accesses rewrite the page.
     #[arg(long, default_value_t = 30)]
     write_percent: u64,
+    /// When to end.
+    #[command(flatten)]
+    budget: BudgetArgs,
+    /// Let the kernel use huge pages as the host is set up.
+    #[arg(long)]
+    huge_pages: bool,
+    /// Milliseconds between two progress lines.
+    #[arg(long, default_value_t = 100)]
+    progress_ms: u64,
+    /// Seed of the accesses; without it, another one each time.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+struct BudgetArgs {
     /// End the random accesses after this many seconds.
     #[arg(long)]
     seconds: Option<f64>,
@@ -56,13 +74,52 @@ struct VerifyArgs {
     /// Take the commands `finish` and `abort` on standard input, whose end aborts.
     #[arg(long)]
     commands: bool,
-    /// Let the kernel use huge pages as the host is set up.
-    #[arg(long)]
-    huge_pages: bool,
+}
+
+impl BudgetArgs {
+    /// The control, which obeys standard input if commands are asked for.
+    fn control(&self) -> Result<Arc<Control>> {
+        let time = self.seconds.map(Duration::try_from_secs_f64).transpose();
+        let budget = Budget {
+            time: time.context("--seconds is no time: give a positive number")?,
+            ops: self.ops,
+        };
+        if budget.time.is_none() && budget.ops.is_none() && !self.commands {
+            bail!("nothing would end the run: give --seconds, --ops or --commands");
+        }
+        let control = Arc::new(Control::new(budget));
+        if self.commands {
+            let control = Arc::clone(&control);
+            std::thread::spawn(move || control.obey(io::stdin().lock()));
+        }
+        Ok(control)
+    }
+}
+
+#[derive(Debug, Args)]
+struct RedisArgs {
+    /// Memory that the server shall need.
+    #[arg(long, default_value = "512Mi")]
+    size: Bytes,
+    /// Clients, each with a connection.
+    #[arg(long, default_value_t = 4)]
+    clients: usize,
+    /// How many of a hundred requests rewrite a value.
+    #[arg(long, default_value_t = 20)]
+    write_percent: u64,
+    /// When to end.
+    #[command(flatten)]
+    budget: BudgetArgs,
+    /// Directory of a cgroup that the server enters; may be given more than once.
+    #[arg(long = "cgroup")]
+    cgroups: Vec<PathBuf>,
+    /// The server's program.
+    #[arg(long, default_value = "redis-server")]
+    program: PathBuf,
     /// Milliseconds between two progress lines.
     #[arg(long, default_value_t = 100)]
     progress_ms: u64,
-    /// Seed of the accesses; without it, another one each time.
+    /// Seed of requests and values; without it, another one each time.
     #[arg(long)]
     seed: Option<u64>,
 }
@@ -96,6 +153,7 @@ struct WatchdogArgs {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Subcommands::Verify(args) => run_verify(&args),
+        Subcommands::Redis(args) => run_redis(args),
         Subcommands::Contain(args) => run_contained(&args),
         Subcommands::Watchdog(args) => run_watchdog(args),
     };
@@ -116,14 +174,6 @@ fn run_verify(args: &VerifyArgs) -> Result<ExitCode> {
         "--write-percent {} is over 100",
         args.write_percent
     );
-    let time = args.seconds.map(Duration::try_from_secs_f64).transpose();
-    let budget = Budget {
-        time: time.context("--seconds is no time: give a positive number")?,
-        ops: args.ops,
-    };
-    if budget.time.is_none() && budget.ops.is_none() && !args.commands {
-        bail!("nothing would end the run: give --seconds, --ops or --commands");
-    }
     let settings = verify::Settings {
         size: args.size,
         threads: args.threads,
@@ -136,15 +186,38 @@ fn run_verify(args: &VerifyArgs) -> Result<ExitCode> {
         progress_every: Duration::from_millis(args.progress_ms.max(10)),
         seed: args.seed.unwrap_or_else(random_seed),
     };
-    let control = Arc::new(Control::new(budget));
-    if args.commands {
-        let control = Arc::clone(&control);
-        std::thread::spawn(move || control.obey(io::stdin().lock()));
-    }
+    let control = args.budget.control()?;
     let end = verify::run(&settings, &control, &mut io::stdout())?;
     Ok(ExitCode::from(u8::from(
         end.wrong_pages > 0 || control.is_aborted(),
     )))
+}
+
+fn run_redis(args: RedisArgs) -> Result<ExitCode> {
+    ensure!(
+        args.size >= Bytes::from_mib(1),
+        "--size {} is too small for a data set: give at least 1Mi",
+        args.size
+    );
+    let settings = redis::Settings {
+        size: args.size,
+        clients: args.clients,
+        write_percent: args.write_percent.min(100),
+        cgroups: args.cgroups,
+        program: args.program,
+        progress_every: Duration::from_millis(args.progress_ms.max(10)),
+        seed: args.seed.unwrap_or_else(random_seed),
+    };
+    let control = args.budget.control()?;
+    match redis::run(&settings, &control, &mut io::stdout()) {
+        Ok(end) => Ok(ExitCode::from(u8::from(
+            end.wrong_pages > 0 || control.is_aborted(),
+        ))),
+        Err(error) => {
+            eprintln!("dynamicswap-workload: {error:#}");
+            Ok(ExitCode::from(1))
+        }
+    }
 }
 
 /// A number that no other run has: the standard library's hasher keys are random.

@@ -5,7 +5,7 @@
 
 use std::hint::black_box;
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,10 +44,13 @@ pub struct Settings {
 /// Memory that cannot be mapped, or an output that cannot be written to.
 pub fn run(settings: &Settings, control: &Control, output: &mut dyn Write) -> io::Result<End> {
     let pages = Bytes::new(settings.size.get() / PAGE_SIZE.get()).as_usize();
-    let threads = settings.threads.clamp(1, pages.max(1));
+    let stripe = pages.div_ceil(settings.threads.max(1)).max(1);
+    // As many as there are stripes: five pages on four threads are three stripes.
+    let threads = pages.div_ceil(stripe).max(1);
     let origin = Instant::now();
     let shared = Shared {
         run: RunId::new(mix(settings.seed)),
+        pages: pages as u64,
         write_percent: settings.write_percent,
         control,
         meters: (0..threads).map(|_| Meter::new(origin)).collect(),
@@ -56,7 +59,7 @@ pub fn run(settings: &Settings, control: &Control, output: &mut dyn Write) -> io
         finished: AtomicUsize::new(0),
         checked_last: AtomicU64::new(0),
         wrong_lines: Mutex::default(),
-        failed: AtomicBool::new(false),
+        parts_checked: AtomicUsize::new(0),
     };
     let mut versions = vec![0_u32; pages];
     // Before the region is mapped: what is mapped later stays swappable.
@@ -73,7 +76,6 @@ pub fn run(settings: &Settings, control: &Control, output: &mut dyn Write) -> io
             pid: std::process::id(),
         },
     )?;
-    let stripe = pages.div_ceil(threads).max(1);
     std::thread::scope(|scope| {
         let parts = region.as_mut_slice().chunks_mut(stripe);
         for (number, (pages, versions)) in parts.zip(versions.chunks_mut(stripe)).enumerate() {
@@ -101,6 +103,7 @@ fn report(
 ) -> io::Result<End> {
     let mut totals = Totals::new(&shared.meters, origin);
     let mut announced = None;
+    let mut passes = 0;
     loop {
         let done = shared.control.wait(every, || {
             shared.finished.load(Ordering::Acquire) == shared.meters.len()
@@ -113,6 +116,17 @@ fn report(
             }
             for line in std::mem::take(&mut *shared.wrong_lines()) {
                 writeln_json(output, &line)?;
+            }
+            while passes < shared.passes_done() {
+                passes += 1;
+                let pages = shared.pages;
+                writeln_json(
+                    output,
+                    &Line::Checked {
+                        pass: passes,
+                        pages,
+                    },
+                )?;
             }
             writeln_json(output, &Line::Progress(totals.progress(phase)))
         })();
@@ -139,6 +153,7 @@ fn writeln_json(output: &mut dyn Write, line: &Line) -> io::Result<()> {
 /// What workers and reporter share.
 struct Shared<'a> {
     run: RunId,
+    pages: u64,
     write_percent: u64,
     control: &'a Control,
     meters: Vec<Meter>,
@@ -147,16 +162,24 @@ struct Shared<'a> {
     finished: AtomicUsize,
     checked_last: AtomicU64,
     wrong_lines: Mutex<Vec<Line>>,
-    failed: AtomicBool,
+    /// Parts of the memory that passes asked for by a command have checked.
+    parts_checked: AtomicUsize,
 }
 
 impl Shared<'_> {
     fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Relaxed) {
             0 => Phase::Fill,
+            1 if self.passes_done() < self.control.passes() => Phase::Check,
             1 => Phase::Churn,
             _ => Phase::Check,
         }
+    }
+
+    /// Passes over everything, asked for by a command, that are complete.
+    fn passes_done(&self) -> u32 {
+        let parts = self.parts_checked.load(Ordering::Acquire);
+        u32::try_from(parts / self.meters.len()).unwrap_or(u32::MAX)
     }
 
     fn wrong_lines(&self) -> std::sync::MutexGuard<'_, Vec<Line>> {
@@ -191,13 +214,10 @@ impl Worker<'_> {
             self.churn();
         }
         self.enter(2);
-        for position in 0..self.pages.len() {
-            if self.shared.control.is_aborted() {
-                break;
-            }
-            self.access(position, Access::Read);
-            self.shared.checked_last.fetch_add(1, Ordering::Relaxed);
-        }
+        let checked = self.check_all();
+        self.shared
+            .checked_last
+            .fetch_add(checked, Ordering::Relaxed);
         if self.shared.finished.fetch_add(1, Ordering::Release) + 1 == self.shared.meters.len() {
             self.shared.control.wake();
         }
@@ -211,11 +231,30 @@ impl Worker<'_> {
         self.shared.gate.wait();
     }
 
-    fn churn(&mut self) {
-        if self.pages.is_empty() {
-            return;
+    /// Reads and checks every page; tells how many.
+    fn check_all(&mut self) -> u64 {
+        let mut checked = 0;
+        for position in 0..self.pages.len() {
+            if self.shared.control.is_aborted() {
+                break;
+            }
+            self.access(position, Access::Read);
+            checked += 1;
         }
+        checked
+    }
+
+    fn churn(&mut self) {
+        let mut passes = 0;
         while self.shared.control.take_op() {
+            if passes < self.shared.control.passes() {
+                passes += 1;
+                self.check_all();
+                self.shared.parts_checked.fetch_add(1, Ordering::Release);
+            }
+            if self.pages.is_empty() {
+                continue;
+            }
             let position = usize::try_from(self.draw() % self.pages.len() as u64).unwrap_or(0);
             let write = self.draw() % 100 < self.shared.write_percent;
             let access = if write { Access::Rewrite } else { Access::Read };
@@ -245,14 +284,13 @@ impl Worker<'_> {
         if access != Access::FirstWrite {
             let result = stamp.check(page);
             let wrong_before = self.meter.checked(result.is_ok());
-            if let Err(reason) = result {
-                self.shared.failed.store(true, Ordering::Relaxed);
-                if wrong_before < WRONG_LINES_MAX {
-                    self.shared.wrong_lines().push(Line::Wrong {
-                        page: stamp.index,
-                        reason: reason.to_string(),
-                    });
-                }
+            if let Err(reason) = result
+                && wrong_before < WRONG_LINES_MAX
+            {
+                self.shared.wrong_lines().push(Line::Wrong {
+                    page: stamp.index,
+                    reason: reason.to_string(),
+                });
             }
         }
         if access != Access::Read {
@@ -316,6 +354,20 @@ mod tests {
     }
 
     #[test]
+    fn asked_for_pass_checks_everything_and_the_churn_goes_on() {
+        let control = Control::new(Budget::ops(1000));
+        control.ask_for_pass();
+        let mut output = Vec::new();
+        let end = run(&settings(128, 2), &control, &mut output).expect("runs");
+        assert_eq!((end.ops, end.wrong_pages), (128 + 1000 + 128 + 128, 0));
+        let checked = Line::Checked {
+            pass: 1,
+            pages: 128,
+        };
+        assert!(lines(&output).contains(&checked));
+    }
+
+    #[test]
     fn abort_ends_everything_at_once() {
         let control = Control::new(Budget::until_told());
         control.end(Ended::Aborted);
@@ -325,8 +377,10 @@ mod tests {
 
     #[test]
     fn fewer_pages_than_threads_still_run() {
-        let control = Control::new(Budget::ops(10));
-        let end = run(&settings(1, 4), &control, &mut Vec::new()).expect("runs");
-        assert_eq!((end.pages_final, end.wrong_pages), (1, 0));
+        for (pages, threads) in [(1, 4), (5, 4), (7, 5)] {
+            let control = Control::new(Budget::ops(10));
+            let end = run(&settings(pages, threads), &control, &mut Vec::new()).expect("runs");
+            assert_eq!((end.pages_final, end.wrong_pages), (pages, 0));
+        }
     }
 }

@@ -1,0 +1,196 @@
+//! `demo`: the whole story on one machine, told while it happens and written down at its end.
+//!
+//! Owns the order of the story, the verdict and the cleaning up, which happens however it ends.
+
+mod load;
+mod recorder;
+mod sampler;
+mod story;
+mod verdict;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use dynamicswap_types::{Bytes, SlabSize};
+
+use crate::args::DemoArgs;
+use crate::cluster::host;
+use crate::cluster::paths::ClusterName;
+use crate::cluster::record::Shape;
+use crate::cluster::up;
+use crate::failure::{Interrupted, Refusal, exit_code};
+use crate::interrupt::Interrupt;
+use crate::objects::read_objects;
+use crate::refuse_unless;
+use crate::report;
+use crate::ui::{Tone, Ui, human_bytes};
+
+use story::Demo;
+
+/// The demo's own policy: the same kind of file that kubectl takes.
+const POLICY: &str = include_str!("../../policies/demo.yaml");
+/// Least memory for which the story has something to show.
+const MEMORY_MIN: Bytes = Bytes::from_mib(64);
+/// Slabs that donors have beyond what the workload can need, for the reserve.
+const RESERVE_SLABS: u64 = 12;
+
+/// Runs the demo.
+///
+/// # Errors
+/// A refusal for bad input; anything that fails later is in the report and the exit code.
+pub fn run(args: &DemoArgs) -> Result<ExitCode> {
+    let policy = policy(args)?;
+    let settings = settings(args)?;
+    host::check(&settings.shape)?;
+    check_out(&args.out)?;
+    let interrupt = Interrupt::listen()?;
+    let mut ui = Ui::new();
+    ui.headline(&format!(
+        "DynamicSwap demo: {} needs {}, gets {}, and borrows the rest from {} donors",
+        args.workload.as_str(),
+        human_bytes(args.memory.get()),
+        human_bytes(args.memory.get() / 2),
+        args.donors
+    ));
+    let mut demo = Demo::new(args, settings, interrupt);
+    let played = demo.play(&policy, &mut ui);
+    if played.is_err() {
+        demo.save_logs(&args.out.join("logs"));
+    }
+    demo.clean_up(&mut ui);
+    let played = match played {
+        // Nothing ran, so there is nothing to report but the reason.
+        Err(error) if !demo.has_started() => return Err(error),
+        other => other,
+    };
+    let report = verdict::report(&demo, args, played.as_ref().err());
+    let html = report::write(&report, &args.out)?;
+    tell(&report, &html, &mut ui);
+    match played {
+        Err(error) if error.downcast_ref::<Interrupted>().is_some() => Ok(exit_code(&error)),
+        _ => Ok(ExitCode::from(u8::from(!report.passed))),
+    }
+}
+
+fn policy(args: &DemoArgs) -> Result<String> {
+    let Some(path) = &args.policy else {
+        return Ok(POLICY.to_owned());
+    };
+    let text = read_objects(path)?;
+    dynamicswap_crds::parse_policies(&text)
+        .map_err(|error| Refusal::error(format!("{}: {error}", path.display())))?;
+    Ok(text)
+}
+
+/// The cluster that the workload needs: two copies of everything must fit when one donor is gone.
+fn settings(args: &DemoArgs) -> Result<up::Settings> {
+    refuse_unless!(
+        args.memory >= MEMORY_MIN,
+        "--memory {} is too small to show anything: give at least {MEMORY_MIN}",
+        args.memory
+    );
+    refuse_unless!(
+        args.memory <= Bytes::from_mib(64 << 10),
+        "--memory {} is more than the demo can hold: give at most 64Gi",
+        args.memory
+    );
+    refuse_unless!(
+        args.calm.is_finite() && (0.5..=600.0).contains(&args.calm),
+        "--calm {} is no time: give 0.5 to 600 seconds",
+        args.calm
+    );
+    refuse_unless!(
+        args.donors >= 3,
+        "{} donors are too few: with one killed, two copies need two more, so give at least 3",
+        args.donors
+    );
+    let slab = SlabSize::try_from(Bytes::from_mib(16))?;
+    let slabs = slab.slabs_for(args.memory) + RESERVE_SLABS;
+    let survivors = u64::from(args.donors - 1).min(2);
+    let per_donor = (slabs * 2).div_ceil(survivors) * slab.bytes().get();
+    Ok(up::Settings {
+        name: "demo".parse::<ClusterName>().map_err(Refusal::error)?,
+        shape: Shape {
+            donors: args.donors,
+            donor_capacity: Bytes::new(per_donor),
+            device_size: Bytes::new((slabs + slabs / 2) * slab.bytes().get()),
+            slab,
+        },
+        controller_port: None,
+    })
+}
+
+/// Refuses early what would fail after a minute.
+fn check_out(out: &Path) -> Result<()> {
+    let probe = out.join(".dynamicswap-probe");
+    let made = std::fs::create_dir_all(out).and_then(|()| std::fs::write(&probe, ""));
+    made.and_then(|()| std::fs::remove_file(&probe))
+        .map_err(|error| {
+            Refusal::error(format!(
+                "cannot write reports into {} ({error}): choose another --out",
+                out.display()
+            ))
+        })
+}
+
+fn tell(report: &report::Report, html: &Path, ui: &mut Ui) {
+    ui.line("");
+    for failure in &report.failures {
+        ui.bad("failed", failure);
+    }
+    let figures = verdict::figures(report);
+    let (tone, word) = if report.passed {
+        (Tone::Good, "passed")
+    } else {
+        (Tone::Bad, "failed")
+    };
+    let verdict = ui.paint(tone, word);
+    ui.line(&format!("{verdict}: {figures}"));
+    ui.line(&format!("report: {}", html.display()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command};
+    use clap::Parser;
+
+    fn args(words: &[&str]) -> DemoArgs {
+        let words = ["dynamicswap", "demo"].iter().chain(words);
+        let Command::Demo(args) = Cli::try_parse_from(words).expect("valid").command else {
+            panic!("not a demo");
+        };
+        args
+    }
+
+    #[test]
+    fn own_policy_is_valid() {
+        let policies = dynamicswap_crds::parse_policies(POLICY).expect("valid");
+        assert_eq!(policies.len(), 1);
+    }
+
+    #[test]
+    fn two_copies_fit_on_the_survivors() {
+        let args = args(&["--memory", "512Mi"]);
+        let shape = settings(&args).expect("possible").shape;
+        let survivors = u64::from(shape.donors - 1);
+        assert!(shape.donor_capacity.get() * survivors >= 2 * args.memory.get());
+        assert!(shape.device_size > args.memory);
+    }
+
+    #[test]
+    fn impossible_demands_are_refused() {
+        for words in [
+            &["--memory", "1Mi"][..],
+            &["--memory", "1Ti"],
+            &["--donors", "2"],
+            &["--calm", "0"],
+        ] {
+            let error = settings(&args(words)).expect_err("impossible");
+            assert!(error.downcast_ref::<Refusal>().is_some(), "{error}");
+        }
+        let error = policy(&args(&["--policy", "/nonexistent"])).expect_err("missing");
+        assert!(error.to_string().starts_with("cannot read /nonexistent"));
+    }
+}

@@ -1,0 +1,113 @@
+//! The verdict: whether everything that the demo promises held, and the report that says so.
+
+use super::recorder::Seen;
+use super::story::Demo;
+use crate::args::DemoArgs;
+use crate::report::analysis::cost_of;
+use crate::report::{Digest, Kill, Report, SwapIn};
+use crate::ui::human_count;
+
+/// Puts the report of a demo together.
+#[must_use]
+pub fn report(demo: &Demo, args: &DemoArgs, error: Option<&anyhow::Error>) -> Report {
+    let seen = demo.recorder.seen().clone();
+    let end = seen.end.clone().unwrap_or_default();
+    let digest = digest(&seen);
+    let mut failures: Vec<String> = error.iter().map(|error| format!("{error:#}")).collect();
+    failures.extend(seen.wrong.iter().cloned());
+    failures.extend(
+        demo.left_behind
+            .iter()
+            .map(|left| format!("left behind: {left}")),
+    );
+    if digest
+        .as_ref()
+        .is_some_and(|digest| digest.before != digest.after)
+    {
+        failures.push("the data set's digest is another one than before".to_owned());
+    }
+    if seen.pages_peak == 0 && error.is_none() {
+        failures.push("no page was ever remote".to_owned());
+    }
+    let mut events = seen.events.clone();
+    events.sort_by_key(|event| event.t_ms);
+    failures.dedup();
+    Report {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_unix_ms: demo.recorder.started_unix_ms(),
+        duration_ms: demo.recorder.now_ms(),
+        passed: failures.is_empty(),
+        failures,
+        host: host(),
+        workload: args.workload.as_str().to_owned(),
+        memory_bytes: args.memory.get(),
+        limit_bytes: args.memory.get() / 2,
+        donors: args.donors,
+        pages_remote_peak: seen.pages_peak,
+        pages_checked: end.pages_checked.max(seen.progress.pages_checked),
+        wrong_pages: end.wrong_pages.max(seen.progress.wrong_pages),
+        processes_lost: demo.lost.len() as u64,
+        processes_lost_names: demo.lost.clone(),
+        left_behind: demo.left_behind.clone(),
+        digest,
+        swap_in: SwapIn {
+            count: end.swap_ins,
+            p50_us: end.p50_us,
+            p99_us: end.p99_us,
+            max_us: end.max_us,
+        },
+        kills: demo
+            .kills
+            .iter()
+            .map(|kill| with_cost(kill, &seen))
+            .collect(),
+        events,
+        phases: seen.phases,
+        series: seen.series,
+    }
+}
+
+fn with_cost(kill: &Kill, seen: &Seen) -> Kill {
+    let cost = cost_of(&seen.series.workload, kill.t_ms);
+    Kill {
+        worst_stall_us: cost.worst_stall_us,
+        ops_before: cost.ops_before,
+        back_to_90_percent_ms: cost.back_to_90_percent_ms,
+        ..kill.clone()
+    }
+}
+
+/// The first and the last digest, if the workload makes any.
+fn digest(seen: &Seen) -> Option<Digest> {
+    let (_, first) = seen.digests.first()?;
+    let (_, last) = seen.digests.last()?;
+    Some(Digest {
+        keys: last.keys,
+        before: first.before.clone(),
+        after: last.after.clone(),
+    })
+}
+
+/// Kernel and processors.
+fn host() -> String {
+    let name = rustix::system::uname();
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    format!(
+        "{} {}, {processors} processors",
+        name.sysname().to_string_lossy(),
+        name.release().to_string_lossy()
+    )
+}
+
+/// The figures of the last line.
+#[must_use]
+pub fn figures(report: &Report) -> String {
+    format!(
+        "{} pages remote at the peak, {} checks, {} wrong pages, {} processes lost, {} things left behind",
+        human_count(report.pages_remote_peak),
+        human_count(report.pages_checked),
+        human_count(report.wrong_pages),
+        human_count(report.processes_lost),
+        report.left_behind.len()
+    )
+}
