@@ -1,0 +1,41 @@
+//! `cargo xtask bench`: builds the release and becomes the benchmark program.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use crate::{demo, exec, host};
+
+/// What to run and where the report goes.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Folder for bench.json.
+    #[arg(long, value_name = "DIR", default_value = "bench-report")]
+    out: PathBuf,
+    /// Arguments of the benchmark program, after `--`.
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+/// Builds and becomes the benchmark program.
+pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
+    host::install(&host::RUN_NEEDS)?;
+    exec::run(&mut demo::build_release(root)).context("the release build failed; see above")?;
+    let mut build = exec::cargo(root);
+    build.args([
+        "build",
+        "--release",
+        "--bins",
+        "--package",
+        "dynamicswap-bench",
+    ]);
+    exec::run(&mut build).context("the benchmark's build failed; see above")?;
+    let mut program = Command::new(demo::release_folder(root).join("dynamicswap-bench"));
+    program
+        .arg("--out")
+        .arg(&options.out)
+        .args(&options.arguments);
+    exec::become_program(&mut program)
+}

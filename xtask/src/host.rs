@@ -1,0 +1,183 @@
+//! What this machine has, and how what it lacks is installed: Debian packages, as root.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::exec;
+
+/// A program that a task needs, and the Debian package that brings it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Need {
+    /// Name in PATH.
+    pub program: &'static str,
+    /// Package.
+    pub package: &'static str,
+}
+
+/// What the demo and the native tests start.
+pub const RUN_NEEDS: [Need; 5] = [
+    Need {
+        program: "redis-server",
+        package: "redis-server",
+    },
+    Need {
+        program: "redis-cli",
+        package: "redis-tools",
+    },
+    Need {
+        program: "losetup",
+        package: "mount",
+    },
+    Need {
+        program: "mkswap",
+        package: "util-linux",
+    },
+    Need {
+        program: "swapon",
+        package: "mount",
+    },
+];
+
+/// Whether this process is root.
+pub fn is_root() -> bool {
+    std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| effective_user(&status))
+        == Some(0)
+}
+
+/// The effective user id in the text of /proc/self/status.
+fn effective_user(status: &str) -> Option<u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Where `program` lies in PATH or the system folders.
+fn find_program(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path)
+        .chain(system)
+        .map(|folder| folder.join(program))
+        .find(|candidate| candidate.is_file())
+}
+
+/// Those of `needs` that are not there.
+pub fn missing(needs: &[Need]) -> Vec<Need> {
+    let absent = |need: &&Need| find_program(need.program).is_none();
+    needs.iter().filter(absent).copied().collect()
+}
+
+/// Installs what is missing of `needs`; says so first. An error where it cannot.
+pub fn install(needs: &[Need]) -> Result<()> {
+    let missing = missing(needs);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    let list = packages.join(" ");
+    if !is_root() || find_program("apt-get").is_none() {
+        bail!("missing programs: install the packages {list}, then run this again");
+    }
+    eprintln!("installing by apt: {list}");
+    if apt_install(&packages).is_err() {
+        // A fresh machine has no package lists yet.
+        exec::run(apt().arg("update")).context("the package lists could not be fetched")?;
+        apt_install(&packages).with_context(|| format!("installing {list} by apt"))?;
+    }
+    Ok(())
+}
+
+fn apt() -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive").arg("-qq");
+    // The report of a developer task is what belongs on standard output.
+    command.stdout(Stdio::null()).stdin(Stdio::null());
+    command
+}
+
+fn apt_install(packages: &[&str]) -> Result<()> {
+    let mut command = apt();
+    command.args(["install", "--yes", "--no-install-recommends"]);
+    // The redis package would start a server of its own; nothing here wants it.
+    command.env("RUNLEVEL", "1");
+    exec::run(command.args(packages))
+}
+
+/// Why swap tests cannot run here; `None` if they can.
+pub fn native_obstacle() -> Option<String> {
+    if !is_root() {
+        return Some("it needs root (swapon, mount, memory cgroups)".to_owned());
+    }
+    if !Path::new("/dev/fuse").exists() {
+        return Some("this host has no /dev/fuse: load the fuse module".to_owned());
+    }
+    let lacking = missing(&RUN_NEEDS);
+    if !lacking.is_empty() {
+        let names: Vec<&str> = lacking.iter().map(|need| need.program).collect();
+        return Some(format!("missing programs: {}", names.join(", ")));
+    }
+    if !Path::new("/dev/loop-control").exists() {
+        return Some("this host has no /dev/loop-control: load the loop module".to_owned());
+    }
+    None
+}
+
+/// Layers named in `DYNAMICSWAP_REQUIRE`: where one of them cannot run, the run fails.
+pub fn required_layers(value: Option<&OsStr>, known: &[&str]) -> Result<Vec<String>> {
+    let text = value.map(OsStr::to_string_lossy).unwrap_or_default();
+    let names = text
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty());
+    let layers: Vec<String> = names.map(str::to_owned).collect();
+    match layers.iter().find(|name| !known.contains(&name.as_str())) {
+        Some(name) => bail!(
+            "DYNAMICSWAP_REQUIRE names the layer '{name}', which does not exist: choose among {}",
+            known.join(", ")
+        ),
+        None => Ok(layers),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn effective_user_is_the_second_number() {
+        assert_eq!(
+            effective_user("Name:\tx\nUid:\t1000\t0\t1000\t1000\n"),
+            Some(0)
+        );
+        assert_eq!(effective_user("Name:\tx\n"), None);
+    }
+
+    #[test]
+    fn absent_program_is_missing_and_a_shell_is_not() {
+        let shell = Need {
+            program: "sh",
+            package: "dash",
+        };
+        let absent = Need {
+            program: "no-such-program-here",
+            package: "none",
+        };
+        assert_eq!(missing(&[shell, absent]), [absent]);
+    }
+
+    #[test]
+    fn required_layers_are_split_and_unknown_ones_refused() {
+        let known = ["native", "lab"];
+        let both = required_layers(Some(OsStr::new("native, lab")), &known);
+        assert_eq!(both.expect("known"), ["native", "lab"]);
+        assert!(required_layers(None, &known).expect("none").is_empty());
+        let error = required_layers(Some(OsStr::new("nativ")), &known).expect_err("unknown");
+        assert!(error.to_string().contains("'nativ'"));
+    }
+}
