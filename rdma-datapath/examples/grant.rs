@@ -1,0 +1,174 @@
+//! Grants slots by hand: makes a swap device work with memory servers without any control plane.
+//!
+//! `cargo run --example grant -- --swapd SOCKET --server NODE=SOCKET... [--copies 2] [--detach]`
+//! Reads every daemon's report, spreads the device's slabs over the servers, hands each its
+//! document, and prints the device's report.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Parser;
+use dynamicswap_proto::common::v1 as pb;
+use dynamicswap_proto::daemon::v1::{ReportRequest, Request, Response, report, request, response};
+use dynamicswap_proto::frame;
+
+#[derive(Parser)]
+struct Options {
+    /// Control socket of swapd.
+    #[arg(long)]
+    swapd: PathBuf,
+    /// Name and control socket of a memory server, NODE=SOCKET.
+    #[arg(long)]
+    server: Vec<String>,
+    /// Copies of each slab.
+    #[arg(long, default_value_t = 2)]
+    copies: u32,
+    /// Spill mode: None, Async or Only.
+    #[arg(long, default_value = "None")]
+    spill: dynamicswap_types::Spill,
+    /// Sets beyond those the device needs.
+    #[arg(long, default_value_t = 0)]
+    spare: u64,
+    /// Detach the device instead of attaching it.
+    #[arg(long)]
+    detach: bool,
+    /// Only print the report.
+    #[arg(long)]
+    report: bool,
+}
+
+fn ask(socket: &Path, kind: request::Kind) -> anyhow::Result<response::Kind> {
+    let mut stream =
+        UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
+    stream.write_all(&frame::encode(&Request { kind: Some(kind) })?)?;
+    let mut header = [0; frame::HEADER_BYTES];
+    stream.read_exact(&mut header)?;
+    let mut body = vec![0; frame::body_len(header)?];
+    stream.read_exact(&mut body)?;
+    let answer: Response = frame::decode(&body)?;
+    match answer.kind.context("an answer without content")? {
+        response::Kind::Refused(refused) => {
+            anyhow::bail!("{}: {}: {}", socket.display(), refused.code, refused.reason)
+        }
+        kind => Ok(kind),
+    }
+}
+
+fn report(socket: &Path) -> anyhow::Result<report::Kind> {
+    let wanted = ReportRequest {
+        known_change: 0,
+        wait_ms: 0,
+    };
+    match ask(socket, request::Kind::Report(wanted))? {
+        response::Kind::Report(report) => report.kind.context("an empty report"),
+        _ => anyhow::bail!("{} answered something else", socket.display()),
+    }
+}
+
+fn device_report(socket: &Path) -> anyhow::Result<pb::SwapDeviceReport> {
+    match report(socket)? {
+        report::Kind::SwapDevice(report) => Ok(report),
+        report::Kind::MemoryServer(_) => anyhow::bail!("{} is no swapd", socket.display()),
+    }
+}
+
+struct Server {
+    node: String,
+    socket: PathBuf,
+    report: pb::MemoryServerReport,
+}
+
+fn servers(options: &Options) -> anyhow::Result<Vec<Server>> {
+    let named = options.server.iter().map(|text| {
+        let (node, socket) = text.split_once('=').context("--server is NODE=SOCKET")?;
+        let socket = PathBuf::from(socket);
+        match report(&socket)? {
+            report::Kind::MemoryServer(report) => Ok(Server {
+                node: node.to_owned(),
+                socket,
+                report,
+            }),
+            report::Kind::SwapDevice(_) => anyhow::bail!("{node} is no memory server"),
+        }
+    });
+    named.collect()
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    let device = device_report(&options.swapd)?;
+    if options.report {
+        println!("{device:#?}");
+        return Ok(());
+    }
+    let servers = servers(&options)?;
+    let slabs = device.size_bytes.div_ceil(device.slab_bytes) + options.spare;
+    let mut next: BTreeMap<usize, u32> = BTreeMap::new();
+    let mut sets = Vec::new();
+    let copies = usize::try_from(options.copies)?;
+    if options.spill != dynamicswap_types::Spill::Only {
+        for set in 0..slabs {
+            let first = usize::try_from(set)?;
+            let replicas = (0..copies).map(|copy| {
+                let server = (first + copy) % servers.len();
+                let slot = next.entry(server).or_default();
+                let replica = pb::Replica {
+                    node: servers[server].node.clone(),
+                    slot: *slot,
+                };
+                *slot += 1;
+                replica
+            });
+            let replicas = replicas.collect();
+            let set_id = set + 1;
+            sets.push(pb::ReplicaSet { set_id, replicas });
+        }
+    }
+    for server in &servers {
+        let grants = sets.iter().flat_map(|set| {
+            let own = set
+                .replicas
+                .iter()
+                .filter(|replica| replica.node == server.node);
+            own.map(|replica| pb::SlotGrant {
+                slot: replica.slot,
+                device_id: device.device_id.clone(),
+                set_id: set.set_id,
+            })
+        });
+        let document = pb::MemoryServerDocument {
+            generation: server.report.generation + 1,
+            incarnation: server.report.incarnation.clone(),
+            grants: grants.collect(),
+        };
+        ask(&server.socket, request::Kind::ApplyMemoryServer(document))?;
+    }
+    let endpoint = |server: &Server| pb::ServerEndpoint {
+        node: server.node.clone(),
+        tcp_address: server.report.tcp_address.clone(),
+        failure_domain: server.node.clone(),
+        incarnation: server.report.incarnation.clone(),
+    };
+    let document = pb::SwapDeviceDocument {
+        generation: device.generation + 1,
+        device_id: device.device_id,
+        durability: Some(pb::Durability {
+            copies: options.copies,
+            spill: pb::Spill::from(options.spill).into(),
+        }),
+        attached: !options.detach,
+        write_hold_ms: 2_000,
+        read_stall_ms: 30_000,
+        empty_slab_hold_ms: 5_000,
+        reserve_sets_max: u32::try_from(slabs)?,
+        servers: servers.iter().map(endpoint).collect(),
+        sets,
+    };
+    ask(&options.swapd, request::Kind::ApplySwapDevice(document))?;
+    let device = device_report(&options.swapd)?;
+    println!("generation {} applied", device.generation);
+    Ok(())
+}
