@@ -1,0 +1,227 @@
+//! What each node's document says, rendered from the ledger and the policies alone.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use dynamicswap_types::{
+    Copies, Durability, FailureDomain, Generation, IncarnationId, NodeName, SetId, SlotIndex,
+    Spill, SwapDeviceId,
+};
+
+use crate::ledger::{DeviceRecord, Ledger, SetRecord, SetStage};
+use crate::view::DeviceIntent;
+
+/// How to reach a memory server.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// The donor.
+    pub node: NodeName,
+    /// ip:port of its data path.
+    pub tcp_address: String,
+    /// What fails together with it.
+    pub domain: FailureDomain,
+    /// The life of its memory in which the listed slots are granted.
+    pub incarnation: IncarnationId,
+}
+
+/// A set as the borrower's document lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SetListing {
+    /// Its id.
+    pub set: SetId,
+    /// Its copies, in an order that stays.
+    pub replicas: Vec<(NodeName, SlotIndex)>,
+}
+
+/// Desired state of a swap device.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DeviceDocument {
+    /// The device's life.
+    pub device: SwapDeviceId,
+    /// The class in force.
+    pub class: Durability,
+    /// Used as swap.
+    pub attached: bool,
+    /// How long a write waits for a repair.
+    pub write_hold: Duration,
+    /// How long a read waits for a copy.
+    pub read_stall: Duration,
+    /// How long an empty slab keeps its set.
+    pub empty_slab_hold: Duration,
+    /// Unbound sets to keep.
+    pub reserve_sets_max: u32,
+    /// The servers of the listed copies.
+    pub servers: Vec<Endpoint>,
+    /// The sets, by id.
+    pub sets: Vec<SetListing>,
+}
+
+/// A slot as the donor's document lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ServerGrant {
+    /// The slot.
+    pub slot: SlotIndex,
+    /// Its owner.
+    pub device: SwapDeviceId,
+    /// The set that it is part of.
+    pub set: SetId,
+}
+
+/// Desired state of a memory server.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ServerDocument {
+    /// The life of its memory that this is for.
+    pub incarnation: IncarnationId,
+    /// Every slot that shall be granted, by slot.
+    pub grants: Vec<ServerGrant>,
+}
+
+/// Everything that a node is told, with the generation of each part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeDocument {
+    /// Generation of the whole.
+    pub generation: Generation,
+    /// The swap device's part.
+    pub swap_device: Option<(Generation, DeviceDocument)>,
+    /// The memory server's part.
+    pub memory_server: Option<(Generation, ServerDocument)>,
+    /// The policies.
+    pub policies: Vec<String>,
+}
+
+/// A node's document before it has generations.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Content {
+    pub(crate) swap_device: Option<DeviceDocument>,
+    pub(crate) memory_server: Option<ServerDocument>,
+    pub(crate) policies: Vec<String>,
+}
+
+/// The class that a document says before there is any policy: the device is not attached then.
+const CLASS_WITHOUT_POLICY: Durability = Durability {
+    copies: Copies::TWO,
+    spill: Spill::None,
+};
+/// Waiting times that a document says before there is any policy.
+const WRITE_HOLD: Duration = Duration::from_secs(2);
+const READ_STALL: Duration = Duration::from_secs(30);
+const EMPTY_SLAB_HOLD: Duration = Duration::from_secs(10);
+
+/// Renders the documents of all nodes.
+pub(crate) fn render(
+    ledger: &Ledger,
+    intent: Option<&DeviceIntent>,
+) -> BTreeMap<NodeName, Content> {
+    let mut contents: BTreeMap<NodeName, Content> = BTreeMap::new();
+    for (node, record) in &ledger.nodes {
+        let mut content = Content::default();
+        if let (Some(intent), true) = (intent, record.borrower) {
+            content.policies.clone_from(&intent.policies);
+        }
+        content.memory_server = record.server.as_ref().map(|server| ServerDocument {
+            incarnation: server.incarnation,
+            grants: Vec::new(),
+        });
+        contents.insert(node.clone(), content);
+    }
+    for (id, device) in ledger.devices.iter().filter(|(_, device)| !device.gone) {
+        if let Some(content) = contents.get_mut(&device.node) {
+            content.swap_device = Some(device_frame(*id, device, intent));
+        }
+    }
+    for (id, set) in &ledger.sets {
+        list_grants(ledger, *id, set, &mut contents);
+        list_set(ledger, *id, set, &mut contents);
+    }
+    for content in contents.values_mut() {
+        finish(content);
+    }
+    contents
+}
+
+/// A device's document without its sets; `attached` says what the policies want.
+fn device_frame(
+    id: SwapDeviceId,
+    device: &DeviceRecord,
+    intent: Option<&DeviceIntent>,
+) -> DeviceDocument {
+    DeviceDocument {
+        device: id,
+        class: device.class.unwrap_or(CLASS_WITHOUT_POLICY),
+        attached: intent.is_some_and(|intent| intent.attach) && device.class.is_some(),
+        write_hold: intent.map_or(WRITE_HOLD, |intent| intent.write_hold),
+        read_stall: intent.map_or(READ_STALL, |intent| intent.read_stall),
+        empty_slab_hold: intent.map_or(EMPTY_SLAB_HOLD, |intent| intent.empty_slab_hold),
+        reserve_sets_max: device.reserve_sets_max,
+        servers: Vec::new(),
+        sets: Vec::new(),
+    }
+}
+
+fn list_grants(
+    ledger: &Ledger,
+    id: SetId,
+    set: &SetRecord,
+    contents: &mut BTreeMap<NodeName, Content>,
+) {
+    for seat in set.seats.iter().filter(|seat| seat.phase.is_granted()) {
+        if ledger.is_void(seat) {
+            continue;
+        }
+        let content = contents.get_mut(&seat.node);
+        if let Some(server) = content.and_then(|content| content.memory_server.as_mut()) {
+            server.grants.push(ServerGrant {
+                slot: seat.slot,
+                device: set.device,
+                set: id,
+            });
+        }
+    }
+}
+
+fn list_set(
+    ledger: &Ledger,
+    id: SetId,
+    set: &SetRecord,
+    contents: &mut BTreeMap<NodeName, Content>,
+) {
+    let borrower = ledger.devices.get(&set.device).map(|device| &device.node);
+    let document = borrower
+        .and_then(|node| contents.get_mut(node))
+        .and_then(|content| content.swap_device.as_mut())
+        .filter(|document| document.device == set.device && set.stage == SetStage::Offered);
+    let Some(document) = document else {
+        return;
+    };
+    let mut replicas = Vec::with_capacity(set.seats.len());
+    for seat in set.listed() {
+        let Some(incarnation) = seat.listed_incarnation() else {
+            continue;
+        };
+        replicas.push((seat.node.clone(), seat.slot));
+        if document.servers.iter().all(|known| known.node != seat.node)
+            && let Some(record) = ledger.nodes.get(&seat.node)
+        {
+            document.servers.push(Endpoint {
+                node: seat.node.clone(),
+                tcp_address: record
+                    .server
+                    .as_ref()
+                    .map_or_else(String::new, |server| server.tcp_address.clone()),
+                domain: record.domain.clone(),
+                incarnation,
+            });
+        }
+    }
+    document.sets.push(SetListing { set: id, replicas });
+}
+
+fn finish(content: &mut Content) {
+    if let Some(document) = &mut content.swap_device {
+        document.servers.sort_by(|a, b| a.node.cmp(&b.node));
+        document.attached &= document.class.spill == Spill::Only || !document.sets.is_empty();
+    }
+    if let Some(document) = &mut content.memory_server {
+        document.grants.sort_by_key(|grant| grant.slot);
+    }
+}

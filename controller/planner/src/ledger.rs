@@ -1,0 +1,264 @@
+//! The ledger: every replica set that was ever granted and not yet taken back, and the facts
+//! that documents are made of. What is persisted is this and nothing else.
+//!
+//! Documents are rendered from the ledger alone, so that a controller which starts anew hands
+//! out the same ones before it has heard of anybody.
+
+mod apply;
+
+use std::collections::BTreeMap;
+
+use dynamicswap_types::{
+    Bytes, Durability, FailureDomain, Generation, IncarnationId, NodeName, SetId, SlabSize,
+    SlotIndex, SwapDeviceId,
+};
+
+pub use apply::IllegalStep;
+
+/// Where a slot of a set is in its life. The order is the order of that life.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum SeatPhase {
+    /// In the donor's document, not in the borrower's. Waits for the donor's report to show the
+    /// slot granted.
+    Granting {
+        /// The seat that leaves the borrower's document when this one enters it.
+        replaces: Option<NodeName>,
+    },
+    /// In both documents.
+    Serving,
+    /// The donor's memory is a new one. The slot is asked for anew in it; the borrower's
+    /// document still names the old memory. Waits for every seat of this device on this donor
+    /// to be granted again, because a document can name one memory of a server only.
+    Regranting {
+        /// The memory that the borrower's document names.
+        previous: IncarnationId,
+    },
+    /// No longer in the borrower's document, still in the donor's. Waits for the borrower's
+    /// report to show that generation taken.
+    Leaving {
+        /// Generation of the borrower's document that was the first without it; absent until
+        /// that document is published.
+        since: Option<Generation>,
+    },
+    /// In neither document. Waits for the donor's report of that generation without the slot.
+    Freeing {
+        /// Generation of the donor's document that was the first without it; absent until that
+        /// document is published.
+        since: Option<Generation>,
+    },
+}
+
+impl SeatPhase {
+    /// A word for people.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Granting { .. } => "Granting",
+            Self::Serving => "Serving",
+            Self::Regranting { .. } => "Regranting",
+            Self::Leaving { .. } => "Leaving",
+            Self::Freeing { .. } => "Freeing",
+        }
+    }
+
+    /// Whether the borrower's document lists it.
+    #[must_use]
+    pub const fn is_listed(&self) -> bool {
+        matches!(self, Self::Serving | Self::Regranting { .. })
+    }
+
+    /// Whether the donor's document lists it.
+    #[must_use]
+    pub const fn is_granted(&self) -> bool {
+        !matches!(self, Self::Freeing { .. })
+    }
+}
+
+/// One slot of a set. A set has one seat on a node at the most.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Seat {
+    /// The donor.
+    pub node: NodeName,
+    /// The slot there.
+    pub slot: SlotIndex,
+    /// The life of the donor's memory in which the slot is granted.
+    pub incarnation: IncarnationId,
+    /// Where it is in its life.
+    pub phase: SeatPhase,
+}
+
+impl Seat {
+    /// The memory that the borrower's document names for this seat, if it lists the seat.
+    #[must_use]
+    pub const fn listed_incarnation(&self) -> Option<IncarnationId> {
+        match self.phase {
+            SeatPhase::Serving => Some(self.incarnation),
+            SeatPhase::Regranting { previous } => Some(previous),
+            SeatPhase::Granting { .. } | SeatPhase::Leaving { .. } | SeatPhase::Freeing { .. } => {
+                None
+            }
+        }
+    }
+}
+
+/// Where a set is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SetStage {
+    /// Not yet in the borrower's document. Waits for every donor to grant its slot.
+    Composing,
+    /// In the borrower's document.
+    Offered,
+    /// Being taken back: the borrower released it, or never had it, or is gone.
+    Closing,
+}
+
+/// A replica set.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SetRecord {
+    /// The device that it is for.
+    pub device: SwapDeviceId,
+    /// Where it is in its life.
+    pub stage: SetStage,
+    /// Its slots.
+    pub seats: Vec<Seat>,
+}
+
+impl SetRecord {
+    /// The seat on `node`.
+    #[must_use]
+    pub fn seat(&self, node: &NodeName) -> Option<&Seat> {
+        self.seats.iter().find(|seat| seat.node == *node)
+    }
+
+    /// The seats that the borrower's document lists.
+    pub fn listed(&self) -> impl Iterator<Item = &Seat> {
+        self.seats.iter().filter(|seat| seat.phase.is_listed())
+    }
+}
+
+/// One life of a swap device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceRecord {
+    /// Its borrower.
+    pub node: NodeName,
+    /// Its size.
+    pub size: Bytes,
+    /// Its slabs' size.
+    pub slab: SlabSize,
+    /// The class that its document asks for; absent until a policy exists.
+    pub class: Option<Durability>,
+    /// The limit on unbound sets that its document says.
+    pub reserve_sets_max: u32,
+    /// The borrower has another device now: what is on record for this one is taken back.
+    pub gone: bool,
+}
+
+/// What documents say of a memory server, and what bounds its slots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerFacts {
+    /// The life of its memory.
+    pub incarnation: IncarnationId,
+    /// Size of its slots.
+    pub slot_size: Bytes,
+    /// Number of its slots.
+    pub slots_total: u32,
+    /// ip:port of its data path.
+    pub tcp_address: String,
+}
+
+/// One part of a node's document, as last published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PublishedPart {
+    /// Generation in which its content last changed.
+    pub generation: Generation,
+    /// Digest of that content, for the comparison after a restart.
+    pub digest: u64,
+}
+
+/// A node's document, as last published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Published {
+    /// Generation of the whole.
+    pub generation: Generation,
+    /// The swap device's part.
+    pub swap_device: PublishedPart,
+    /// The memory server's part.
+    pub memory_server: PublishedPart,
+    /// The policies.
+    pub policies: PublishedPart,
+}
+
+/// A node that has opened a session once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeRecord {
+    /// What fails together with it. Kept as it is while the node holds slots.
+    pub domain: FailureDomain,
+    /// It has swapd.
+    pub borrower: bool,
+    /// It has a memory server.
+    pub donor: bool,
+    /// Takes no new slabs.
+    pub cordoned: bool,
+    /// Its memory server, once it has reported.
+    pub server: Option<ServerFacts>,
+    /// Its document.
+    pub published: Published,
+}
+
+/// Everything on record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ledger {
+    /// Nodes by name.
+    pub nodes: BTreeMap<NodeName, NodeRecord>,
+    /// Devices by id, present and gone ones.
+    pub devices: BTreeMap<SwapDeviceId, DeviceRecord>,
+    /// Sets by id.
+    pub sets: BTreeMap<SetId, SetRecord>,
+    /// Id of the next set: ids are never used again.
+    pub next_set: SetId,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self {
+            nodes: BTreeMap::new(),
+            devices: BTreeMap::new(),
+            sets: BTreeMap::new(),
+            // The engine keeps zero for "no set".
+            next_set: SetId::new(1),
+        }
+    }
+}
+
+impl Ledger {
+    /// The device that a borrower has now.
+    #[must_use]
+    pub fn device_of(&self, node: &NodeName) -> Option<(SwapDeviceId, &DeviceRecord)> {
+        self.devices
+            .iter()
+            .find(|(_, device)| device.node == *node && !device.gone)
+            .map(|(id, device)| (*id, device))
+    }
+
+    /// The life of a donor's memory, as it last reported.
+    #[must_use]
+    pub fn incarnation_of(&self, node: &NodeName) -> Option<IncarnationId> {
+        self.nodes
+            .get(node)
+            .and_then(|record| record.server.as_ref())
+            .map(|server| server.incarnation)
+    }
+
+    /// Whether the memory in which a seat was granted is gone.
+    #[must_use]
+    pub fn is_void(&self, seat: &Seat) -> bool {
+        self.incarnation_of(&seat.node)
+            .is_some_and(|now| now != seat.incarnation)
+    }
+
+    /// Whether any set has a seat on this node, in any phase.
+    #[must_use]
+    pub fn holds_slots(&self, node: &NodeName) -> bool {
+        self.sets.values().any(|set| set.seat(node).is_some())
+    }
+}

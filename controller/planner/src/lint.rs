@@ -1,0 +1,435 @@
+//! The checker: finds in any plan what must never be handed out. It shares the ledger's
+//! transitions with the planner and nothing else: conditions are looked at afresh.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use dynamicswap_types::{FailureDomain, IncarnationId, NodeName, SetId, SlotIndex, SwapDeviceId};
+
+use crate::ledger::{IllegalStep, Ledger, Seat, SeatPhase, SetRecord, SetStage};
+use crate::plan::{Place, Plan, Step};
+use crate::view::{ClusterView, ReplicaState};
+
+/// Something that is wrong with a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// The ledger cannot take a step.
+    Illegal(IllegalStep),
+    /// An id that was given out before.
+    SetIdReused(SetId),
+    /// Two copies in one failure domain.
+    DomainShared(SetId, FailureDomain),
+    /// A slot with two owners.
+    SlotTwice(NodeName, SlotIndex),
+    /// A slot that the donor does not have.
+    SlotBeyondCapacity(SetId, NodeName, SlotIndex),
+    /// A slot in a memory that is not the donor's present one.
+    WrongIncarnation(SetId, NodeName),
+    /// A new slot on a donor that takes none: cordoned, unknown, or of another slot size.
+    ClosedDonor(SetId, NodeName),
+    /// A slot in the borrower's document that the donor has not granted.
+    OfferedUngranted(SetId, NodeName),
+    /// A slot taken back while the borrower may still use it.
+    FreedInUse(SetId, NodeName),
+    /// A slot forgotten while the donor may still hold it for the set.
+    ForgottenInUse(SetId, NodeName),
+    /// A set taken back that the borrower has not released.
+    TakenUnreleased(SetId),
+    /// A copy dropped although no live one stays.
+    LastCopyDropped(SetId, NodeName),
+    /// An offered set without a copy: the borrower would refuse the document.
+    EmptySet(SetId),
+    /// A device's document would have to name two memories of one donor.
+    TwoMemories(SwapDeviceId, NodeName),
+    /// A class that not every set satisfies.
+    ClassTooEarly(SwapDeviceId),
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Illegal(error) => write!(f, "illegal step: {error}"),
+            Self::SetIdReused(set) => write!(f, "set id {set} is used again"),
+            Self::DomainShared(set, domain) => {
+                write!(f, "set {set} has two copies in failure domain {domain}")
+            }
+            Self::SlotTwice(node, slot) => write!(f, "slot {slot} of {node} has two owners"),
+            Self::SlotBeyondCapacity(set, node, slot) => {
+                write!(
+                    f,
+                    "set {set} is given slot {slot}, which {node} does not have"
+                )
+            }
+            Self::WrongIncarnation(set, node) => {
+                write!(
+                    f,
+                    "set {set} is given a slot of a memory that {node} has no more"
+                )
+            }
+            Self::ClosedDonor(set, node) => {
+                write!(f, "set {set} is given a slot of {node}, which takes none")
+            }
+            Self::OfferedUngranted(set, node) => {
+                write!(f, "set {set} is offered before {node} granted its slot")
+            }
+            Self::FreedInUse(set, node) => {
+                write!(
+                    f,
+                    "slot of set {set} on {node} is taken back while it may be in use"
+                )
+            }
+            Self::ForgottenInUse(set, node) => {
+                write!(
+                    f,
+                    "slot of set {set} on {node} is forgotten before it is given back"
+                )
+            }
+            Self::TakenUnreleased(set) => {
+                write!(f, "set {set} is taken back and was not released")
+            }
+            Self::LastCopyDropped(set, node) => {
+                write!(
+                    f,
+                    "copy of set {set} on {node} is dropped and no live one stays"
+                )
+            }
+            Self::EmptySet(set) => write!(f, "set {set} is left without a copy"),
+            Self::TwoMemories(device, node) => {
+                write!(f, "device {device} would know two memories of {node}")
+            }
+            Self::ClassTooEarly(device) => {
+                write!(
+                    f,
+                    "device {device} is asked for copies that its sets do not have"
+                )
+            }
+        }
+    }
+}
+
+/// Checks a plan against the view that it was made from. Empty if nothing is wrong.
+#[must_use]
+pub fn lint(view: &ClusterView<'_>, plan: &Plan) -> Vec<Finding> {
+    let mut checker = Checker {
+        view,
+        ledger: view.ledger.clone(),
+        findings: Vec::new(),
+        touched: BTreeSet::new(),
+    };
+    for step in &plan.steps {
+        checker.before(step);
+        if let Err(error) = checker.ledger.apply(step) {
+            checker.findings.push(Finding::Illegal(error));
+        }
+    }
+    checker.after();
+    checker.findings
+}
+
+struct Checker<'a> {
+    view: &'a ClusterView<'a>,
+    ledger: Ledger,
+    findings: Vec<Finding>,
+    /// Sets that the plan gave a seat or took one from.
+    touched: BTreeSet<SetId>,
+}
+
+impl Checker<'_> {
+    /// What must hold before a step is taken.
+    fn before(&mut self, step: &Step) {
+        match step {
+            Step::Compose { set, seats, .. } => {
+                if *set < self.view.ledger.next_set || self.ledger.sets.contains_key(set) {
+                    self.findings.push(Finding::SetIdReused(*set));
+                }
+                for place in seats {
+                    self.new_seat(*set, place);
+                }
+            }
+            Step::AddSeat { set, place, .. } => self.new_seat(*set, place),
+            Step::Regrant { set, node } => self.regrant(*set, node),
+            Step::Offer { set } => {
+                let seats = self.ledger.sets.get(set).map(|set| set.seats.clone());
+                for seat in seats.iter().flatten() {
+                    self.granted(*set, seat);
+                }
+                self.touched.insert(*set);
+            }
+            Step::Promote { set, node } => self.promote(*set, node),
+            Step::Flip { device, node } => self.flip(*device, node),
+            Step::Retire { set, node } => self.drop_copy(*set, node),
+            Step::Free { set, node } => self.free(*set, node),
+            Step::Close { set } => self.close(*set),
+            Step::Reclaim { set } => self.reclaim(*set),
+            Step::Forget { set, node } => self.forget(*set, node),
+            Step::SetClass { device, class } => {
+                let raised = self.ledger.devices.get(device).is_some_and(|record| {
+                    let now = record.class.map_or(0, |class| class.remote_copies());
+                    class.remote_copies() > now
+                });
+                let short = self.ledger.sets.values().any(|set| {
+                    set.device == *device
+                        && set.stage == SetStage::Offered
+                        && set.listed().count() < class.remote_copies()
+                });
+                if raised && short {
+                    self.findings.push(Finding::ClassTooEarly(*device));
+                }
+            }
+            Step::Abandon { .. } | Step::SetReserve { .. } | Step::ForgetDevice { .. } => {}
+        }
+    }
+
+    fn new_seat(&mut self, set: SetId, place: &Place) {
+        self.touched.insert(set);
+        let node = place.node.clone();
+        let facts = self.ledger.nodes.get(&node);
+        let Some((record, server)) = facts.and_then(|r| r.server.as_ref().map(|s| (r, s))) else {
+            self.findings.push(Finding::ClosedDonor(set, node));
+            return;
+        };
+        if record.cordoned || !record.donor {
+            self.findings.push(Finding::ClosedDonor(set, node.clone()));
+        }
+        if place.slot.get() >= server.slots_total {
+            let finding = Finding::SlotBeyondCapacity(set, node.clone(), place.slot);
+            self.findings.push(finding);
+        }
+        if place.incarnation != server.incarnation {
+            self.findings
+                .push(Finding::WrongIncarnation(set, node.clone()));
+        }
+        let taken = self
+            .view
+            .server(&node)
+            .filter(|said| said.incarnation == place.incarnation)
+            .is_some_and(|said| said.grants.contains_key(&place.slot));
+        if taken {
+            self.findings.push(Finding::SlotTwice(node, place.slot));
+        }
+    }
+
+    fn regrant(&mut self, set: SetId, node: &NodeName) {
+        let slot = self.seat(set, node).map(|seat| seat.slot);
+        let server = self
+            .ledger
+            .nodes
+            .get(node)
+            .and_then(|record| record.server.as_ref());
+        if let (Some(slot), Some(server)) = (slot, server)
+            && slot.get() >= server.slots_total
+        {
+            let finding = Finding::SlotBeyondCapacity(set, node.clone(), slot);
+            self.findings.push(finding);
+        }
+    }
+
+    /// A slot about to enter the borrower's document must be granted, as its donor says.
+    fn granted(&mut self, set: SetId, seat: &Seat) {
+        let device = self.ledger.sets.get(&set).map(|record| record.device);
+        let granted = self.view.server(&seat.node).is_some_and(|said| {
+            said.incarnation == seat.incarnation
+                && said.grants.get(&seat.slot).copied() == device.map(|device| (device, set))
+        });
+        if !granted {
+            let finding = Finding::OfferedUngranted(set, seat.node.clone());
+            self.findings.push(finding);
+        }
+    }
+
+    fn promote(&mut self, set: SetId, node: &NodeName) {
+        self.touched.insert(set);
+        let Some(seat) = self.seat(set, node) else {
+            return;
+        };
+        self.granted(set, &seat);
+        if let SeatPhase::Granting {
+            replaces: Some(replaced),
+        } = &seat.phase
+        {
+            self.drop_copy(set, replaced);
+        }
+    }
+
+    fn flip(&mut self, device: SwapDeviceId, node: &NodeName) {
+        let seats: Vec<(SetId, Seat)> = self
+            .ledger
+            .sets
+            .iter()
+            .filter(|(_, set)| set.device == device)
+            .filter_map(|(id, set)| set.seat(node).map(|seat| (*id, seat.clone())))
+            .filter(|(_, seat)| matches!(seat.phase, SeatPhase::Regranting { .. }))
+            .collect();
+        for (set, seat) in seats {
+            self.touched.insert(set);
+            self.granted(set, &seat);
+        }
+    }
+
+    /// A listed copy may leave if a live one stays, or if its memory is gone anyway.
+    fn drop_copy(&mut self, set: SetId, node: &NodeName) {
+        self.touched.insert(set);
+        let Some(seat) = self.seat(set, node).filter(|seat| seat.phase.is_listed()) else {
+            return;
+        };
+        if self.ledger.is_void(&seat) {
+            return;
+        }
+        let Some(record) = self.ledger.sets.get(&set) else {
+            return;
+        };
+        let said = self
+            .view
+            .device_heard(record.device)
+            .and_then(|heard| heard.sets.get(&set));
+        let stays = record.listed().any(|other| {
+            other.node != *node
+                && !self.ledger.is_void(other)
+                && said.is_some_and(|said| {
+                    said.replicas.iter().any(|copy| {
+                        copy.node == other.node
+                            && copy.slot == other.slot
+                            && copy.state == ReplicaState::Live
+                    })
+                })
+        });
+        if !stays {
+            self.findings
+                .push(Finding::LastCopyDropped(set, node.clone()));
+        }
+    }
+
+    fn free(&mut self, set: SetId, node: &NodeName) {
+        let Some(record) = self.ledger.sets.get(&set) else {
+            return;
+        };
+        let since = record.seat(node).and_then(|seat| match seat.phase {
+            SeatPhase::Leaving { since } => since,
+            _ => None,
+        });
+        let heard = self.view.device_heard(record.device);
+        let let_go = heard
+            .zip(since)
+            .is_some_and(|(heard, since)| heard.generation >= since);
+        if !let_go && !self.is_device_gone(record) {
+            self.findings.push(Finding::FreedInUse(set, node.clone()));
+        }
+    }
+
+    fn close(&mut self, set: SetId) {
+        let Some(record) = self.ledger.sets.get(&set) else {
+            return;
+        };
+        let released = self
+            .view
+            .device_heard(record.device)
+            .and_then(|heard| heard.sets.get(&set))
+            .is_some_and(|said| said.released);
+        if !released && !self.is_device_gone(record) {
+            self.findings.push(Finding::TakenUnreleased(set));
+        }
+    }
+
+    fn reclaim(&mut self, set: SetId) {
+        let Some(record) = self.ledger.sets.get(&set) else {
+            return;
+        };
+        let mut seats = record.seats.iter();
+        let used = seats
+            .any(|seat| seat.phase.is_listed() || matches!(seat.phase, SeatPhase::Leaving { .. }));
+        if used && !self.is_device_gone(record) {
+            self.findings.push(Finding::TakenUnreleased(set));
+        }
+    }
+
+    fn forget(&mut self, set: SetId, node: &NodeName) {
+        let Some(seat) = self.seat(set, node) else {
+            return;
+        };
+        self.touched.insert(set);
+        if self.ledger.is_void(&seat) {
+            return;
+        }
+        let since = match seat.phase {
+            SeatPhase::Freeing { since } => since,
+            _ => None,
+        };
+        let back = self
+            .view
+            .server(node)
+            .zip(since)
+            .is_some_and(|(said, since)| {
+                let holds = said.grants.get(&seat.slot);
+                said.generation >= since && holds.is_none_or(|(_, owner)| *owner != set)
+            });
+        if !back {
+            self.findings
+                .push(Finding::ForgottenInUse(set, node.clone()));
+        }
+    }
+
+    fn seat(&self, set: SetId, node: &NodeName) -> Option<Seat> {
+        self.ledger.sets.get(&set)?.seat(node).cloned()
+    }
+
+    fn is_device_gone(&self, set: &SetRecord) -> bool {
+        self.ledger
+            .devices
+            .get(&set.device)
+            .is_none_or(|device| device.gone)
+    }
+
+    /// What must hold when all steps are taken.
+    fn after(&mut self) {
+        let mut owners: BTreeSet<(&NodeName, IncarnationId, SlotIndex)> = BTreeSet::new();
+        let mut memories: BTreeMap<(SwapDeviceId, &NodeName), IncarnationId> = BTreeMap::new();
+        for (id, set) in &self.ledger.sets {
+            for seat in &set.seats {
+                if !owners.insert((&seat.node, seat.incarnation, seat.slot)) {
+                    let finding = Finding::SlotTwice(seat.node.clone(), seat.slot);
+                    self.findings.push(finding);
+                }
+                let Some(listed) = seat.listed_incarnation() else {
+                    continue;
+                };
+                let named = memories.entry((set.device, &seat.node)).or_insert(listed);
+                if *named != listed {
+                    let finding = Finding::TwoMemories(set.device, seat.node.clone());
+                    self.findings.push(finding);
+                }
+            }
+            if self.touched.contains(id) {
+                shape(&self.ledger, *id, set, &mut self.findings);
+            }
+        }
+    }
+}
+
+/// A set's copies as they will stand side by side in the borrower's document.
+fn shape(ledger: &Ledger, id: SetId, set: &SetRecord, findings: &mut Vec<Finding>) {
+    if set.stage == SetStage::Offered && set.listed().next().is_none() {
+        findings.push(Finding::EmptySet(id));
+    }
+    let replaced: Vec<&NodeName> = set
+        .seats
+        .iter()
+        .filter_map(|seat| match &seat.phase {
+            SeatPhase::Granting { replaces } => replaces.as_ref(),
+            _ => None,
+        })
+        .collect();
+    let mut domains = BTreeSet::new();
+    for seat in &set.seats {
+        let side_by_side = match seat.phase {
+            SeatPhase::Granting { .. } => true,
+            _ => seat.phase.is_listed() && !replaced.contains(&&seat.node),
+        };
+        let domain = ledger.nodes.get(&seat.node).map(|record| &record.domain);
+        let Some(domain) = domain.filter(|_| side_by_side && set.stage != SetStage::Closing) else {
+            continue;
+        };
+        if !domains.insert(domain) {
+            findings.push(Finding::DomainShared(id, domain.clone()));
+        }
+    }
+}

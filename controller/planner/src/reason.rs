@@ -1,0 +1,278 @@
+//! Why steps happen and what waits, as data; printed as sentences.
+
+use std::fmt;
+
+use dynamicswap_types::{Copies, NodeName};
+
+use crate::filter::Refusal;
+use crate::health::Cause;
+
+/// A reason, without the number of times that it applies.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// Waits: a large part of the donors is gone at once.
+    BrakeOn {
+        /// Donors gone.
+        gone: usize,
+        /// Donors known.
+        known: usize,
+    },
+    /// Waits: a donor holds slots that another controller store granted.
+    ForeignGrants {
+        /// The donor.
+        donor: NodeName,
+    },
+    /// Waits: the class wants a disk that the device does not have.
+    NoSpillFile {
+        /// The borrower.
+        borrower: NodeName,
+    },
+    /// Waits: dead copies have no live copy beside them to rebuild from.
+    NoLiveCopy {
+        /// The borrower.
+        borrower: NodeName,
+    },
+    /// Waits: no donor fits.
+    NoDonor {
+        /// The borrower.
+        borrower: NodeName,
+        /// Why each donor was refused, counted.
+        refusals: Vec<(Refusal, usize)>,
+    },
+    /// Waits: the class rises when every set has the copies.
+    ClassPending {
+        /// The borrower.
+        borrower: NodeName,
+        /// Copies wanted.
+        wanted: Copies,
+    },
+    /// Waits: nobody hears the borrower.
+    BorrowerSilent {
+        /// The borrower.
+        borrower: NodeName,
+    },
+    /// Waits: a donor seems gone, the grace is not over.
+    Suspect {
+        /// The borrower.
+        borrower: NodeName,
+        /// The donor.
+        donor: NodeName,
+    },
+    /// Waits: a donor has not granted slots yet.
+    GrantPending {
+        /// The donor.
+        donor: NodeName,
+    },
+    /// Waits: a borrower has not taken a document yet.
+    TakePending {
+        /// The borrower.
+        borrower: NodeName,
+    },
+    /// Waits: a donor has not taken slots back yet.
+    FreePending {
+        /// The donor.
+        donor: NodeName,
+    },
+    /// Done: dead copies are replaced.
+    Replace {
+        /// The borrower.
+        borrower: NodeName,
+        /// The donor.
+        donor: NodeName,
+        /// Why it counts as dead.
+        cause: Cause,
+    },
+    /// Done: slots of a new memory are asked for in the place of the old ones.
+    Reborn {
+        /// The donor.
+        donor: NodeName,
+    },
+    /// Done: copies are added for a stricter class, or for slots that are gone.
+    Raise {
+        /// The borrower.
+        borrower: NodeName,
+    },
+    /// Done: copies above the class are given back.
+    Lower {
+        /// The borrower.
+        borrower: NodeName,
+    },
+    /// Done: sets for the reserve.
+    Reserve {
+        /// The borrower.
+        borrower: NodeName,
+    },
+    /// Done: granted sets and copies enter the borrower's document.
+    Offer {
+        /// The borrower.
+        borrower: NodeName,
+    },
+    /// Done: sets that the borrower released are taken back.
+    Released {
+        /// The borrower.
+        borrower: NodeName,
+    },
+    /// Done: sets of a device that is gone are taken back.
+    DeviceGone {
+        /// The borrower.
+        borrower: NodeName,
+    },
+    /// Done: a slot that was asked for is not needed any more.
+    Abandon {
+        /// The donor.
+        donor: NodeName,
+    },
+}
+
+impl Reason {
+    /// Whether something waits, as opposed to happens.
+    #[must_use]
+    pub const fn is_wait(&self) -> bool {
+        matches!(
+            self,
+            Self::BrakeOn { .. }
+                | Self::ForeignGrants { .. }
+                | Self::NoSpillFile { .. }
+                | Self::NoLiveCopy { .. }
+                | Self::NoDonor { .. }
+                | Self::ClassPending { .. }
+                | Self::BorrowerSilent { .. }
+                | Self::Suspect { .. }
+                | Self::GrantPending { .. }
+                | Self::TakePending { .. }
+                | Self::FreePending { .. }
+        )
+    }
+}
+
+/// One line of a plan's report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReportLine {
+    /// Why.
+    pub reason: Reason,
+    /// How many sets, copies or slots it is about.
+    pub count: usize,
+}
+
+impl fmt::Display for ReportLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.reason.is_wait() {
+            self.fmt_wait(f)
+        } else {
+            self.fmt_done(f)
+        }
+    }
+}
+
+impl ReportLine {
+    fn fmt_wait(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.count;
+        match &self.reason {
+            Reason::BrakeOn { gone, known } => write!(
+                f,
+                "waits to replace {count} copies: {gone} of {known} donors are gone at once, \
+                 which is more likely the network than the donors"
+            ),
+            Reason::ForeignGrants { donor } => write!(
+                f,
+                "leaves {donor} alone: {count} of its slots were granted by another controller \
+                 store; give that store back, or empty the donor"
+            ),
+            Reason::NoSpillFile { borrower } => write!(
+                f,
+                "keeps {borrower} as it is: the class spills to disk and its swapd has no spill \
+                 file; start it with --spill-file, or write spill: None"
+            ),
+            Reason::NoLiveCopy { borrower } => write!(
+                f,
+                "waits with {count} sets of {borrower}: no live copy is left to rebuild from \
+                 until a donor comes back"
+            ),
+            Reason::NoDonor { borrower, refusals } => {
+                write!(f, "waits with {count} sets for {borrower}: no donor fits")?;
+                refusals
+                    .iter()
+                    .enumerate()
+                    .try_for_each(|(index, (refusal, donors))| {
+                        let separator = if index == 0 { " (" } else { ", " };
+                        write!(f, "{separator}{donors} {refusal}")
+                    })?;
+                f.write_str(if refusals.is_empty() {
+                    " (none is known)"
+                } else {
+                    ")"
+                })
+            }
+            Reason::ClassPending { borrower, wanted } => write!(
+                f,
+                "holds back the class of {wanted} copies on {borrower}: {count} sets do not have \
+                 them yet"
+            ),
+            Reason::BorrowerSilent { borrower } => {
+                write!(f, "waits with {count} sets of {borrower}: it is not heard")
+            }
+            Reason::Suspect { borrower, donor } => write!(
+                f,
+                "waits for {donor} to come back to {borrower}, with {count} copies"
+            ),
+            Reason::GrantPending { donor } => {
+                write!(f, "waits for {donor} to grant {count} slots")
+            }
+            Reason::TakePending { borrower } => {
+                write!(f, "waits for {borrower} to let go of {count} slots")
+            }
+            Reason::FreePending { donor } => {
+                write!(f, "waits for {donor} to take back {count} slots")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn fmt_done(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.count;
+        match &self.reason {
+            Reason::Replace {
+                borrower,
+                donor,
+                cause,
+            } => write!(
+                f,
+                "replaces {count} copies of {borrower} on {donor}: {cause}"
+            ),
+            Reason::Reborn { donor } => write!(
+                f,
+                "grants {count} slots of {donor} anew: its memory is a new one"
+            ),
+            Reason::Raise { borrower } => {
+                write!(
+                    f,
+                    "adds {count} copies for {borrower}: its class asks for them"
+                )
+            }
+            Reason::Lower { borrower } => write!(
+                f,
+                "gives back {count} copies of {borrower}: its class no longer asks for them"
+            ),
+            Reason::Reserve { borrower } => {
+                write!(f, "composes {count} sets for the reserve of {borrower}")
+            }
+            Reason::Offer { borrower } => {
+                write!(
+                    f,
+                    "offers {count} sets to {borrower}: every slot is granted"
+                )
+            }
+            Reason::Released { borrower } => {
+                write!(f, "takes back {count} sets that {borrower} released")
+            }
+            Reason::DeviceGone { borrower } => write!(
+                f,
+                "takes back {count} sets of an earlier device of {borrower}"
+            ),
+            Reason::Abandon { donor } => {
+                write!(f, "no longer asks {donor} for {count} slots")
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! One round: plan, check, apply, publish. Nothing of it is in force until the caller has
+//! persisted the new ledger.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dynamicswap_types::NodeName;
+use thiserror::Error;
+
+use crate::desired::NodeDocument;
+use crate::filter::foreign_grants;
+use crate::ledger::{IllegalStep, Ledger};
+use crate::lint::{Finding, lint};
+use crate::plan::Plan;
+use crate::publish::publish;
+use crate::view::ClusterView;
+
+/// What a round leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Round {
+    /// The plan that was made.
+    pub plan: Plan,
+    /// The ledger with the plan applied and the generations advanced.
+    pub ledger: Ledger,
+    /// Every node's document.
+    pub documents: BTreeMap<NodeName, NodeDocument>,
+}
+
+/// Why a round is not carried out. Both are defects of the planner: the old documents stay in
+/// force, which harms nobody.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum RoundError {
+    /// The checker found something.
+    #[error("the plan breaks {} rules, first: {}", .0.len(), .0.first().map_or_else(String::new, ToString::to_string))]
+    Findings(Vec<Finding>),
+    /// The ledger refused a step.
+    #[error("the plan does not fit the ledger")]
+    Illegal(#[source] IllegalStep),
+}
+
+/// Carries out one round.
+///
+/// # Errors
+/// [`RoundError`] if the plan is not sound.
+pub fn round(view: &ClusterView<'_>) -> Result<Round, RoundError> {
+    let plan = crate::plan(view);
+    let findings = lint(view, &plan);
+    if !findings.is_empty() {
+        return Err(RoundError::Findings(findings));
+    }
+    let mut ledger = view.ledger.clone();
+    for step in &plan.steps {
+        ledger.apply(step).map_err(RoundError::Illegal)?;
+    }
+    let held: BTreeSet<NodeName> = ledger
+        .nodes
+        .keys()
+        .filter(|node| foreign_grants(view, node) > 0)
+        .cloned()
+        .collect();
+    let documents = publish(&mut ledger, view.intent, &held);
+    Ok(Round {
+        plan,
+        ledger,
+        documents,
+    })
+}

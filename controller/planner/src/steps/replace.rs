@@ -1,0 +1,260 @@
+//! Copies of offered sets: dead ones are replaced, missing ones added, surplus ones given back.
+
+use std::cmp::Reverse;
+
+use dynamicswap_types::{FailureDomain, NodeName, SetId};
+
+use super::Draft;
+use crate::brake::Brake;
+use crate::choose::{Wish, choose};
+use crate::health::{Cause, Health};
+use crate::ledger::{Seat, SeatPhase, SetRecord, SetStage};
+use crate::plan::Step;
+use crate::reason::Reason;
+
+/// The copies of one set, sorted by what is known of them.
+struct Copies {
+    good: Vec<NodeName>,
+    dead: Vec<(NodeName, Cause)>,
+    /// Asked for and not granted yet.
+    pending: Vec<NodeName>,
+    /// Dead copies that a pending one replaces already.
+    replaced: Vec<NodeName>,
+}
+
+pub(super) fn run(draft: &mut Draft<'_>) {
+    for id in draft.pick(|set| set.stage == SetStage::Offered) {
+        let Some(set) = draft.ledger.sets.get(&id).cloned() else {
+            continue;
+        };
+        let Some(required) = copies_required(draft, &set) else {
+            continue;
+        };
+        let copies = sort(draft, &set);
+        let quiet =
+            copies.dead.is_empty() && copies.pending.is_empty() && copies.good.len() == required;
+        if quiet {
+            continue;
+        }
+        if draft.view.device_heard(set.device).is_none() {
+            if let Some(borrower) = draft.borrower_of(set.device) {
+                draft.note(Reason::BorrowerSilent { borrower });
+            }
+            continue;
+        }
+        let have = copies.good.len() + copies.pending.len();
+        if have < required {
+            add(draft, id, &set, copies, required - have);
+        } else {
+            give_back(draft, id, &set, &copies, required);
+        }
+    }
+}
+
+/// Copies that a set shall have: of the stricter one of the class in force and the class wanted.
+/// None where the device has no class, or the disk alone.
+fn copies_required(draft: &Draft<'_>, set: &SetRecord) -> Option<usize> {
+    let in_force = draft.ledger.devices.get(&set.device)?.class?;
+    let wanted = draft.view.intent.map_or(in_force, |intent| intent.class);
+    let required = in_force.remote_copies().max(wanted.remote_copies());
+    (required > 0).then_some(required)
+}
+
+fn sort(draft: &mut Draft<'_>, set: &SetRecord) -> Copies {
+    let mut copies = Copies {
+        good: Vec::new(),
+        dead: Vec::new(),
+        pending: Vec::new(),
+        replaced: Vec::new(),
+    };
+    for seat in &set.seats {
+        match &seat.phase {
+            SeatPhase::Serving | SeatPhase::Regranting { .. } => {
+                let health = if draft.ledger.is_void(seat) {
+                    Health::Dead(Cause::MemoryLost)
+                } else {
+                    draft.health(set.device, &seat.node)
+                };
+                match health {
+                    Health::Dead(cause) => copies.dead.push((seat.node.clone(), cause)),
+                    Health::Good => copies.good.push(seat.node.clone()),
+                    Health::Suspect { .. } => {
+                        copies.good.push(seat.node.clone());
+                        note_suspect(draft, set, seat);
+                    }
+                }
+            }
+            SeatPhase::Granting { replaces } => {
+                copies.pending.push(seat.node.clone());
+                copies.replaced.extend(replaces.clone());
+            }
+            SeatPhase::Leaving { .. } | SeatPhase::Freeing { .. } => {}
+        }
+    }
+    copies
+}
+
+fn note_suspect(draft: &mut Draft<'_>, set: &SetRecord, seat: &Seat) {
+    if let Some(borrower) = draft.borrower_of(set.device) {
+        let donor = seat.node.clone();
+        draft.note(Reason::Suspect { borrower, donor });
+    }
+}
+
+fn add(draft: &mut Draft<'_>, id: SetId, set: &SetRecord, copies: Copies, missing: usize) {
+    let Some(borrower) = draft.borrower_of(set.device) else {
+        return;
+    };
+    let mut dead = copies
+        .dead
+        .into_iter()
+        .filter(|(node, _)| !copies.replaced.contains(node));
+    for _ in 0..missing {
+        let replaces = dead.next();
+        if let Some((node, _)) = &replaces {
+            if let Brake::On { gone, known, until } = draft.brake {
+                draft.wake(until);
+                draft.note(Reason::BrakeOn { gone, known });
+                return;
+            }
+            if !draft.has_live_beside(id, set, node) {
+                draft.note(Reason::NoLiveCopy { borrower });
+                return;
+            }
+        }
+        let donor = replaces.as_ref().map(|(node, _)| node.clone());
+        if !add_one(draft, id, donor) {
+            return;
+        }
+        draft.note(match replaces {
+            Some((donor, cause)) => Reason::Replace {
+                borrower: borrower.clone(),
+                donor,
+                cause,
+            },
+            None => Reason::Raise {
+                borrower: borrower.clone(),
+            },
+        });
+    }
+}
+
+/// Adds one copy on a donor that fits beside all that stay.
+fn add_one(draft: &mut Draft<'_>, id: SetId, replaces: Option<NodeName>) -> bool {
+    let Some(set) = draft.ledger.sets.get(&id).cloned() else {
+        return false;
+    };
+    draft.make_eligible(set.device);
+    let taken = domains_that_stay(draft, &set, replaces.as_ref());
+    let wish = Wish {
+        device: set.device,
+        id,
+        set: &set,
+        taken: &taken,
+        seed: draft.view.seed,
+    };
+    let Some(eligible) = draft.eligible.get(&set.device) else {
+        return false;
+    };
+    match choose(eligible, &mut draft.pools, &wish) {
+        Ok(place) => {
+            draft.push(Step::AddSeat {
+                set: id,
+                place,
+                replaces,
+            });
+            true
+        }
+        Err(refusals) => {
+            if let Some(borrower) = draft.borrower_of(set.device) {
+                draft.note(Reason::NoDonor { borrower, refusals });
+            }
+            false
+        }
+    }
+}
+
+/// Failure domains of the copies that stand beside the new one in the borrower's document.
+fn domains_that_stay<'v>(
+    draft: &Draft<'v>,
+    set: &SetRecord,
+    replaces: Option<&NodeName>,
+) -> Vec<&'v FailureDomain> {
+    let nodes = &draft.view.ledger.nodes;
+    let replaced_by_pending = |node: &NodeName| {
+        set.seats.iter().any(|seat| {
+            matches!(&seat.phase, SeatPhase::Granting { replaces } if replaces.as_ref() == Some(node))
+        })
+    };
+    set.seats
+        .iter()
+        .filter(|seat| match seat.phase {
+            SeatPhase::Granting { .. } => true,
+            SeatPhase::Serving | SeatPhase::Regranting { .. } => {
+                replaces != Some(&seat.node) && !replaced_by_pending(&seat.node)
+            }
+            SeatPhase::Leaving { .. } | SeatPhase::Freeing { .. } => false,
+        })
+        .filter_map(|seat| nodes.get(&seat.node).map(|record| &record.domain))
+        .collect()
+}
+
+/// More copies than the class asks for: what is only asked for goes first.
+fn give_back(draft: &mut Draft<'_>, id: SetId, set: &SetRecord, copies: &Copies, required: usize) {
+    let surplus = copies.good.len() + copies.pending.len() - required;
+    for node in copies.pending.iter().rev().take(surplus) {
+        let (donor, node) = (node.clone(), node.clone());
+        draft.push(Step::Abandon { set: id, node });
+        draft.note(Reason::Abandon { donor });
+    }
+    if copies.good.len() < required {
+        return;
+    }
+    for node in surplus_copies(draft, id, set, copies, required) {
+        draft.push(Step::Retire { set: id, node });
+        if let Some(borrower) = draft.borrower_of(set.device) {
+            draft.note(Reason::Lower { borrower });
+        }
+    }
+}
+
+/// The least useful copies above the class, as long as enough live ones stay: dead ones first,
+/// then those that are not live, then those on the fullest donor.
+fn surplus_copies(
+    draft: &Draft<'_>,
+    id: SetId,
+    set: &SetRecord,
+    copies: &Copies,
+    required: usize,
+) -> Vec<NodeName> {
+    let Some(heard) = draft.view.device_heard(set.device) else {
+        return Vec::new();
+    };
+    let is_dead = |seat: &Seat| copies.dead.iter().any(|(node, _)| *node == seat.node);
+    let is_live = |seat: &Seat| Draft::is_live(heard, id, seat) && !is_dead(seat);
+    let mut order: Vec<&Seat> = set
+        .listed()
+        .filter(|seat| !copies.replaced.contains(&seat.node))
+        .collect();
+    order.sort_by_key(|seat| {
+        let free = draft.pools.slot_use(&seat.node).free;
+        (is_live(seat), !is_dead(seat), free, Reverse(&seat.node))
+    });
+    let live = set.listed().filter(|seat| is_live(seat)).count();
+    let mut spare_live = live.saturating_sub(required);
+    let mut leaving = Vec::new();
+    let count = set.listed().count().saturating_sub(required);
+    for seat in order.into_iter().take(count) {
+        let affordable = if is_live(seat) {
+            spare_live > 0
+        } else {
+            live >= required
+        };
+        if !affordable {
+            break;
+        }
+        spare_live -= usize::from(is_live(seat));
+        leaving.push(seat.node.clone());
+    }
+    leaving
+}

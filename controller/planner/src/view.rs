@@ -1,0 +1,206 @@
+//! What a plan is made from: the ledger, what the nodes say, what the policies want, the time.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use dynamicswap_types::{
+    Durability, Generation, IncarnationId, MonotonicTime, NodeName, SetId, SlotIndex, SwapDeviceId,
+};
+
+use crate::ledger::Ledger;
+
+/// Everything that a plan depends on. All rules of one plan judge the same view.
+#[derive(Debug, Clone, Copy)]
+pub struct ClusterView<'a> {
+    /// What is on record.
+    pub ledger: &'a Ledger,
+    /// What each node last said.
+    pub nodes: &'a BTreeMap<NodeName, NodeObservation>,
+    /// What the policies want; absent while there is none.
+    pub intent: Option<&'a DeviceIntent>,
+    /// Settings.
+    pub settings: Settings,
+    /// The time.
+    pub now: MonotonicTime,
+    /// Seed for sampling.
+    pub seed: u64,
+}
+
+/// What an operator sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Time from the loss of a donor to the replacement of its copies.
+    pub replace_after: Duration,
+    /// Version of the session's protocol that a donor must speak.
+    pub protocol: u32,
+}
+
+/// What the policies together want of every swap device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceIntent {
+    /// The strictest class of all policies.
+    pub class: Durability,
+    /// Whether any policy is in force, so that devices shall be attached.
+    pub attach: bool,
+    /// How long a write waits for a repair.
+    pub write_hold: Duration,
+    /// How long a read waits for a copy.
+    pub read_stall: Duration,
+    /// How long an empty slab keeps its set.
+    pub empty_slab_hold: Duration,
+    /// The policies themselves, for the agents.
+    pub policies: Vec<String>,
+}
+
+/// An agent's session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Session {
+    /// Not heard of since the controller's own start.
+    Never {
+        /// That start.
+        since: MonotonicTime,
+    },
+    /// Open.
+    Open,
+    /// Was open.
+    Lost {
+        /// Since when.
+        since: MonotonicTime,
+    },
+}
+
+/// What a node last said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeObservation {
+    /// Its session.
+    pub session: Session,
+    /// Version of the session's protocol that it speaks.
+    pub protocol: u32,
+    /// Its memory server, if it has reported.
+    pub server: Option<ServerObservation>,
+    /// Since when its memory server does not answer.
+    pub server_error_since: Option<MonotonicTime>,
+    /// Its swap device, if it has reported.
+    pub device: Option<DeviceObservation>,
+    /// Whether swapd does not answer.
+    pub device_error: bool,
+}
+
+impl NodeObservation {
+    /// A node that nothing is known of.
+    #[must_use]
+    pub const fn silent(since: MonotonicTime) -> Self {
+        Self {
+            session: Session::Never { since },
+            protocol: 0,
+            server: None,
+            server_error_since: None,
+            device: None,
+            device_error: false,
+        }
+    }
+}
+
+/// What a memory server last said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerObservation {
+    /// The life of its memory.
+    pub incarnation: IncarnationId,
+    /// The last document that it took.
+    pub generation: Generation,
+    /// Granted slots with their owner.
+    pub grants: BTreeMap<SlotIndex, (SwapDeviceId, SetId)>,
+}
+
+/// What a swap device last said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceObservation {
+    /// Its life.
+    pub id: SwapDeviceId,
+    /// The last document that it took.
+    pub generation: Generation,
+    /// Whether it has a spill file.
+    pub spill: bool,
+    /// Its links to memory servers.
+    pub links: BTreeMap<NodeName, LinkObservation>,
+    /// Its sets.
+    pub sets: BTreeMap<SetId, SetObservation>,
+}
+
+/// State of a link from a borrower to a memory server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkState {
+    /// Being opened.
+    Connecting,
+    /// Works.
+    Up,
+    /// Broken.
+    Down,
+    /// Answered with another memory.
+    Lost,
+    /// Refused this device.
+    Refused,
+}
+
+/// A link as its borrower sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkObservation {
+    /// Its state.
+    pub state: LinkState,
+    /// Whether it was up before in this controller's time.
+    pub was_up: bool,
+    /// Since when it does not work; absent while it does.
+    pub not_up_since: Option<MonotonicTime>,
+}
+
+/// State of a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplicaState {
+    /// Whole.
+    Live,
+    /// Being made.
+    Rebuilding,
+    /// Not whole.
+    Stale,
+}
+
+/// One copy as its borrower sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaObservation {
+    /// The donor.
+    pub node: NodeName,
+    /// The slot there.
+    pub slot: SlotIndex,
+    /// Its state.
+    pub state: ReplicaState,
+}
+
+/// A set as its borrower sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SetObservation {
+    /// Bound to a slab.
+    pub bound: bool,
+    /// Never used again.
+    pub released: bool,
+    /// Its copies.
+    pub replicas: Vec<ReplicaObservation>,
+}
+
+impl<'a> ClusterView<'a> {
+    /// What a device last said, if its borrower's session is open and swapd answers.
+    #[must_use]
+    pub fn device_heard(&self, id: SwapDeviceId) -> Option<&'a DeviceObservation> {
+        let record = self.ledger.devices.get(&id).filter(|record| !record.gone)?;
+        let node = self.nodes.get(&record.node)?;
+        let heard = node.session == Session::Open && !node.device_error;
+        node.device
+            .as_ref()
+            .filter(|device| heard && device.id == id)
+    }
+
+    /// What a memory server last said.
+    #[must_use]
+    pub fn server(&self, node: &NodeName) -> Option<&'a ServerObservation> {
+        self.nodes.get(node)?.server.as_ref()
+    }
+}
