@@ -97,15 +97,12 @@ fn servers(options: &Options) -> anyhow::Result<Vec<Server>> {
     named.collect()
 }
 
-fn main() -> anyhow::Result<()> {
-    let options = Options::parse();
-    let device = device_report(&options.swapd)?;
-    if options.report {
-        println!("{device:#?}");
-        return Ok(());
-    }
-    let servers = servers(&options)?;
-    let slabs = device.size_bytes.div_ceil(device.slab_bytes) + options.spare;
+/// Sets whose copies go around the servers.
+fn compose(
+    options: &Options,
+    servers: &[Server],
+    slabs: u64,
+) -> anyhow::Result<Vec<pb::ReplicaSet>> {
     let mut next: BTreeMap<usize, u32> = BTreeMap::new();
     let mut sets = Vec::new();
     let copies = usize::try_from(options.copies)?;
@@ -127,6 +124,19 @@ fn main() -> anyhow::Result<()> {
             sets.push(pb::ReplicaSet { set_id, replicas });
         }
     }
+    Ok(sets)
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    let device = device_report(&options.swapd)?;
+    if options.report {
+        println!("{device:#?}");
+        return Ok(());
+    }
+    let servers = servers(&options)?;
+    let slabs = device.size_bytes.div_ceil(device.slab_bytes) + options.spare;
+    let sets = compose(&options, &servers, slabs)?;
     for server in &servers {
         let grants = sets.iter().flat_map(|set| {
             let own = set
