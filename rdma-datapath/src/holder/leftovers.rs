@@ -9,10 +9,12 @@ use std::path::Path;
 
 use anyhow::Context;
 
+use crate::daemon::mapped_file::MappedFile;
 use crate::daemon::memory_mount::MemoryDirectory;
 use crate::daemon::options::BadInput;
 use crate::device::{self, loop_device, swap_area};
 use crate::front_end::fuse_loop::connection;
+use crate::swapd::memory::SwapdMemory;
 use crate::swapd::paths::Paths;
 
 /// Cleans up, or refuses.
@@ -39,6 +41,14 @@ pub fn clean(paths: &Paths) -> anyhow::Result<()> {
     }
     MemoryDirectory::discard(&paths.state).context("clean up after an earlier swapd")?;
     Ok(())
+}
+
+/// Whether the swapd that left the memory file had made the state directory.
+pub fn state_was_created(paths: &Paths) -> bool {
+    let open = || MappedFile::open(&paths.memory_file());
+    let memory = open().ok().zip(open().ok());
+    let memory = memory.and_then(|(file, again)| SwapdMemory::open(file, again).ok());
+    memory.is_some_and(|(memory, _)| memory.is_state_created())
 }
 
 fn refuse_pages(device: &Path) -> anyhow::Result<()> {

@@ -79,7 +79,12 @@ impl Resources {
         }
     }
 
-    fn make_new(options: &Options, state: StateDirectory, lock: OwnedFd) -> anyhow::Result<Self> {
+    fn make_new(
+        options: &Options,
+        mut state: StateDirectory,
+        lock: OwnedFd,
+    ) -> anyhow::Result<Self> {
+        state.created |= leftovers::state_was_created(&state.paths);
         leftovers::clean(&state.paths)?;
         let spill = match &options.spill_file {
             Some(path) => Some(make_spill(path, options.size)?),
