@@ -1,0 +1,70 @@
+//! Native tests: a real swap device on this machine, real processes, kill -9.
+//!
+//! One test at a time: each makes a cluster of its own and takes the whole of the machine's swap.
+//! Where the host cannot run them they say SKIPPED and why, and fail if `DYNAMICSWAP_REQUIRE`
+//! names this layer. `DYNAMICSWAP_SEED` replays the random moments of the kill matrix.
+
+#[path = "native/damage.rs"]
+mod damage;
+#[path = "native/input.rs"]
+mod input;
+#[path = "native/kills.rs"]
+mod kills;
+
+use std::process::ExitCode;
+
+use dynamicswap_native_tests::host;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A test: its name and what it does.
+type Test = (&'static str, fn() -> anyhow::Result<()>);
+
+const TESTS: [Test; 9] = [
+    (
+        "pages_go_to_donors_and_come_back_right",
+        kills::pages_go_to_donors_and_come_back_right,
+    ),
+    (
+        "kill_matrix_loses_no_page_and_no_process",
+        kills::kill_matrix,
+    ),
+    (
+        "hung_engine_is_replaced_within_three_seconds",
+        kills::hung_engine,
+    ),
+    ("data_path_needs_no_control_plane", kills::no_control_plane),
+    (
+        "controller_killed_at_any_moment_forgets_nothing",
+        kills::controller_forgets_nothing,
+    ),
+    ("flipped_bit_is_found_and_repaired", damage::flipped_bit),
+    (
+        "both_copies_gone_kills_their_owner_and_nobody_else",
+        damage::both_copies_gone,
+    ),
+    (
+        "full_pool_fails_writes_early_and_the_workload_lives",
+        damage::full_pool,
+    ),
+    ("bad_input_is_refused_and_leaves_nothing", input::bad_input),
+];
+
+fn trial((name, run): Test) -> Trial {
+    Trial::test(name, move || {
+        run().map_err(|error| Failed::from(format!("{error:#}")))
+    })
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    if let Some(reason) = host::missing() {
+        println!("SKIPPED native tests: {reason}");
+        return if host::is_required() {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        };
+    }
+    libtest_mimic::run(&arguments, TESTS.map(trial).into()).exit_code()
+}

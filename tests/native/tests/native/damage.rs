@@ -1,0 +1,153 @@
+//! Lost and damaged memory: what is served, what is refused, who dies.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use dynamicswap_native_tests::TWO_COPIES;
+use dynamicswap_native_tests::cluster::{Cluster, device};
+use dynamicswap_native_tests::workload::{Size, Workload};
+use dynamicswap_types::Bytes;
+use rustix::process::Signal;
+
+/// The largest file below a memory server's memory directory: its slots.
+fn memory_file(cluster: &Cluster, donor: &str) -> Result<PathBuf> {
+    let directory = cluster.paths.node(donor, "memory-server").join("memory");
+    let largest = largest_file(&directory)?;
+    largest.with_context(|| format!("no memory file below {}", directory.display()))
+}
+
+fn largest_file(directory: &Path) -> Result<Option<PathBuf>> {
+    let mut best: Option<(u64, PathBuf)> = None;
+    let entries = std::fs::read_dir(directory)
+        .with_context(|| format!("cannot read {}", directory.display()))?;
+    for entry in entries {
+        let entry = entry?;
+        let size = entry.metadata()?.len();
+        if best.as_ref().is_none_or(|(other, _)| size > *other) {
+            best = Some((size, entry.path()));
+        }
+    }
+    Ok(best.map(|(_, path)| path))
+}
+
+/// Flips one bit in every page of the upper half of a memory file that holds something.
+fn flip_bits(path: &Path) -> Result<u64> {
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let pages = file.metadata()?.len() / 4096;
+    let mut flipped = 0;
+    for page in pages / 8..pages {
+        let mut word = [0; 8];
+        file.read_exact_at(&mut word, page * 4096 + 2048)?;
+        if word != [0; 8] {
+            word[3] ^= 0x10;
+            file.write_all_at(&word, page * 4096 + 2048)?;
+            flipped += 1;
+        }
+    }
+    Ok(flipped)
+}
+
+pub fn flipped_bit() -> Result<()> {
+    let mut cluster = Cluster::up("native-flip", &["--donor-capacity", "256Mi"])?;
+    cluster.apply(TWO_COPIES)?;
+    let mut workload = Workload::start(&cluster, "verify", Size::HALF_IN_RAM)?;
+    workload.wait_churn()?;
+    workload.run_for(Duration::from_secs(1))?;
+    let flipped = flip_bits(&memory_file(&cluster, "donor-1")?)?;
+    ensure!(
+        flipped > 100,
+        "only {flipped} pages of donor-1 held something"
+    );
+    let end = workload.finish()?;
+    ensure!(end.wrong_pages == 0, "{end:?}");
+    let counters = cluster.device()?.counters.context("no counters")?;
+    ensure!(
+        counters.integrity_failures > 0,
+        "no damage was noticed: {counters:?}"
+    );
+    ensure!(
+        counters.pages_repaired > 0,
+        "nothing was repaired: {counters:?}"
+    );
+    ensure!(
+        counters.pages_lost == 0 && counters.read_failures == 0,
+        "{counters:?}"
+    );
+    cluster.down()
+}
+
+pub fn both_copies_gone() -> Result<()> {
+    let options = ["--donors", "2", "--donor-capacity", "256Mi"];
+    let mut cluster = Cluster::up("native-loss", &options)?;
+    cluster.apply(TWO_COPIES)?;
+    let mut owner = Workload::start(&cluster, "owner", Size::HALF_IN_RAM)?;
+    // Everybody else: its memory stays in RAM.
+    let in_ram = Size {
+        owned: Bytes::from_mib(16),
+        limit: Bytes::from_mib(64),
+    };
+    let mut other = Workload::start(&cluster, "other", in_ram)?;
+    other.wait_churn()?;
+    owner.wait_churn()?;
+    owner.run_for(Duration::from_millis(500))?;
+    for donor in ["donor-1", "donor-2"] {
+        cluster.kill(&format!("{donor}/memory-server"))?;
+    }
+    let status = owner.wait_death()?;
+    // `run` tells a death by signal as an exit code of its own; SIGBUS itself is seen directly.
+    let by_bus = status.signal() == Some(7) || status.code().is_some_and(|code| code != 0);
+    ensure!(by_bus, "the owner ended with {status}");
+    other.run_for(Duration::from_secs(1))?;
+    let end = other.finish()?;
+    ensure!(end.wrong_pages == 0, "{end:?}");
+    let counters = cluster.device()?.counters.context("no counters")?;
+    ensure!(counters.read_failures > 0, "no read failed: {counters:?}");
+    cluster.down()
+}
+
+pub fn full_pool() -> Result<()> {
+    // Two copies of 48 MiB fit; the workload would need 64 MiB out.
+    let options = ["--donor-capacity", "32Mi", "--slab", "4Mi"];
+    let mut cluster = Cluster::up("native-full", &options)?;
+    cluster.apply(TWO_COPIES)?;
+    let size = Size {
+        owned: Bytes::from_mib(128),
+        limit: Bytes::from_mib(96),
+    };
+    let mut workload = Workload::start(&cluster, "verify", size)?;
+    workload.wait_churn()?;
+    workload.run_for(Duration::from_secs(1))?;
+    // Ask the kernel for more than the donors can take: it must keep the pages, not kill anybody.
+    let cgroup =
+        PathBuf::from("/sys/fs/cgroup/memory").join(cluster.paths.container_cgroup("verify"));
+    let force = cgroup.join("memory.force_empty");
+    if force.exists() {
+        // EBUSY says that not everything could leave, which is the point.
+        let _not_all = std::fs::write(&force, "1");
+    } else {
+        let reclaim = PathBuf::from("/sys/fs/cgroup")
+            .join(cluster.paths.container_cgroup("verify"))
+            .join("memory.reclaim");
+        let _not_all = std::fs::write(&reclaim, "96M");
+    }
+    cluster.wait("writes that failed early", |status| {
+        device(status)
+            .and_then(|device| device.counters.as_ref())
+            .is_some_and(|counters| counters.write_failures > 0)
+    })?;
+    workload.run_for(Duration::from_secs(1))?;
+    let end = workload.finish()?;
+    ensure!(end.wrong_pages == 0, "{end:?}");
+    let counters = cluster.device()?.counters.context("no counters")?;
+    ensure!(
+        counters.read_failures == 0 && counters.pages_lost == 0,
+        "{counters:?}"
+    );
+    // A stopped server is no free room either: nothing may have been killed by it.
+    cluster.signal("donor-3/memory-server", Signal::CONT)?;
+    cluster.down()
+}
