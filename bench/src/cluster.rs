@@ -31,7 +31,12 @@ fn dynamicswap(args: &[&str]) -> Result<String> {
         .output()
         .with_context(|| format!("cannot run {}", program.display()))?;
     let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "dynamicswap {} failed: {}", args.join(" "), said.trim());
+    ensure!(
+        output.status.success(),
+        "dynamicswap {} failed: {}",
+        args.join(" "),
+        said.trim()
+    );
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -51,14 +56,21 @@ impl Cluster {
     pub fn up() -> Result<Self> {
         dynamicswap(&["up", "--name", NAME])?;
         let name: ClusterName = NAME.parse().map_err(anyhow::Error::msg)?;
-        let policy = std::env::temp_dir().join(format!("dynamicswap-bench-{}.yaml", std::process::id()));
-        let cluster = Self { record: ClusterRecord::load(&name)?, policy };
+        let policy =
+            std::env::temp_dir().join(format!("dynamicswap-bench-{}.yaml", std::process::id()));
+        let cluster = Self {
+            record: ClusterRecord::load(&name)?,
+            policy,
+        };
         std::fs::write(&cluster.policy, POLICY).context("cannot write the benchmark's policy")?;
         let file = cluster.policy.display().to_string();
         dynamicswap(&["apply", "--name", NAME, "-f", &file])?;
         let deadline = Instant::now() + SWAP_ON_WAIT;
         while !swap_is_on()? {
-            ensure!(Instant::now() < deadline, "swap is not on {SWAP_ON_WAIT:?} after the policy");
+            ensure!(
+                Instant::now() < deadline,
+                "swap is not on {SWAP_ON_WAIT:?} after the policy"
+            );
             std::thread::park_timeout(Duration::from_millis(20));
         }
         Ok(cluster)
@@ -66,14 +78,17 @@ impl Cluster {
 
     /// One of the cluster's processes.
     pub fn process(&self, name: &str) -> Result<&ProcessRecord> {
-        self.record.process(name).with_context(|| format!("the cluster has no process '{name}'"))
+        self.record
+            .process(name)
+            .with_context(|| format!("the cluster has no process '{name}'"))
     }
 
     /// Process id of the borrower's engine, a child of the holder.
     pub fn engine_pid(&self) -> Result<i32> {
         let holder = self.process(&format!("{BORROWER}/swapd"))?.pid;
         let path = format!("/proc/{holder}/task/{holder}/children");
-        let children = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let children =
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
         for child in children.split_whitespace() {
             let name = std::fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
             let exe = std::fs::read_link(format!("/proc/{child}/exe")).unwrap_or_default();
@@ -82,12 +97,6 @@ impl Cluster {
             }
         }
         bail!("the holder {holder} has no engine among its children: {children}")
-    }
-
-    /// The cluster's state as JSON.
-    pub fn status(&self) -> Result<serde_json::Value> {
-        let text = dynamicswap(&["status", "--name", NAME, "-o", "json"])?;
-        serde_json::from_str(&text).context("the status is no JSON")
     }
 }
 

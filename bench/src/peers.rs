@@ -14,10 +14,17 @@ use crate::workload::beside;
 
 /// Runs a program to its end and fails with what it said.
 pub fn tool(program: &str, args: &[&str]) -> Result<String> {
-    let output =
-        Command::new(program).args(args).output().with_context(|| format!("cannot run {program}"))?;
+    let output = Command::new(program)
+        .args(args)
+        .output()
+        .with_context(|| format!("cannot run {program}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{program} {} failed: {}", args.join(" "), said.trim());
+    ensure!(
+        output.status.success(),
+        "{program} {} failed: {}",
+        args.join(" "),
+        said.trim()
+    );
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
@@ -40,10 +47,22 @@ impl SwapArea {
     pub fn disk_file(dir: &Path, size: Bytes) -> Result<Self> {
         let path = dir.join("swapfile");
         let text = path.display().to_string();
-        let area = Self { path, undo: Undo::RemoveFile };
+        let area = Self {
+            path,
+            undo: Undo::RemoveFile,
+        };
         // Written, not only reserved: the kernel refuses holes, and a real disk file has none.
         let mebibytes = format!("count={}", size.get() >> 20);
-        tool("dd", &["if=/dev/zero", &format!("of={text}"), "bs=1M", &mebibytes, "conv=fsync"])?;
+        tool(
+            "dd",
+            &[
+                "if=/dev/zero",
+                &format!("of={text}"),
+                "bs=1M",
+                &mebibytes,
+                "conv=fsync",
+            ],
+        )?;
         tool("chmod", &["600", &text])?;
         tool("mkswap", &[&text])?;
         tool("swapon", &[&text])?;
@@ -53,11 +72,15 @@ impl SwapArea {
     /// A zram device of `size`.
     pub fn zram(size: Bytes) -> Result<Self> {
         let added = "/sys/class/zram-control/hot_add";
-        let index = std::fs::read_to_string(added).with_context(|| format!("cannot read {added}"))?;
+        let index =
+            std::fs::read_to_string(added).with_context(|| format!("cannot read {added}"))?;
         let index = index.trim().to_owned();
         let path = PathBuf::from(format!("/dev/zram{index}"));
         let text = path.display().to_string();
-        let area = Self { path, undo: Undo::RemoveZram(index.clone()) };
+        let area = Self {
+            path,
+            undo: Undo::RemoveZram(index.clone()),
+        };
         let disksize = format!("/sys/block/zram{index}/disksize");
         std::fs::write(&disksize, size.get().to_string())
             .with_context(|| format!("cannot write {disksize}"))?;
@@ -98,12 +121,24 @@ impl LocalDevice {
         command.args(["--node=bench", "--backend=local", "--slab=16Mi"]);
         command.arg(format!("--size={size}"));
         command.arg(format!("--state-dir={}", state.path().display()));
-        command.arg(format!("--control-socket={}", state.path().join("swapd.sock").display()));
-        let holder = command.stderr(Stdio::null()).spawn().context("cannot start swapd")?;
-        let device = Self { holder, _state: state };
+        command.arg(format!(
+            "--control-socket={}",
+            state.path().join("swapd.sock").display()
+        ));
+        let holder = command
+            .stderr(Stdio::null())
+            .spawn()
+            .context("cannot start swapd")?;
+        let device = Self {
+            holder,
+            _state: state,
+        };
         let deadline = Instant::now() + Duration::from_secs(30);
         while std::fs::read_to_string("/proc/swaps")?.lines().count() < 2 {
-            ensure!(Instant::now() < deadline, "the local device is not swap after 30 s");
+            ensure!(
+                Instant::now() < deadline,
+                "the local device is not swap after 30 s"
+            );
             std::thread::park_timeout(Duration::from_millis(20));
         }
         Ok(device)
@@ -131,7 +166,8 @@ const PAGE_CLUSTER: &str = "/proc/sys/vm/page-cluster";
 impl PageCluster {
     /// Switches swap readahead off.
     pub fn off() -> Result<Self> {
-        let before = std::fs::read_to_string(PAGE_CLUSTER).context("cannot read vm.page-cluster")?;
+        let before =
+            std::fs::read_to_string(PAGE_CLUSTER).context("cannot read vm.page-cluster")?;
         std::fs::write(PAGE_CLUSTER, "0").context("cannot write vm.page-cluster")?;
         Ok(Self { before })
     }
@@ -140,7 +176,10 @@ impl PageCluster {
 impl Drop for PageCluster {
     fn drop(&mut self) {
         if let Err(error) = std::fs::write(PAGE_CLUSTER, &self.before) {
-            eprintln!("bench: cannot restore vm.page-cluster to {}: {error}", self.before.trim());
+            eprintln!(
+                "bench: cannot restore vm.page-cluster to {}: {error}",
+                self.before.trim()
+            );
         }
     }
 }

@@ -21,7 +21,12 @@ struct Latency {
 
 fn run(args: &Args, name: &str) -> Result<Latency> {
     eprintln!("bench:   swap-in on {name}");
-    let plan = Plan { seconds: args.seconds, progress_ms: 500, threads: 1, write_percent: 50 };
+    let plan = Plan {
+        seconds: args.seconds,
+        progress_ms: 500,
+        threads: 1,
+        write_percent: 50,
+    };
     let finished = Running::start("dynamicswap-bench", plan)?.finish()?;
     Ok(Latency {
         p50: finished.median_of(|progress| progress.p50_us)?,
@@ -50,11 +55,31 @@ pub fn measure(args: &Args, report: &mut Report) -> Result<()> {
         run(args, "a disk file")?
     };
     let local = "fuse-loop on local memory";
-    report.against("swap-in p50, TCP, two copies [us]", ours.p50, (local, floor.p50), Bar::AtMost(1.8));
-    report.against("swap-in p99, TCP, two copies [us]", ours.p99, (local, floor.p99), Bar::AtMost(3.0));
+    report.against(
+        "swap-in p50, TCP, two copies [us]",
+        ours.p50,
+        (local, floor.p50),
+        Bar::AtMost(1.8),
+    );
+    report.against(
+        "swap-in p99, TCP, two copies [us]",
+        ours.p99,
+        (local, floor.p99),
+        Bar::AtMost(3.0),
+    );
     for (peer, theirs) in [("swap on a disk file", disk), ("zram", zram)] {
-        report.against("swap-in p50, TCP, two copies [us]", ours.p50, (peer, theirs.p50), Bar::None);
-        report.against("swap-in p99, TCP, two copies [us]", ours.p99, (peer, theirs.p99), Bar::None);
+        report.against(
+            "swap-in p50, TCP, two copies [us]",
+            ours.p50,
+            (peer, theirs.p50),
+            Bar::None,
+        );
+        report.against(
+            "swap-in p99, TCP, two copies [us]",
+            ours.p99,
+            (peer, theirs.p99),
+            Bar::None,
+        );
     }
     Ok(())
 }

@@ -65,7 +65,9 @@ fn raw_tcp() -> Result<f64> {
         socket.write_all(&buffer)?;
     }
     drop(socket);
-    let bytes = reader.join().map_err(|_| anyhow::anyhow!("the reader thread died"))??;
+    let bytes = reader
+        .join()
+        .map_err(|_| anyhow::anyhow!("the reader thread died"))??;
     Ok(bytes as f64 / 1e6 / began.elapsed().as_secs_f64())
 }
 
@@ -79,8 +81,14 @@ struct Server {
 impl Server {
     fn start() -> Result<Self> {
         let state = tempfile::tempdir().context("cannot make a directory")?;
-        let child = Self::command(&state)?.spawn().context("cannot start the memory server")?;
-        let mut server = Self { child, state, address: String::new() };
+        let child = Self::command(&state)?
+            .spawn()
+            .context("cannot start the memory server")?;
+        let mut server = Self {
+            child,
+            state,
+            address: String::new(),
+        };
         let deadline = Instant::now() + START_WAIT;
         let report = loop {
             match server.report() {
@@ -89,7 +97,11 @@ impl Server {
                 _ => std::thread::park_timeout(Duration::from_millis(10)),
             }
         };
-        let grant = SlotGrant { slot: 0, device_id: vec![1; 16], set_id: 1 };
+        let grant = SlotGrant {
+            slot: 0,
+            device_id: vec![1; 16],
+            set_id: 1,
+        };
         let document = MemoryServerDocument {
             generation: 1,
             incarnation: report.incarnation,
@@ -105,9 +117,17 @@ impl Server {
 
     fn command(state: &tempfile::TempDir) -> Result<Command> {
         let mut command = Command::new(beside("dynamicswap-memory-server")?);
-        command.args(["--node=bench", "--listen=127.0.0.1:0", "--capacity=64Mi", "--slab=64Mi"]);
+        command.args([
+            "--node=bench",
+            "--listen=127.0.0.1:0",
+            "--capacity=64Mi",
+            "--slab=64Mi",
+        ]);
         command.arg(format!("--state-dir={}", state.path().display()));
-        command.arg(format!("--control-socket={}", state.path().join("control.sock").display()));
+        command.arg(format!(
+            "--control-socket={}",
+            state.path().join("control.sock").display()
+        ));
         command.stdin(Stdio::null()).stderr(Stdio::null());
         Ok(command)
     }
@@ -124,7 +144,10 @@ impl Server {
     }
 
     fn report(&self) -> Result<MemoryServerReport> {
-        let wanted = ReportRequest { known_change: 0, wait_ms: 0 };
+        let wanted = ReportRequest {
+            known_change: 0,
+            wait_ms: 0,
+        };
         let Kind::Report(answer) = self.ask(request::Kind::Report(wanted))? else {
             bail!("no report");
         };
@@ -141,7 +164,10 @@ impl Drop for Server {
         let _ended = self.child.kill();
         let _reaped = self.child.wait();
         let discard = Self::command(&self.state).and_then(|mut command| {
-            command.arg("--discard").status().context("cannot discard the server's memory")
+            command
+                .arg("--discard")
+                .status()
+                .context("cannot discard the server's memory")
         });
         if let Err(error) = discard {
             eprintln!("bench: {error:#}");
@@ -163,16 +189,28 @@ impl Borrower {
             session: SessionId::new(1),
             queue: 0,
         };
-        let mut transport = TcpTransport::new(TcpOptions { hello, slot_size: SlabSize::DEFAULT })?;
+        let mut transport = TcpTransport::new(TcpOptions {
+            hello,
+            slot_size: SlabSize::DEFAULT,
+        })?;
         transport.set_server(ServerIndex::new(0), Some(address.parse()?));
-        let mut borrower = Self { transport, pool: vec![7; DEPTH as usize * OPERATION_BYTES] };
+        let mut borrower = Self {
+            transport,
+            pool: vec![7; DEPTH as usize * OPERATION_BYTES],
+        };
         let deadline = Instant::now() + START_WAIT;
         loop {
             let events = borrower.poll();
-            if events.iter().any(|e| matches!(e, TransportEvent::Link(_, Link::Up { .. }))) {
+            if events
+                .iter()
+                .any(|e| matches!(e, TransportEvent::Link(_, Link::Up { .. })))
+            {
                 return Ok(borrower);
             }
-            ensure!(Instant::now() < deadline, "the memory server does not answer");
+            ensure!(
+                Instant::now() < deadline,
+                "the memory server does not answer"
+            );
         }
     }
 
@@ -180,7 +218,8 @@ impl Borrower {
         let now = monotonic_now();
         let mut events = Vec::new();
         self.transport.flush(&mut self.pool, now);
-        self.transport.poll(&mut self.pool, now, &mut |event| events.push(event));
+        self.transport
+            .poll(&mut self.pool, now, &mut |event| events.push(event));
         events
     }
 
@@ -198,9 +237,15 @@ impl Borrower {
                     direction,
                     slot: SlotIndex::new(0),
                     page,
-                    buffer: BufferRange { first: place * OPERATION_PAGES, pages: OPERATION_PAGES },
+                    buffer: BufferRange {
+                        first: place * OPERATION_PAGES,
+                        pages: OPERATION_PAGES,
+                    },
                 };
-                if !self.transport.post(&operation, &mut self.pool, monotonic_now()) {
+                if !self
+                    .transport
+                    .post(&operation, &mut self.pool, monotonic_now())
+                {
                     free.push_front(place);
                     break;
                 }
@@ -230,7 +275,17 @@ pub fn measure(_args: &Args, report: &mut Report) -> Result<()> {
     drop(server);
     let raw = raw.max(raw_tcp()?);
     let peer = ("raw TCP over loopback", raw);
-    report.against("data path, sequential write, depth 32 [MB/s]", write, peer, Bar::AtLeast(0.7));
-    report.against("data path, sequential read, depth 32 [MB/s]", read, peer, Bar::AtLeast(0.7));
+    report.against(
+        "data path, sequential write, depth 32 [MB/s]",
+        write,
+        peer,
+        Bar::AtLeast(0.7),
+    );
+    report.against(
+        "data path, sequential read, depth 32 [MB/s]",
+        read,
+        peer,
+        Bar::AtLeast(0.7),
+    );
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use dynamicswap_types::Bytes;
-use dynamicswap_workload::line::{End, Line, Phase, Progress};
+use dynamicswap_workload::line::{Line, Phase, Progress};
 
 /// What the measured workload owns.
 pub const SIZE: Bytes = Bytes::from_mib(256);
@@ -21,7 +21,11 @@ const MARGIN: Duration = Duration::from_secs(120);
 pub fn beside(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("cannot tell where this program is")?;
     let path = own.with_file_name(name);
-    ensure!(path.exists(), "{} is missing: build it with 'cargo build --release'", path.display());
+    ensure!(
+        path.exists(),
+        "{} is missing: build it with 'cargo build --release'",
+        path.display()
+    );
     Ok(path)
 }
 
@@ -39,8 +43,6 @@ pub struct Running {
 pub struct Finished {
     /// Each interval of the churn, with the moment when it was told.
     pub churn: Vec<(Instant, Progress)>,
-    /// The result.
-    pub end: End,
 }
 
 /// How a workload runs.
@@ -61,27 +63,46 @@ impl Running {
     pub fn start(container: &str, plan: Plan) -> Result<Self> {
         let program = beside("dynamicswap-workload")?;
         let mut command = Command::new(&program);
-        command.args(["contain", "--limit", &LIMIT.to_string(), "--name", container, "--"]);
-        command.arg(&program).args(["verify", "--size", &SIZE.to_string()]);
+        command.args([
+            "contain",
+            "--limit",
+            &LIMIT.to_string(),
+            "--name",
+            container,
+            "--",
+        ]);
+        command
+            .arg(&program)
+            .args(["verify", "--size", &SIZE.to_string()]);
         command.args(["--seconds", &plan.seconds.to_string()]);
         command.args(["--threads", &plan.threads.to_string()]);
         command.args(["--write-percent", &plan.write_percent.to_string()]);
-        command.args(["--progress-ms", &plan.progress_ms.to_string(), "--seed", "7"]);
+        command.args([
+            "--progress-ms",
+            &plan.progress_ms.to_string(),
+            "--seed",
+            "7",
+        ]);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().context("cannot start the workload")?;
         let output = child.stdout.take().context("the workload has no output")?;
         let (sender, lines) = channel();
         std::thread::spawn(move || {
             for text in BufReader::new(output).lines().map_while(Result::ok) {
-                if let Ok(line) = serde_json::from_str(&text) {
-                    if sender.send((Instant::now(), line)).is_err() {
-                        return;
-                    }
+                if let Ok(line) = serde_json::from_str(&text)
+                    && sender.send((Instant::now(), line)).is_err()
+                {
+                    return;
                 }
             }
         });
         let deadline = Instant::now() + Duration::from_secs(u64::from(plan.seconds)) + MARGIN;
-        Ok(Self { child, lines, deadline, progress: Vec::new() })
+        Ok(Self {
+            child,
+            lines,
+            deadline,
+            progress: Vec::new(),
+        })
     }
 
     /// Waits until the churn has run for `time`.
@@ -89,7 +110,12 @@ impl Running {
         let mut began = None;
         while began.is_none_or(|began: Instant| began.elapsed() < time) {
             match self.next()? {
-                (when, Line::Phase { phase: Phase::Churn }) => began = Some(when),
+                (
+                    when,
+                    Line::Phase {
+                        phase: Phase::Churn,
+                    },
+                ) => began = Some(when),
                 (_, Line::End(_)) => bail!("the workload ended before its churn"),
                 _ => {}
             }
@@ -99,8 +125,10 @@ impl Running {
 
     fn next(&mut self) -> Result<(Instant, Line)> {
         let left = self.deadline.saturating_duration_since(Instant::now());
-        let (when, line) =
-            self.lines.recv_timeout(left).context("the workload does not come to its end")?;
+        let (when, line) = self
+            .lines
+            .recv_timeout(left)
+            .context("the workload does not come to its end")?;
         if let Line::Progress(progress) = &line {
             self.progress.push((when, progress.clone()));
         }
@@ -121,7 +149,7 @@ impl Running {
             .into_iter()
             .filter(|(_, progress)| progress.phase == Some(Phase::Churn))
             .collect();
-        Ok(Finished { churn, end })
+        Ok(Finished { churn })
     }
 }
 
@@ -136,10 +164,15 @@ impl Drop for Running {
 impl Finished {
     /// Median over the churn's intervals of one of their figures, in microseconds.
     pub fn median_of(&self, figure: fn(&Progress) -> u64) -> Result<f64> {
-        let with_faults = self.churn.iter().filter(|(_, progress)| progress.swap_ins > 0);
+        let with_faults = self
+            .churn
+            .iter()
+            .filter(|(_, progress)| progress.swap_ins > 0);
         let mut values: Vec<u64> = with_faults.map(|(_, progress)| figure(progress)).collect();
         values.sort_unstable();
-        let median = values.get(values.len() / 2).context("no page was swapped in")?;
+        let median = values
+            .get(values.len() / 2)
+            .context("no page was swapped in")?;
         Ok(*median as f64)
     }
 }

@@ -142,7 +142,7 @@ impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let exact = SUFFIXES[..4]
             .iter()
-            .find(|(_, factor)| self.0 > 0 && self.0 % factor == 0);
+            .find(|(_, factor)| self.0 > 0 && self.0.is_multiple_of(*factor));
         match exact {
             Some((suffix, factor)) => f.pad(&format!("{}{suffix}", self.0 / factor)),
             None => f.pad(&self.0.to_string()),

@@ -162,7 +162,8 @@ impl Engine<'_> {
         let end = self.slab_end(current.slab);
         let wanted = |page: &u32| {
             let record = self.tables.pages[self.page_of(current.slab, *page)].load();
-            !record.version.is_empty() && !(current.target == CopyTarget::Disk && record.disk)
+            let on_disk = current.target == CopyTarget::Disk && record.disk;
+            !record.version.is_empty() && !on_disk
         };
         let first = (current.cursor..end).find(wanted)?;
         let limit = end.min(first + COPY_PAGES_MAX);
@@ -269,7 +270,7 @@ impl Engine<'_> {
             let end = (first..share.pages)
                 .find(|p| !good(self, p))
                 .unwrap_or(share.pages);
-            self.post(place, 0, purpose, (first, end - first), now);
+            self.post((place, 0), purpose, (first, end - first), now);
             page = end;
         }
     }

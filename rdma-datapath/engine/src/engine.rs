@@ -461,8 +461,7 @@ impl<'m> Engine<'m> {
     /// Posts an operation on a server for a run of pages of a part.
     pub(crate) fn post(
         &mut self,
-        request: RequestPlace,
-        part: usize,
+        (request, part): (RequestPlace, usize),
         purpose: Purpose,
         run: (u32, u32),
         now: MonotonicTime,

@@ -32,7 +32,7 @@ pub const COPY_PAGES_MAX: u32 = 64;
 /// processor away from the swap-ins.
 pub const COPY_JOBS_MAX: usize = 2;
 /// Pages of scratch buffer that the engine needs for its copy jobs.
-pub const SCRATCH_PAGES: u32 = COPY_PAGES_MAX * COPY_JOBS_MAX as u32;
+pub const SCRATCH_PAGES: u32 = 128;
 /// Parts of one request: a slab has at least as many pages as the longest request, so a request
 /// crosses one edge at most.
 pub const PARTS_MAX: usize = 2;
@@ -47,7 +47,7 @@ pub const READ_ROUNDS_MAX: u8 = 3;
 /// Time between two looks at deadlines while anything is under way.
 pub const TICK: std::time::Duration = std::time::Duration::from_millis(20);
 
-const _: () = assert!(SCRATCH_PAGES == 128);
+const _: () = assert!(SCRATCH_PAGES as usize == COPY_PAGES_MAX as usize * COPY_JOBS_MAX);
 const _: () = assert!(
     (1 << 20) / 4096 >= REQUEST_PAGES_MAX,
     "a slab holds the longest request"

@@ -205,7 +205,7 @@ impl Engine<'_> {
             };
             Purpose::ReadReplica(replica.place)
         };
-        self.post(place, part, purpose, run, now);
+        self.post((place, part), purpose, run, now);
     }
 
     fn give_up(&mut self, place: RequestPlace, part: usize) {
@@ -304,7 +304,7 @@ impl Engine<'_> {
                 let mut page = 0;
                 while let Some(run) = self.used_run(&share, page) {
                     page = run.0 + run.1;
-                    self.post(place, part, Purpose::Repair(replica.place), run, now);
+                    self.post((place, part), Purpose::Repair(replica.place), run, now);
                 }
             }
         }

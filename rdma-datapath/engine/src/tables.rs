@@ -60,7 +60,7 @@ impl Geometry {
     /// [`TablesError::DeviceSize`].
     pub fn new(size: Bytes, slab: SlabSize, pool_pages: u32) -> Result<Self, TablesError> {
         let device_pages = size.get() / PAGE_SIZE.get();
-        let whole = size.get() % PAGE_SIZE.get() == 0 && size >= slab.bytes();
+        let whole = size.get().is_multiple_of(PAGE_SIZE.get()) && size >= slab.bytes();
         if !whole || device_pages > DEVICE_PAGES_MAX {
             return Err(TablesError::DeviceSize(size));
         }

@@ -119,7 +119,12 @@ impl Engine<'_> {
                     usable += 1;
                     if (share.acked | share.posted) & bit == 0 {
                         self.requests[place].parts[part].posted |= bit;
-                        self.post(place, part, Purpose::WriteReplica(replica.place), run, now);
+                        self.post(
+                            (place, part),
+                            Purpose::WriteReplica(replica.place),
+                            run,
+                            now,
+                        );
                     }
                 }
             }
@@ -132,7 +137,7 @@ impl Engine<'_> {
         if disk_helps && usable < required.max(1) {
             if share.disk == DiskStage::Idle {
                 self.requests[place].parts[part].disk = DiskStage::Posted;
-                self.post(place, part, Purpose::WriteDisk, run, now);
+                self.post((place, part), Purpose::WriteDisk, run, now);
             }
             if share.disk == DiskStage::Done && acked >= usable {
                 self.mark_missed(share.slab, share.acked);
@@ -199,7 +204,7 @@ impl Engine<'_> {
             if share.disk == DiskStage::Idle && self.config.spill {
                 share.disk = DiskStage::Posted;
                 let run = (0, share.pages);
-                self.post(place, part, Purpose::WriteDisk, run, now);
+                self.post((place, part), Purpose::WriteDisk, run, now);
             }
         }
     }

@@ -1,6 +1,11 @@
 //! The engine against a model: random requests, completions in random order, links that flap,
 //! engines that die, servers that lose their memory, documents that move copies. A read returns
 //! the last acknowledged bytes or an error; where nothing was ever lost, no read fails.
+#![expect(
+    clippy::expect_used,
+    clippy::cast_possible_truncation,
+    reason = "helpers of tests are tests; every number here is small"
+)]
 
 use std::collections::BTreeMap;
 use std::time::Duration;

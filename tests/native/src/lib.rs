@@ -2,6 +2,7 @@
 //! memory cgroups, and kill -9.
 //!
 //! Owns what a test starts, from start to removal. The rules are in `tests/native.rs`.
+#![forbid(unsafe_code)]
 
 pub mod cluster;
 pub mod host;
