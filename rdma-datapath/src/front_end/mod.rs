@@ -4,6 +4,7 @@
 //! one-file FUSE mount under a loop device; ublk implements the same trait. Must not decide
 //! anything about pages: that is the engine's.
 
+pub mod choice;
 pub mod fuse_loop;
 pub mod in_flight;
 pub mod pool;

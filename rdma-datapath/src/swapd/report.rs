@@ -14,6 +14,7 @@ use super::mailbox::Snapshot;
 use super::memory::SwapdMemory;
 use super::sentences::Nodes;
 use crate::daemon::clock::monotonic_now;
+use crate::front_end::choice;
 
 /// What a report is made from.
 #[derive(Debug, Clone, Copy)]
@@ -42,8 +43,8 @@ pub fn build(parts: &ReportParts<'_>) -> pb::SwapDeviceReport {
         generation: snapshot.generation.get(),
         size_bytes: control.identity.size.get(),
         slab_bytes: control.identity.slab.bytes().get(),
-        front_end: "fuse-loop".to_owned(),
-        front_end_reason: "the only front end of this version".to_owned(),
+        front_end: choice::FUSE_LOOP.to_owned(),
+        front_end_reason: choice::reason(),
         attached: state == AttachState::Attached,
         device_path: device_path(number),
         pages_used: snapshot.pages_used,

@@ -119,6 +119,9 @@ fn serve(options: &Options) -> anyhow::Result<()> {
         change,
         taken: Mutex::new(taken),
     });
+    let process = std::process::id();
+    let started = format!("engine process {process} serves the device as epoch {epoch}");
+    control.events.push("EngineStarted", started);
     let teller = Arc::clone(&control);
     threads::spawn("events", move || teller.tell_events(&events))?;
     let server = ControlServer::start(UnixListener::from(listener), control)?;
@@ -126,7 +129,6 @@ fn serve(options: &Options) -> anyhow::Result<()> {
     let state = &memory.header().engine_state;
     state.store(serving, Ordering::Release);
     memory.set_serving_since(monotonic_now().as_nanos());
-    tracing::info!(%epoch, device = %identity.device_id, "the engine serves");
     let result = io.run();
     drop(server);
     Ok(result?)
