@@ -1,1 +1,11 @@
-//! Placeholder.
+//! The node agent: reports a node's pressure and daemons to the controller, and brings the
+//! controller's whole documents to the daemons.
+//!
+//! Owns the control side of a node. The data path needs none of it once slabs are mapped.
+#![forbid(unsafe_code)]
+
+pub mod containers;
+pub mod daemon;
+pub mod document;
+pub mod node;
+pub mod session;
