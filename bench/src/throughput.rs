@@ -39,6 +39,8 @@ const DEPTH: u32 = 32;
 const DURATION: Duration = Duration::from_secs(3);
 /// The slot that is written and read.
 const SLOT_PAGES: u32 = 16384;
+/// Reads of one page whose time is taken.
+const ROUND_TRIPS: usize = 20_000;
 /// Longest wait for the server.
 const START_WAIT: Duration = Duration::from_secs(20);
 
@@ -262,6 +264,34 @@ impl Borrower {
         }
         Ok(done as f64 / 1e6 / began.elapsed().as_secs_f64())
     }
+
+    /// Microseconds from the post of a page's read to its completion, alone on the link: the
+    /// median and the 99th percentile.
+    fn round_trip(&mut self) -> Result<(f64, f64)> {
+        let mut nanos = Vec::with_capacity(ROUND_TRIPS);
+        for id in 0..ROUND_TRIPS as u64 {
+            let operation = Operation {
+                id: OperationId(id),
+                server: ServerIndex::new(0),
+                direction: Direction::Read,
+                slot: SlotIndex::new(0),
+                page: u32::try_from(id * 7919 % u64::from(SLOT_PAGES))?,
+                buffer: BufferRange { first: 0, pages: 1 },
+            };
+            let began = Instant::now();
+            ensure!(
+                self.transport
+                    .post(&operation, &mut self.pool, monotonic_now())
+            );
+            while self.poll().is_empty() {}
+            nanos.push(began.elapsed().as_nanos() as f64);
+        }
+        nanos.sort_by(f64::total_cmp);
+        Ok((
+            nanos[ROUND_TRIPS / 2] / 1e3,
+            nanos[ROUND_TRIPS * 99 / 100] / 1e3,
+        ))
+    }
 }
 
 /// Measures both directions between two raw runs, whose better one counts.
@@ -271,6 +301,7 @@ pub fn measure(_args: &Args, report: &mut Report) -> Result<()> {
     let mut borrower = Borrower::connect(&server.address)?;
     let write = borrower.run(Direction::Write)?;
     let read = borrower.run(Direction::Read)?;
+    let (p50, p99) = borrower.round_trip()?;
     drop(borrower);
     drop(server);
     let raw = raw.max(raw_tcp()?);
@@ -286,6 +317,12 @@ pub fn measure(_args: &Args, report: &mut Report) -> Result<()> {
         read,
         peer,
         Bar::AtLeast(0.7),
+    );
+    report.absolute("one page read over TCP, median [us]", p50, Bar::None);
+    report.absolute(
+        "one page read over TCP, 99th percentile [us]",
+        p99,
+        Bar::None,
     );
     Ok(())
 }

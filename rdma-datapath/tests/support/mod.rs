@@ -1,4 +1,5 @@
 //! A memory server process and a borrower, for the tests beside.
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -207,6 +208,14 @@ pub struct Borrower {
     pool: Vec<u8>,
     next: u64,
     waiting: Vec<TransportEvent>,
+    seen: Seen,
+}
+
+/// Events counted by [`Borrower::poll_until`].
+#[derive(Default)]
+pub struct Seen {
+    pub completed: u64,
+    pub links: u64,
 }
 
 const HALF: BufferRange = BufferRange {
@@ -228,6 +237,7 @@ impl Borrower {
             pool: vec![0; 512 * 4096],
             next: 0,
             waiting: Vec::new(),
+            seen: Seen::default(),
         }
     }
 
@@ -245,6 +255,25 @@ impl Borrower {
             self.transport
                 .poll(&mut self.pool, now, &mut |event| waiting.push(event));
             if self.waiting.is_empty() && !self.transport.arm() {
+                self.sleep();
+            }
+        }
+    }
+
+    /// Polls until `done`, counting events and keeping none.
+    pub fn poll_until(&mut self, done: impl Fn(&Seen) -> bool) {
+        let start = monotonic_now();
+        while !done(&self.seen) {
+            let now = monotonic_now();
+            assert!(now.since(start) < TIME_MAX, "nothing happens");
+            self.transport.flush(&mut self.pool, now);
+            let seen = &mut self.seen;
+            self.transport
+                .poll(&mut self.pool, now, &mut |event| match event {
+                    TransportEvent::Completed(..) => seen.completed += 1,
+                    TransportEvent::Link(..) => seen.links += 1,
+                });
+            if !done(&self.seen) && !self.transport.arm() {
                 self.sleep();
             }
         }

@@ -59,6 +59,10 @@ pub const UNSAFE_FILES: &[Exception] = &[
         reason: "swapon and swapoff have no safe call",
     },
     Exception {
+        path: "rdma-datapath/tests/no_allocation.rs",
+        reason: "a global allocator is an unsafe trait; it counts allocations",
+    },
+    Exception {
         path: "tests/workload/src/container.rs",
         reason: "entering a cgroup between fork and exec has no safe call",
     },
