@@ -1,5 +1,9 @@
 //! The `tcp` transport allocates nothing after `set_server`: counted, under load.
-#![expect(clippy::expect_used, reason = "helpers of tests are tests")]
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests are tests"
+)]
 
 mod support;
 
