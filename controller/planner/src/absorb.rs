@@ -1,8 +1,11 @@
 //! Facts from sessions and reports into the ledger: what documents are made of.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
-use dynamicswap_types::{Bytes, FailureDomain, IncarnationId, NodeName, SlabSize, SwapDeviceId};
+use dynamicswap_types::{
+    Bytes, FailureDomain, IncarnationId, NodeName, SetId, SlabSize, SwapDeviceId,
+};
 
 use crate::ledger::{DeviceRecord, Ledger, NodeRecord, Published, ServerFacts};
 
@@ -30,7 +33,12 @@ pub enum NodeFacts {
         donor: bool,
     },
     /// Its memory server.
-    Server(ServerFacts),
+    Server {
+        /// What it is.
+        facts: ServerFacts,
+        /// Sets that its granted slots belong to.
+        sets: BTreeSet<SetId>,
+    },
     /// Its swap device.
     Device(DeviceFacts),
 }
@@ -52,6 +60,8 @@ pub enum Absorbed {
         /// The life that is over.
         before: IncarnationId,
     },
+    /// Its memory server holds slots that another controller store granted.
+    ForeignGrants,
     /// It has a new swap device.
     DeviceReplaced {
         /// The device that is gone.
@@ -72,6 +82,10 @@ impl fmt::Display for Absorbed {
                 f,
                 "its memory server has a new memory; what incarnation {before} held is gone"
             ),
+            Self::ForeignGrants => f.write_str(
+                "its memory server holds slots that another controller store granted: it is left \
+                 alone until that store is back or the donor is emptied",
+            ),
             Self::DeviceReplaced { before } => {
                 write!(
                     f,
@@ -90,12 +104,7 @@ pub fn absorb(ledger: &mut Ledger, node: &NodeName, facts: &NodeFacts) -> Option
             borrower,
             donor,
         } => absorb_hello(ledger, node, domain, (*borrower, *donor)),
-        NodeFacts::Server(facts) => {
-            let record = ledger.nodes.get_mut(node)?;
-            let before = record.server.replace(facts.clone());
-            let before = before?.incarnation;
-            (before != facts.incarnation).then_some(Absorbed::ServerReborn { before })
-        }
+        NodeFacts::Server { facts, sets } => absorb_server(ledger, node, facts, sets),
         NodeFacts::Device(facts) => absorb_device(ledger, node, facts),
     }
 }
@@ -113,6 +122,7 @@ fn absorb_hello(
             borrower,
             donor,
             cordoned: false,
+            foreign: false,
             server: None,
             published: Published::default(),
         };
@@ -132,6 +142,27 @@ fn absorb_hello(
     }
     record.domain = domain.clone();
     None
+}
+
+fn absorb_server(
+    ledger: &mut Ledger,
+    node: &NodeName,
+    facts: &ServerFacts,
+    sets: &BTreeSet<SetId>,
+) -> Option<Absorbed> {
+    let unissued = sets.last().is_some_and(|set| *set >= ledger.next_set);
+    let on_record = sets.iter().all(|set| ledger.sets.contains_key(set));
+    let record = ledger.nodes.get_mut(node)?;
+    let was_foreign = record.foreign;
+    // Ids that this store gave out and took back are no sign; once there was one, only a donor
+    // without unknown sets is this store's own again.
+    record.foreign = unissued || (was_foreign && !on_record);
+    let before = record.server.replace(facts.clone());
+    if record.foreign && !was_foreign {
+        return Some(Absorbed::ForeignGrants);
+    }
+    let before = before?.incarnation;
+    (before != facts.incarnation).then_some(Absorbed::ServerReborn { before })
 }
 
 fn absorb_device(ledger: &mut Ledger, node: &NodeName, facts: &DeviceFacts) -> Option<Absorbed> {

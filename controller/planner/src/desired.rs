@@ -118,7 +118,8 @@ pub(crate) fn render(
         if let (Some(intent), true) = (intent, record.borrower) {
             content.policies.clone_from(&intent.policies);
         }
-        content.memory_server = record.server.as_ref().map(|server| ServerDocument {
+        let own = record.server.as_ref().filter(|_| !record.foreign);
+        content.memory_server = own.map(|server| ServerDocument {
             incarnation: server.incarnation,
             grants: Vec::new(),
         });

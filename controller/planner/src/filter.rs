@@ -75,7 +75,7 @@ pub(crate) fn for_device(
     let facts = facts.ok_or(Refusal::NotReady)?;
     pass(seen.protocol == view.settings.protocol, Refusal::Version)?;
     pass(!donor.record.cordoned, Refusal::Cordoned)?;
-    pass(foreign_grants(view, donor.node) == 0, Refusal::Foreign)?;
+    pass(!donor.record.foreign, Refusal::Foreign)?;
     pass(facts.slot_size == device.slab.bytes(), Refusal::SlabSize)?;
     pass(
         view.health(id, donor.node) == Health::Good,
@@ -83,7 +83,7 @@ pub(crate) fn for_device(
     )
 }
 
-/// Filters that depend on the set's other copies. `leaving` is the seat that makes room.
+/// Filters that depend on the set's other copies.
 pub(crate) fn for_set(
     set: &SetRecord,
     taken: &[&FailureDomain],
@@ -96,16 +96,4 @@ pub(crate) fn for_set(
         return Err(Refusal::FailureDomain);
     }
     Ok(())
-}
-
-/// Slots that the donor says are granted to sets which this ledger never gave out.
-pub(crate) fn foreign_grants(view: &ClusterView<'_>, donor: &NodeName) -> usize {
-    view.server(donor).map_or(0, |server| {
-        let next = view.ledger.next_set;
-        server
-            .grants
-            .values()
-            .filter(|(_, set)| *set >= next)
-            .count()
-    })
 }

@@ -199,6 +199,9 @@ pub struct NodeRecord {
     pub donor: bool,
     /// Takes no new slabs.
     pub cordoned: bool,
+    /// Its memory server holds slots that another controller store granted: no document is made
+    /// for it, because one that does not list them would have them zeroed.
+    pub foreign: bool,
     /// Its memory server, once it has reported.
     pub server: Option<ServerFacts>,
     /// Its document.

@@ -188,7 +188,7 @@ impl Checker<'_> {
             self.findings.push(Finding::ClosedDonor(set, node));
             return;
         };
-        if record.cordoned || !record.donor {
+        if record.cordoned || record.foreign || !record.donor {
             self.findings.push(Finding::ClosedDonor(set, node.clone()));
         }
         if place.slot.get() >= server.slots_total {

@@ -1,6 +1,6 @@
 //! Generations: a part's generation grows exactly when its content changes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use dynamicswap_types::{Generation, NodeName};
@@ -11,26 +11,19 @@ use crate::view::DeviceIntent;
 
 /// Renders all documents, advances the generations of what changed, and notes in the ledger in
 /// which generation each leaving slot was left out for the first time.
-///
-/// Donors in `held` get no memory server's part: they hold slots of another controller store,
-/// and a document that does not list those would have them zeroed.
 pub fn publish(
     ledger: &mut Ledger,
     intent: Option<&DeviceIntent>,
-    held: &BTreeSet<NodeName>,
 ) -> BTreeMap<NodeName, NodeDocument> {
     let contents = render(ledger, intent);
     let mut documents = BTreeMap::new();
-    for (node, mut content) in contents {
-        if held.contains(&node) {
-            content.memory_server = None;
-        }
+    for (node, content) in contents {
         if let Some(record) = ledger.nodes.get_mut(&node) {
             let document = advance(&mut record.published, content);
             documents.insert(node, document);
         }
     }
-    stamp(ledger, held);
+    stamp(ledger);
     documents
 }
 
@@ -71,7 +64,7 @@ fn advance_part(part: &mut PublishedPart, content: &impl Hash, next: Generation)
     true
 }
 
-fn stamp(ledger: &mut Ledger, held: &BTreeSet<NodeName>) {
+fn stamp(ledger: &mut Ledger) {
     for set in ledger.sets.values_mut() {
         let borrower = ledger.devices.get(&set.device).map(|device| &device.node);
         let left = borrower
@@ -80,7 +73,7 @@ fn stamp(ledger: &mut Ledger, held: &BTreeSet<NodeName>) {
         for seat in &mut set.seats {
             match &mut seat.phase {
                 SeatPhase::Leaving { since } if since.is_none() => *since = left,
-                SeatPhase::Freeing { since } if since.is_none() && !held.contains(&seat.node) => {
+                SeatPhase::Freeing { since } if since.is_none() => {
                     *since = ledger
                         .nodes
                         .get(&seat.node)

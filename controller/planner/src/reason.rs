@@ -175,8 +175,8 @@ impl ReportLine {
             ),
             Reason::ForeignGrants { donor } => write!(
                 f,
-                "leaves {donor} alone: {count} of its slots were granted by another controller \
-                 store; give that store back, or empty the donor"
+                "leaves {donor} alone: it holds slots that another controller store granted; give \
+                 that store back, or empty the donor"
             ),
             Reason::NoSpillFile { borrower } => write!(
                 f,

@@ -1,13 +1,12 @@
 //! One round: plan, check, apply, publish. Nothing of it is in force until the caller has
 //! persisted the new ledger.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use dynamicswap_types::NodeName;
 use thiserror::Error;
 
 use crate::desired::NodeDocument;
-use crate::filter::foreign_grants;
 use crate::ledger::{IllegalStep, Ledger};
 use crate::lint::{Finding, lint};
 use crate::plan::Plan;
@@ -51,13 +50,7 @@ pub fn round(view: &ClusterView<'_>) -> Result<Round, RoundError> {
     for step in &plan.steps {
         ledger.apply(step).map_err(RoundError::Illegal)?;
     }
-    let held: BTreeSet<NodeName> = ledger
-        .nodes
-        .keys()
-        .filter(|node| foreign_grants(view, node) > 0)
-        .cloned()
-        .collect();
-    let documents = publish(&mut ledger, view.intent, &held);
+    let documents = publish(&mut ledger, view.intent);
     Ok(Round {
         plan,
         ledger,

@@ -15,7 +15,6 @@ use dynamicswap_types::{MonotonicTime, NodeName, SetId, SwapDeviceId};
 
 use crate::brake::Brake;
 use crate::choose::Eligible;
-use crate::filter::foreign_grants;
 use crate::health::Health;
 use crate::ledger::{Ledger, Seat};
 use crate::limits::REPORT_LINES_MAX;
@@ -50,12 +49,9 @@ pub(crate) fn plan(view: &ClusterView<'_>) -> Plan {
         eligible: BTreeMap::new(),
         wake_at: None,
     };
-    for node in view.ledger.nodes.keys() {
-        let foreign = foreign_grants(view, node);
-        if foreign > 0 {
-            let donor = node.clone();
-            draft.note_many(Reason::ForeignGrants { donor }, foreign);
-        }
+    for (node, _) in view.ledger.nodes.iter().filter(|(_, node)| node.foreign) {
+        let donor = node.clone();
+        draft.note(Reason::ForeignGrants { donor });
     }
     departed::run(&mut draft);
     reborn::run(&mut draft);

@@ -423,7 +423,7 @@ fn cordoned_and_foreign_donors_are_left_alone() {
     assert!(
         world
             .report_text()
-            .contains("granted by another controller store")
+            .contains("that another controller store granted")
     );
 }
 

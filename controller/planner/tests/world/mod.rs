@@ -284,12 +284,15 @@ impl World {
             generation: donor.generation,
             grants: donor.slots.clone(),
         });
-        let facts = NodeFacts::Server(ServerFacts {
-            incarnation: donor.incarnation,
-            slot_size: SLAB,
-            slots_total: donor.slots_total,
-            tcp_address: format!("127.0.0.1:{}", 7000 + u16::from(self.lives)),
-        });
+        let facts = NodeFacts::Server {
+            facts: ServerFacts {
+                incarnation: donor.incarnation,
+                slot_size: SLAB,
+                slots_total: donor.slots_total,
+                tcp_address: format!("{name}:7000"),
+            },
+            sets: donor.slots.values().map(|(_, set)| *set).collect(),
+        };
         absorb(&mut self.ledger, name, &facts);
     }
 
