@@ -22,5 +22,5 @@ pub use policy::{
 };
 pub use views::{
     Kind, MemoryServer, MemoryServerSpec, MemoryServerStatus, SlabMap, SlabMapEntry, SlabMapSpec,
-    SlabReplica, SwapDevice, SwapDeviceSpec, SwapDeviceStatus, UnknownKind,
+    SlabMapStatus, SlabReplica, SwapDevice, SwapDeviceSpec, SwapDeviceStatus, UnknownKind,
 };

@@ -78,7 +78,7 @@ impl Kind {
 }
 
 macro_rules! view {
-    ($(#[$doc:meta])* $name:ident, $spec:ident $(, $status:ident)?) => {
+    ($(#[$doc:meta])* $name:ident, $spec:ident, $status:ident) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -91,10 +91,8 @@ macro_rules! view {
             pub metadata: ObjectMeta,
             /// What is wanted.
             pub spec: $spec,
-            $(
-                /// What is known.
-                pub status: $status,
-            )?
+            /// What is known.
+            pub status: $status,
         }
     };
 }
@@ -109,7 +107,7 @@ view!(
 );
 view!(
     /// Which slots hold which slab of one swap device. Named after its node.
-    SlabMap, SlabMapSpec
+    SlabMap, SlabMapSpec, SlabMapStatus
 );
 
 impl MemoryServer {
@@ -143,12 +141,13 @@ impl SwapDevice {
 impl SlabMap {
     /// Puts an object together.
     #[must_use]
-    pub fn new(metadata: ObjectMeta, spec: SlabMapSpec) -> Self {
+    pub fn new(metadata: ObjectMeta, spec: SlabMapSpec, status: SlabMapStatus) -> Self {
         Self {
             api_version: API_VERSION.to_owned(),
             kind: Kind::SlabMap.name().to_owned(),
             metadata,
             spec,
+            status,
         }
     }
 }
@@ -161,10 +160,6 @@ pub struct MemoryServerSpec {
     pub failure_domain: FailureDomain,
     /// Takes no new slabs.
     pub cordoned: bool,
-    /// Memory for slots.
-    pub capacity: Bytes,
-    /// Size of a slot.
-    pub slot_size: Bytes,
 }
 
 /// What is known of a memory server.
@@ -179,6 +174,10 @@ pub struct MemoryServerStatus {
     pub incarnation: IncarnationId,
     /// Address of its data path.
     pub address: String,
+    /// Memory for slots.
+    pub capacity: Bytes,
+    /// Size of a slot.
+    pub slot_size: Bytes,
     /// Slots in all.
     pub slots: u32,
     /// Slots on record as lent.
@@ -193,10 +192,6 @@ pub struct MemoryServerStatus {
 pub struct SwapDeviceSpec {
     /// The device's life.
     pub device_id: SwapDeviceId,
-    /// Its size.
-    pub size: Bytes,
-    /// Its slabs' size.
-    pub slab_size: SlabSize,
     /// The class in force.
     pub durability: Durability,
 }
@@ -215,8 +210,12 @@ pub struct SwapDeviceStatus {
     pub front_end: String,
     /// The writer's epoch.
     pub epoch: Epoch,
+    /// Its size.
+    pub size: Bytes,
+    /// Its slabs' size.
+    pub slab_size: SlabSize,
     /// Content out there.
-    pub used: Bytes,
+    pub bytes_used: Bytes,
     /// Slabs with a replica set.
     pub slabs_bound: u32,
     /// Replica sets in reserve.
@@ -233,6 +232,16 @@ pub struct SlabMapSpec {
     pub device_id: SwapDeviceId,
     /// Every set on record, by id.
     pub sets: Vec<SlabMapEntry>,
+}
+
+/// The assignment in numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct SlabMapStatus {
+    /// Sets on record.
+    pub sets: u32,
+    /// Sets that hold a slab.
+    pub bound: u32,
 }
 
 /// One replica set.

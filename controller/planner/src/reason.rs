@@ -125,6 +125,33 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// One CamelCase word, for events.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::BrakeOn { .. } => "BrakeOn",
+            Self::ForeignGrants { .. } => "ForeignGrants",
+            Self::NoSpillFile { .. } => "NoSpillFile",
+            Self::NoLiveCopy { .. } => "NoLiveCopy",
+            Self::NoDonor { .. } => "NoDonor",
+            Self::ClassPending { .. } => "ClassPending",
+            Self::BorrowerSilent { .. } => "BorrowerSilent",
+            Self::Suspect { .. } => "DonorSuspect",
+            Self::GrantPending { .. } => "GrantPending",
+            Self::TakePending { .. } => "TakePending",
+            Self::FreePending { .. } => "FreePending",
+            Self::Replace { .. } => "CopiesReplaced",
+            Self::Reborn { .. } => "SlotsRegranted",
+            Self::Raise { .. } => "CopiesAdded",
+            Self::Lower { .. } => "CopiesReturned",
+            Self::Reserve { .. } => "SetsComposed",
+            Self::Offer { .. } => "SetsOffered",
+            Self::Released { .. } => "SetsReleased",
+            Self::DeviceGone { .. } => "DeviceFreed",
+            Self::Abandon { .. } => "SlotsAbandoned",
+        }
+    }
+
     /// Whether something waits, as opposed to happens.
     #[must_use]
     pub const fn is_wait(&self) -> bool {

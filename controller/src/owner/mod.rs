@@ -1,0 +1,266 @@
+//! The owner of the cluster's state: one task that takes an event, has a plan made, persists it
+//! and sends the documents. Nobody else touches the state.
+
+mod operator;
+mod round;
+mod session;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dynamicswap_planner::{DeviceIntent, Ledger, NodeDocument, NodeObservation, Plan};
+use dynamicswap_proto::control::v1::{ClusterStatus, DesiredDocument, GetRequest, NodeReport};
+use dynamicswap_types::{FailureDomain, Generation, MonotonicTime, NodeName, Term};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::clock::Clock;
+use crate::events::EventRing;
+use crate::limits::{EVENTS_PER_ROUND_MAX, ROUND_INTERVAL};
+use crate::policies::{Policies, intent};
+use crate::store::{Change, Kept, Store, StoreError};
+
+/// A checked hello.
+#[derive(Debug, Clone)]
+pub struct Hello {
+    /// The node.
+    pub node: NodeName,
+    /// What fails together with it.
+    pub domain: FailureDomain,
+    /// Version of the session's protocol.
+    pub protocol: u32,
+    /// It has swapd.
+    pub borrower: bool,
+    /// It has a memory server.
+    pub donor: bool,
+    /// Generation of the last document that the agent kept.
+    pub generation: Generation,
+}
+
+/// Number of a session within this process.
+pub type SessionNumber = u64;
+
+/// What a session's task is to send. Only the latest counts: documents are whole.
+#[derive(Debug, Clone)]
+pub enum Outgoing {
+    /// Nothing yet.
+    Nothing,
+    /// This document.
+    Document(Arc<DesiredDocument>),
+    /// This, and then the end.
+    Close(Status),
+}
+
+/// What the owner is told.
+#[derive(Debug)]
+pub enum Event {
+    /// A session begins.
+    Open {
+        /// Its hello.
+        hello: Hello,
+        /// Its number.
+        number: SessionNumber,
+        /// Where its documents go.
+        outbox: watch::Sender<Outgoing>,
+    },
+    /// A session's node reports.
+    Report {
+        /// The node.
+        node: NodeName,
+        /// The session.
+        number: SessionNumber,
+        /// The report.
+        report: Box<NodeReport>,
+    },
+    /// A session has ended.
+    Closed {
+        /// The node.
+        node: NodeName,
+        /// The session.
+        number: SessionNumber,
+    },
+    /// An operator applies YAML.
+    Apply {
+        /// The documents.
+        yaml: String,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Vec<String>, Status>>,
+    },
+    /// An operator asks for objects.
+    Get {
+        /// Which.
+        request: GetRequest,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Vec<String>, Status>>,
+    },
+    /// An operator asks for the status.
+    Status {
+        /// Events after this sequence number.
+        events_after: u64,
+        /// Where the answer goes.
+        reply: oneshot::Sender<ClusterStatus>,
+    },
+}
+
+/// An open session.
+#[derive(Debug)]
+struct Session {
+    number: SessionNumber,
+    outbox: watch::Sender<Outgoing>,
+    /// Generation of the last document that was handed to it.
+    sent: Option<Generation>,
+}
+
+/// What is remembered of a node besides what the planner sees.
+#[derive(Debug, Default)]
+struct NodeMemory {
+    report: Option<Box<NodeReport>>,
+    last_seen: MonotonicTime,
+}
+
+/// The state.
+pub struct Owner {
+    clock: Clock,
+    store: Box<dyn Store>,
+    term: Term,
+    replace_after: Duration,
+    policies: Policies,
+    intent: Option<DeviceIntent>,
+    /// As persisted. What is handed out follows from this one alone.
+    kept: Ledger,
+    /// The persisted one with facts that came since.
+    draft: Ledger,
+    seen: BTreeMap<NodeName, NodeObservation>,
+    memory: BTreeMap<NodeName, NodeMemory>,
+    sessions: BTreeMap<NodeName, Session>,
+    documents: BTreeMap<NodeName, NodeDocument>,
+    plan: Plan,
+    /// What stands in the way of planning or persisting, for the report.
+    trouble: Option<String>,
+    events: EventRing,
+    /// Something changed that a plan depends on.
+    dirty: bool,
+}
+
+impl Owner {
+    /// Loads what is kept and begins the next term.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store cannot be read or written.
+    pub fn new(mut store: Box<dyn Store>, replace_after: Duration) -> Result<Self, StoreError> {
+        let Kept {
+            term,
+            ledger,
+            policies,
+        } = store.load()?;
+        let term = term.next();
+        store.commit(&[Change::Term(term)])?;
+        let clock = Clock::start();
+        let seen = ledger
+            .nodes
+            .keys()
+            .map(|node| (node.clone(), NodeObservation::silent(clock.now())))
+            .collect();
+        let mut events = EventRing::default();
+        events.note(
+            "",
+            "ControllerStarted",
+            format!(
+                "term {term} begins with {} nodes, {} sets and {} policies on record",
+                ledger.nodes.len(),
+                ledger.sets.len(),
+                policies.len()
+            ),
+        );
+        Ok(Self {
+            clock,
+            store,
+            term,
+            replace_after,
+            intent: intent(&policies),
+            policies,
+            kept: ledger.clone(),
+            draft: ledger,
+            seen,
+            memory: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            documents: BTreeMap::new(),
+            plan: Plan::default(),
+            trouble: None,
+            events,
+            dirty: true,
+        })
+    }
+
+    /// Takes events until it is told to stop, then ends every session.
+    pub async fn run(mut self, mut inbox: mpsc::Receiver<Event>, stop: CancellationToken) {
+        self.round();
+        loop {
+            let timeout = tokio::time::sleep(self.time_to_round());
+            let event = tokio::select! {
+                event = inbox.recv() => match event {
+                    Some(event) => Some(event),
+                    None => break,
+                },
+                () = timeout => None,
+                () = stop.cancelled() => break,
+            };
+            let timer = event.is_none();
+            if let Some(event) = event {
+                self.take(event);
+            }
+            // What came meanwhile goes into the same plan.
+            for _ in 0..EVENTS_PER_ROUND_MAX {
+                match inbox.try_recv() {
+                    Ok(event) => self.take(event),
+                    Err(_) => break,
+                }
+            }
+            let due = self.plan.wake_at.is_some_and(|at| at <= self.clock.now());
+            if self.dirty || timer || due {
+                self.round();
+            }
+        }
+        for (_, session) in std::mem::take(&mut self.sessions) {
+            let status = Status::unavailable("the controller stops: connect again later");
+            session.outbox.send_replace(Outgoing::Close(status));
+        }
+    }
+
+    fn time_to_round(&self) -> Duration {
+        let wake = self.plan.wake_at.map(|at| self.clock.until(at));
+        wake.map_or(ROUND_INTERVAL, |wake| wake.min(ROUND_INTERVAL))
+            .max(Duration::from_millis(1))
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Open {
+                hello,
+                number,
+                outbox,
+            } => self.open(&hello, number, outbox),
+            Event::Report {
+                node,
+                number,
+                report,
+            } => self.report(&node, number, report),
+            Event::Closed { node, number } => self.closed(&node, number),
+            Event::Apply { yaml, reply } => {
+                // Nobody waits any more if the receiver is gone; the policies hold all the same.
+                let _ = reply.send(self.apply(&yaml));
+            }
+            Event::Get { request, reply } => {
+                let _ = reply.send(self.get(&request));
+            }
+            Event::Status {
+                events_after,
+                reply,
+            } => {
+                let _ = reply.send(self.status(events_after));
+            }
+        }
+    }
+}

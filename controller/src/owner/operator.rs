@@ -1,0 +1,129 @@
+//! What operators ask: apply, get, status.
+
+use dynamicswap_crds::{Kind, parse_policies};
+use dynamicswap_proto::control::v1::{ClusterStatus, GetRequest, NodeStatus};
+use dynamicswap_types::NodeName;
+use tonic::Status;
+
+use super::Owner;
+use crate::clock::as_millis;
+use crate::limits::POLICIES_MAX;
+use crate::policies::intent;
+use crate::store::Change;
+use crate::views::Views;
+
+impl Owner {
+    /// Checks and keeps policies, all or none.
+    pub(super) fn apply(&mut self, yaml: &str) -> Result<Vec<String>, Status> {
+        let applied =
+            parse_policies(yaml).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let mut policies = self.policies.clone();
+        let (mut results, mut changes) = (Vec::new(), Vec::new());
+        for policy in applied {
+            let key = policy.metadata.key();
+            let verb = match policies.get(&key) {
+                None => "created",
+                Some(before) if *before == policy => "unchanged",
+                Some(_) => "configured",
+            };
+            results.push(format!(
+                "remotememorypolicy.dynamicswap.io/{} {verb}",
+                key.name
+            ));
+            if verb != "unchanged" {
+                changes.push(Change::Policy(key.clone(), Some(Box::new(policy.clone()))));
+                policies.insert(key, policy);
+            }
+        }
+        if policies.len() > POLICIES_MAX {
+            return Err(Status::resource_exhausted(format!(
+                "{} policies are over the limit of {POLICIES_MAX}",
+                policies.len()
+            )));
+        }
+        tokio::task::block_in_place(|| self.store.commit(&changes)).map_err(|error| {
+            let error = anyhow::Error::from(error);
+            Status::internal(format!("nothing was applied: {error:#}"))
+        })?;
+        for result in &results {
+            self.events.note("", "PolicyApplied", result.clone());
+        }
+        self.dirty |= !changes.is_empty();
+        self.policies = policies;
+        self.intent = intent(&self.policies);
+        Ok(results)
+    }
+
+    /// Objects as JSON.
+    pub(super) fn get(&self, request: &GetRequest) -> Result<Vec<String>, Status> {
+        let kinds = if request.kind.is_empty() {
+            Kind::ALL.to_vec()
+        } else {
+            let kind = Kind::from_word(&request.kind)
+                .map_err(|error| Status::invalid_argument(error.to_string()))?;
+            vec![kind]
+        };
+        let views = Views {
+            ledger: &self.kept,
+            seen: &self.seen,
+            reports: &|node: &NodeName| self.memory.get(node)?.report.as_deref(),
+            policies: &self.policies,
+        };
+        let mut objects = Vec::new();
+        for kind in kinds {
+            let found = views.objects(kind, &request.namespace, &request.name);
+            let found = found.map_err(|error| {
+                Status::internal(format!("an object has no JSON form: {error}"))
+            })?;
+            objects.extend(found);
+        }
+        Ok(objects)
+    }
+
+    /// Everything for `status` and `top`.
+    pub(super) fn status(&self, events_after: u64) -> ClusterStatus {
+        let mut plan_report: Vec<String> = self.trouble.iter().cloned().collect();
+        plan_report.extend(self.plan.report.iter().map(ToString::to_string));
+        ClusterStatus {
+            term: self.term.get(),
+            uptime_ms: as_millis(self.clock.uptime()),
+            nodes: self
+                .draft
+                .nodes
+                .keys()
+                .map(|node| self.node_status(node))
+                .collect(),
+            plan_report,
+            events: self.events.after(events_after),
+            policies: u32::try_from(self.policies.len()).unwrap_or(u32::MAX),
+            controller_rss_bytes: resident_bytes().unwrap_or(0),
+        }
+    }
+
+    fn node_status(&self, node: &NodeName) -> NodeStatus {
+        let record = self.draft.nodes.get(node);
+        let memory = self.memory.get(node);
+        let now = self.clock.now();
+        NodeStatus {
+            node: node.to_string(),
+            connected: self.sessions.contains_key(node),
+            last_seen_ms: memory.map_or_else(
+                || as_millis(self.clock.uptime()),
+                |memory| as_millis(now.since(memory.last_seen)),
+            ),
+            failure_domain: record.map_or_else(String::new, |record| record.domain.to_string()),
+            generation_wanted: record.map_or(0, |record| record.published.generation.get()),
+            report: memory.and_then(|memory| memory.report.as_deref().cloned()),
+            borrower: record.is_some_and(|record| record.borrower),
+            donor: record.is_some_and(|record| record.donor),
+        }
+    }
+}
+
+/// This process's resident memory.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}

@@ -1,0 +1,89 @@
+//! One round: plan, persist, send.
+
+use dynamicswap_planner::{ClusterView, Round, Settings, round};
+use dynamicswap_proto::SESSION_PROTOCOL;
+use tracing::{error, info};
+
+use super::{Outgoing, Owner};
+use crate::convert;
+use crate::limits::STORE_RETRY;
+use crate::store::changes_between;
+
+impl Owner {
+    /// Makes a plan of the present view. What it leads to is in force only once it is persisted.
+    pub(super) fn round(&mut self) {
+        self.dirty = false;
+        let now = self.clock.now();
+        let view = ClusterView {
+            ledger: &self.draft,
+            nodes: &self.seen,
+            intent: self.intent.as_ref(),
+            settings: Settings {
+                replace_after: self.replace_after,
+                protocol: SESSION_PROTOCOL,
+            },
+            now,
+            seed: now.as_nanos(),
+        };
+        match round(&view) {
+            Ok(round) => self.carry_out(round),
+            Err(error) => {
+                error!(%error, "the plan is not sound, the documents stay as they are");
+                self.stumble("PlanRefused", error.to_string());
+            }
+        }
+        self.send_documents();
+    }
+
+    fn carry_out(&mut self, round: Round) {
+        let changes = changes_between(&self.kept, &round.ledger);
+        let committed = tokio::task::block_in_place(|| self.store.commit(&changes));
+        if let Err(error) = committed {
+            let error = anyhow::Error::from(error);
+            error!(error = %format!("{error:#}"), "nothing is handed out until the store works");
+            self.stumble("StoreFailed", format!("{error:#}"));
+            self.plan.wake_at = Some(self.clock.now().after(STORE_RETRY));
+            return;
+        }
+        self.trouble = None;
+        if !round.plan.steps.is_empty() {
+            info!(plan = %round.plan, "carried out");
+        }
+        for line in round
+            .plan
+            .report
+            .iter()
+            .filter(|line| !line.reason.is_wait())
+        {
+            self.events.note("", line.reason.kind(), line.to_string());
+        }
+        self.kept.clone_from(&round.ledger);
+        self.draft = round.ledger;
+        self.documents = round.documents;
+        self.plan = round.plan;
+    }
+
+    fn stumble(&mut self, kind: &str, sentence: String) {
+        if self.trouble.as_ref() != Some(&sentence) {
+            self.events.note("", kind, sentence.clone());
+        }
+        self.trouble = Some(sentence);
+    }
+
+    /// Hands each session the document that its node does not have yet.
+    fn send_documents(&mut self) {
+        for (node, session) in &mut self.sessions {
+            let Some(document) = self.documents.get(node) else {
+                continue;
+            };
+            if session.sent == Some(document.generation) {
+                continue;
+            }
+            let message = convert::document(document, self.term);
+            session
+                .outbox
+                .send_replace(Outgoing::Document(message.into()));
+            session.sent = Some(document.generation);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! `Operator`: apply, get, status.
+
+use dynamicswap_proto::control::v1::operator_server::Operator;
+use dynamicswap_proto::control::v1::{
+    ApplyRequest, ApplyResponse, ClusterStatus, GetRequest, GetResponse, StatusRequest,
+};
+use tokio::sync::{mpsc, oneshot};
+use tonic::{Request, Response, Status};
+
+use super::stopping;
+use crate::owner::Event;
+
+/// The service.
+#[derive(Debug, Clone)]
+pub struct OperatorService {
+    events: mpsc::Sender<Event>,
+}
+
+impl OperatorService {
+    /// A service that hands its calls to the owner behind `events`.
+    pub const fn new(events: mpsc::Sender<Event>) -> Self {
+        Self { events }
+    }
+
+    async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T, Status> {
+        let (reply, answer) = oneshot::channel();
+        self.events
+            .send(make(reply))
+            .await
+            .map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())
+    }
+}
+
+#[tonic::async_trait]
+impl Operator for OperatorService {
+    async fn apply(
+        &self,
+        request: Request<ApplyRequest>,
+    ) -> Result<Response<ApplyResponse>, Status> {
+        let yaml = request.into_inner().yaml;
+        let results = self.ask(|reply| Event::Apply { yaml, reply }).await??;
+        Ok(Response::new(ApplyResponse { results }))
+    }
+
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        let request = request.into_inner();
+        let objects_json = self.ask(|reply| Event::Get { request, reply }).await??;
+        Ok(Response::new(GetResponse { objects_json }))
+    }
+
+    async fn status(
+        &self,
+        request: Request<StatusRequest>,
+    ) -> Result<Response<ClusterStatus>, Status> {
+        let events_after = request.into_inner().events_after;
+        let status = self
+            .ask(|reply| Event::Status {
+                events_after,
+                reply,
+            })
+            .await?;
+        Ok(Response::new(status))
+    }
+}

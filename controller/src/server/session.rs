@@ -1,0 +1,195 @@
+//! `AgentSession`: one task per session, between the stream and the owner.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dynamicswap_proto::SESSION_PROTOCOL;
+use dynamicswap_proto::control::v1::agent_message::Kind;
+use dynamicswap_proto::control::v1::agent_session_server::AgentSession;
+use dynamicswap_proto::control::v1::{AgentMessage, DesiredDocument, Hello as HelloMessage};
+use dynamicswap_types::{Generation, NodeName};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::stopping;
+use crate::limits::HELLO_TIMEOUT;
+use crate::owner::{Event, Hello, Outgoing, SessionNumber};
+
+/// The service.
+#[derive(Debug, Clone)]
+pub struct SessionService {
+    events: mpsc::Sender<Event>,
+    sessions: Arc<AtomicU64>,
+}
+
+impl SessionService {
+    /// A service that hands its sessions to the owner behind `events`.
+    pub fn new(events: mpsc::Sender<Event>) -> Self {
+        Self {
+            events,
+            sessions: Arc::default(),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl AgentSession for SessionService {
+    type OpenStream = ReceiverStream<Result<DesiredDocument, Status>>;
+
+    async fn open(
+        &self,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Self::OpenStream>, Status> {
+        // The answer's headers go out before the hello comes in: a client may wait for them.
+        let (downward, stream) = mpsc::channel(1);
+        let session = SessionTask {
+            upward: request.into_inner(),
+            downward,
+            events: self.events.clone(),
+            number: self.sessions.fetch_add(1, Ordering::Relaxed),
+        };
+        tokio::spawn(session.run());
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+/// One session.
+struct SessionTask {
+    upward: Streaming<AgentMessage>,
+    downward: mpsc::Sender<Result<DesiredDocument, Status>>,
+    events: mpsc::Sender<Event>,
+    number: SessionNumber,
+}
+
+impl SessionTask {
+    async fn run(mut self) {
+        let hello = match self.hello().await {
+            Ok(hello) => hello,
+            Err(status) => {
+                // The peer may be gone already; then there is nobody to tell.
+                let _ = self.downward.send(Err(status)).await;
+                return;
+            }
+        };
+        let node = hello.node.clone();
+        let number = self.number;
+        let (outbox, inbox) = watch::channel(Outgoing::Nothing);
+        let open = Event::Open {
+            hello,
+            number,
+            outbox,
+        };
+        if self.events.send(open).await.is_err() {
+            let _ = self.downward.send(Err(stopping())).await;
+            return;
+        }
+        self.pump(&node, inbox).await;
+        // If the owner is gone, nobody needs to know.
+        let _ = self.events.send(Event::Closed { node, number }).await;
+    }
+
+    /// Reports up, documents down, until one side ends.
+    async fn pump(&mut self, node: &NodeName, mut inbox: watch::Receiver<Outgoing>) {
+        loop {
+            tokio::select! {
+                message = self.upward.message() => {
+                    let Ok(Some(message)) = message else {
+                        return;
+                    };
+                    if !self.report(node, message).await {
+                        return;
+                    }
+                }
+                changed = inbox.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let outgoing = inbox.borrow_and_update().clone();
+                    if !self.send(outgoing).await {
+                        return;
+                    }
+                }
+                () = self.downward.closed() => return,
+            }
+        }
+    }
+
+    /// Whether the session goes on.
+    async fn report(&self, node: &NodeName, message: AgentMessage) -> bool {
+        let report = match message.kind {
+            Some(Kind::Report(report)) => Box::new(report),
+            Some(Kind::Hello(_)) => {
+                let status = Status::invalid_argument("a session has one hello, at its beginning");
+                let _ = self.downward.send(Err(status)).await;
+                return false;
+            }
+            // A kind of a later version: nothing to do.
+            None => return true,
+        };
+        let event = Event::Report {
+            node: node.clone(),
+            number: self.number,
+            report,
+        };
+        self.events.send(event).await.is_ok()
+    }
+
+    /// Whether the session goes on.
+    async fn send(&self, outgoing: Outgoing) -> bool {
+        match outgoing {
+            Outgoing::Nothing => true,
+            Outgoing::Document(document) => {
+                let document = Arc::unwrap_or_clone(document);
+                self.downward.send(Ok(document)).await.is_ok()
+            }
+            Outgoing::Close(status) => {
+                let _ = self.downward.send(Err(status)).await;
+                false
+            }
+        }
+    }
+
+    async fn hello(&mut self) -> Result<Hello, Status> {
+        let first = tokio::time::timeout(HELLO_TIMEOUT, self.upward.message())
+            .await
+            .map_err(|_| {
+                Status::deadline_exceeded(format!(
+                    "no hello within {} s: a session begins with one",
+                    HELLO_TIMEOUT.as_secs()
+                ))
+            })??;
+        match first.and_then(|message| message.kind) {
+            Some(Kind::Hello(hello)) => check(&hello),
+            _ => Err(Status::invalid_argument(
+                "the first message of a session must be its hello",
+            )),
+        }
+    }
+}
+
+fn check(hello: &HelloMessage) -> Result<Hello, Status> {
+    if hello.protocol != SESSION_PROTOCOL {
+        return Err(Status::failed_precondition(format!(
+            "agent {} speaks session protocol {}, this controller speaks {SESSION_PROTOCOL}: \
+             upgrade the older one",
+            hello.agent_version, hello.protocol
+        )));
+    }
+    let node = hello
+        .node
+        .parse()
+        .map_err(|error| Status::invalid_argument(format!("node name: {error}")))?;
+    let domain = hello
+        .failure_domain
+        .parse()
+        .map_err(|error| Status::invalid_argument(format!("failure domain: {error}")))?;
+    Ok(Hello {
+        node,
+        domain,
+        protocol: hello.protocol,
+        borrower: hello.borrower,
+        donor: hello.donor,
+        generation: Generation::new(hello.generation),
+    })
+}

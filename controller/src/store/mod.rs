@@ -1,0 +1,111 @@
+//! The store: what must not be forgotten, behind one trait that Kubernetes will implement too.
+//!
+//! A commit is whole or not at all, and durable when it returns: nothing is handed out before.
+
+mod embedded;
+mod record;
+
+use dynamicswap_crds::{ObjectKey, RemoteMemoryPolicy};
+use dynamicswap_planner::{DeviceRecord, Ledger, NodeRecord, SetRecord};
+use dynamicswap_types::{NodeName, SetId, SwapDeviceId, Term};
+use thiserror::Error;
+
+pub use embedded::EmbeddedStore;
+
+use crate::policies::Policies;
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// It cannot be used at all: the sentence says why and what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// What it holds makes no sense.
+    #[error("the store's entry {entry} cannot be read: {reason}")]
+    Corrupt {
+        /// The entry.
+        entry: String,
+        /// Why.
+        reason: String,
+    },
+    /// The disk, or the database on it.
+    #[error("the store failed")]
+    Io(#[source] redb::Error),
+}
+
+/// Everything that is kept.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// Leadership of the last controller.
+    pub term: Term,
+    /// What is on record.
+    pub ledger: Ledger,
+    /// The policies.
+    pub policies: Policies,
+}
+
+/// One entry that changes; `None` removes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The leadership.
+    Term(Term),
+    /// Id of the next set.
+    NextSet(SetId),
+    /// A node.
+    Node(NodeName, Option<NodeRecord>),
+    /// A device.
+    Device(SwapDeviceId, Option<DeviceRecord>),
+    /// A set.
+    Set(SetId, Option<SetRecord>),
+    /// A policy.
+    Policy(ObjectKey, Option<Box<RemoteMemoryPolicy>>),
+}
+
+/// Where the controller's state outlives it.
+pub trait Store: Send {
+    /// Everything that is kept.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be read.
+    fn load(&self) -> Result<Kept, StoreError>;
+
+    /// Keeps all of the changes or none; durable when it returns.
+    ///
+    /// # Errors
+    /// [`StoreError`]; none of the changes are kept then.
+    fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError>;
+}
+
+/// What leads from one ledger to another.
+#[must_use]
+pub fn changes_between(before: &Ledger, after: &Ledger) -> Vec<Change> {
+    let mut changes = Vec::new();
+    if before.next_set != after.next_set {
+        changes.push(Change::NextSet(after.next_set));
+    }
+    differing(&before.nodes, &after.nodes, |node, record| {
+        changes.push(Change::Node(node.clone(), record.cloned()));
+    });
+    differing(&before.devices, &after.devices, |device, record| {
+        changes.push(Change::Device(*device, record.cloned()));
+    });
+    differing(&before.sets, &after.sets, |set, record| {
+        changes.push(Change::Set(*set, record.cloned()));
+    });
+    changes
+}
+
+fn differing<K: Ord, V: PartialEq>(
+    before: &std::collections::BTreeMap<K, V>,
+    after: &std::collections::BTreeMap<K, V>,
+    mut change: impl FnMut(&K, Option<&V>),
+) {
+    for (key, value) in after {
+        if before.get(key) != Some(value) {
+            change(key, Some(value));
+        }
+    }
+    for key in before.keys().filter(|key| !after.contains_key(key)) {
+        change(key, None);
+    }
+}

@@ -1,0 +1,299 @@
+//! The serving controller and its agents.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests panic as tests do"
+)]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use dynamicswap_proto::common::v1 as pb;
+use support::{Agent, Cluster, Controller, Daemons, eventually, hello, policy};
+use tonic::Code;
+
+#[tokio::test]
+async fn policy_leads_to_granted_sets_and_an_attached_device() {
+    let cluster = Cluster::start().await;
+    let results = cluster
+        .controller
+        .apply(&policy("{durability: {copies: 2}}"))
+        .await
+        .expect("applied");
+    assert_eq!(results, ["remotememorypolicy.dynamicswap.io/test created"]);
+    cluster.settled(8).await;
+    let document = cluster.borrower.document().expect("a document");
+    let device = document.swap_device.expect("a device");
+    assert!(device.attached);
+    assert_eq!(device.write_hold_ms, 2_000);
+    assert_eq!(device.servers.len(), 3);
+    assert_eq!(document.policies_json.len(), 1);
+    for set in &device.sets {
+        let nodes: BTreeSet<&str> = set.replicas.iter().map(|copy| &*copy.node).collect();
+        assert_eq!(nodes.len(), 2);
+        for copy in &set.replicas {
+            let grants = cluster.donor(&copy.node).grants();
+            let grant = grants.iter().find(|grant| grant.slot == copy.slot);
+            assert_eq!(grant.map(|grant| grant.set_id), Some(set.set_id));
+        }
+    }
+    let same = policy("{durability: {copies: 2}}");
+    let again = cluster.controller.apply(&same).await.expect("applied");
+    assert_eq!(again, ["remotememorypolicy.dynamicswap.io/test unchanged"]);
+}
+
+#[tokio::test]
+async fn reserve_grows_with_the_bound_sets() {
+    let cluster = Cluster::usual().await;
+    cluster.borrower.change(|daemons| daemons.bound = 8).await;
+    cluster.settled(16).await;
+}
+
+#[tokio::test]
+async fn dead_link_leads_to_new_documents_right_after_the_grace() {
+    let cluster = Cluster::usual().await;
+    cluster.borrower.change(|daemons| daemons.bound = 4).await;
+    cluster.settled(12).await;
+    let start = Instant::now();
+    cluster
+        .borrower
+        .change(|daemons| daemons.down.push("d2".to_owned()))
+        .await;
+    let on_d2 = |set: &pb::ReplicaSet| set.replicas.iter().any(|copy| copy.node == "d2");
+    eventually("no set has a copy on the dead donor", async || {
+        let sets = cluster.borrower.sets();
+        !sets.is_empty() && !sets.iter().any(on_d2)
+    })
+    .await;
+    let took = start.elapsed();
+    println!("replaced after {took:?}");
+    assert!(took >= Duration::from_millis(300), "{took:?}");
+    assert!(took < Duration::from_millis(1_500), "{took:?}");
+    let sets = cluster.borrower.sets();
+    assert!(sets.iter().all(|set| set.replicas.len() == 2));
+}
+
+#[tokio::test]
+async fn lost_session_of_a_donor_moves_nothing_while_its_link_is_up() {
+    let cluster = Cluster::usual().await;
+    let before = cluster.borrower.document();
+    cluster.donor("d1").vanish();
+    eventually("the loss is noticed", async || {
+        let status = cluster.controller.status().await;
+        let node = status.nodes.iter().find(|node| node.node == "d1");
+        node.is_some_and(|node| !node.connected && node.last_seen_ms > 600)
+    })
+    .await;
+    assert_eq!(cluster.borrower.document(), before);
+}
+
+#[tokio::test]
+async fn reborn_donor_gets_its_slots_granted_anew() {
+    let cluster = Cluster::usual().await;
+    cluster.borrower.change(|daemons| daemons.bound = 2).await;
+    cluster.settled(10).await;
+    let reborn = Daemons::donor("d1", 77, 32);
+    cluster
+        .donor("d1")
+        .change(|daemons| daemons.server = reborn.server)
+        .await;
+    eventually("the borrower's document names the new memory", async || {
+        let document = cluster.borrower.document().and_then(|it| it.swap_device);
+        let servers = document.map_or_else(Vec::new, |document| document.servers);
+        servers.iter().any(|server| *server.incarnation == [77; 16])
+    })
+    .await;
+    assert_eq!(cluster.borrower.sets().len(), 10);
+}
+
+#[tokio::test]
+async fn new_device_frees_the_old_ones_slots() {
+    let cluster = Cluster::usual().await;
+    let device = Daemons::borrower(10, 32).device;
+    cluster
+        .borrower
+        .change(|daemons| daemons.device = device)
+        .await;
+    eventually("every grant is the new device's", async || {
+        let grants = cluster.donors.iter().flat_map(Agent::grants);
+        let (all, new): (Vec<_>, Vec<_>) = grants
+            .map(|grant| ((), grant.device_id == [10; 16]))
+            .unzip();
+        all.len() == 16 && new.into_iter().all(|new| new)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn newer_session_of_a_node_ends_the_older_one() {
+    let mut cluster = Cluster::usual().await;
+    let daemons = cluster.borrower.daemons();
+    let generation = cluster.borrower.document().expect("a document").generation;
+    let newer = hello("b1", &daemons, generation);
+    let newer = Agent::join_as(&cluster.controller.address, newer, daemons).await;
+    let status = cluster.borrower.ended().await;
+    assert_eq!(status.code(), Code::Aborted);
+    eventually("the newer one gets the document", async || {
+        newer.sets().len() == 8
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn hellos_that_make_no_sense_are_refused_with_a_reason() {
+    let directory = tempfile::tempdir().expect("directory");
+    let controller = Controller::start(directory.path()).await;
+    let good = hello("n1", &Daemons::borrower(1, 8), 0);
+    let cases = [
+        ("protocol 99", Code::FailedPrecondition, {
+            let mut hello = good.clone();
+            hello.protocol = 99;
+            hello
+        }),
+        ("'Not a name'", Code::InvalidArgument, {
+            let mut hello = good.clone();
+            hello.node = "Not a name".to_owned();
+            hello
+        }),
+        ("failure domain", Code::InvalidArgument, {
+            let mut hello = good.clone();
+            hello.failure_domain = String::new();
+            hello
+        }),
+        ("generation 57", Code::FailedPrecondition, {
+            let mut hello = good.clone();
+            hello.generation = 57;
+            hello
+        }),
+    ];
+    for (part, code, hello) in cases {
+        let daemons = Daemons::borrower(1, 8);
+        let mut agent = Agent::join_as(&controller.address, hello, daemons).await;
+        let status = agent.ended().await;
+        assert_eq!(status.code(), code, "{status}");
+        assert!(status.message().contains(part), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn wrong_yaml_is_refused_whole_with_its_place() {
+    let cluster = Cluster::start().await;
+    let good = policy("{}");
+    let bad = policy("{durability: {copies: 4}}").replace("test", "other");
+    let status = cluster
+        .controller
+        .apply(&format!("{good}---\n{bad}"))
+        .await
+        .expect_err("refused");
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().starts_with("line 9, column "), "{status}");
+    assert!(cluster.controller.get("rmp").await.is_empty());
+}
+
+#[tokio::test]
+async fn objects_of_every_kind_can_be_read() {
+    let cluster = Cluster::usual().await;
+    cluster.borrower.change(|daemons| daemons.bound = 1).await;
+    cluster.settled(9).await;
+    let policies = cluster.controller.get("rmp").await;
+    assert_eq!(policies[0]["spec"]["durability"]["copies"], 2);
+    let servers = cluster.controller.get("memoryservers").await;
+    assert_eq!(servers.len(), 3);
+    assert_eq!(servers[0]["kind"], "MemoryServer");
+    assert_eq!(servers[0]["status"]["capacity"], "512Mi");
+    assert_eq!(servers[0]["status"]["ready"], true);
+    let devices = cluster.controller.get("SwapDevice").await;
+    assert_eq!(devices[0]["status"]["size"], "512Mi");
+    assert_eq!(devices[0]["status"]["slabsBound"], 1);
+    let maps = cluster.controller.get("slabmap").await;
+    assert_eq!(maps[0]["spec"]["sets"][0]["slab"], 0);
+    assert_eq!(
+        maps[0]["spec"]["sets"][0]["replicas"][0]["state"],
+        "Serving, Live"
+    );
+    assert_eq!(cluster.controller.get("").await.len(), 6);
+    let mut operator = cluster.controller.operator().await;
+    let request = dynamicswap_proto::control::v1::GetRequest {
+        kind: "pods".to_owned(),
+        ..Default::default()
+    };
+    let status = operator.get(request).await.expect_err("refused");
+    assert!(status.message().contains("'pods' is no kind"), "{status}");
+}
+
+#[tokio::test]
+async fn status_has_nodes_reports_plan_and_events() {
+    let cluster = Cluster::usual().await;
+    cluster
+        .borrower
+        .change(|daemons| {
+            let device = daemons.device.as_mut().expect("a device");
+            device.events.push(pb::DaemonEvent {
+                sequence: 1,
+                unix_ms: 5,
+                kind: "LinkUp".to_owned(),
+                message: "link to d1 is up".to_owned(),
+            });
+        })
+        .await;
+    eventually("the daemon's event is forwarded", async || {
+        let status = cluster.controller.status().await;
+        let forwarded = |event: &&dynamicswap_proto::control::v1::ClusterEvent| {
+            event.node == "b1" && event.kind == "LinkUp"
+        };
+        status.events.iter().filter(forwarded).count() == 1
+    })
+    .await;
+    cluster.borrower.change(|_| {}).await;
+    let status = cluster.controller.status().await;
+    assert_eq!(status.term, 1);
+    assert_eq!(status.policies, 1);
+    assert_eq!(status.nodes.len(), 4);
+    assert!(status.controller_rss_bytes > 1 << 20);
+    let borrower = &status.nodes[0];
+    assert!(borrower.borrower && borrower.connected && !borrower.donor);
+    assert!(
+        borrower
+            .report
+            .as_ref()
+            .is_some_and(|report| report.swap_device.is_some())
+    );
+    let kinds: BTreeSet<&str> = status.events.iter().map(|event| &*event.kind).collect();
+    for kind in [
+        "ControllerStarted",
+        "NodeJoined",
+        "PolicyApplied",
+        "SetsComposed",
+        "SetsOffered",
+    ] {
+        assert!(kinds.contains(kind), "{kinds:?}");
+    }
+    let last = status.events.last().expect("some").sequence;
+    let mut operator = cluster.controller.operator().await;
+    let request = dynamicswap_proto::control::v1::StatusRequest { events_after: last };
+    let later = operator.status(request).await.expect("status").into_inner();
+    assert!(later.events.iter().all(|event| event.sequence > last));
+}
+
+#[tokio::test]
+async fn too_few_donors_are_explained() {
+    let directory = tempfile::tempdir().expect("directory");
+    let controller = Controller::start(directory.path()).await;
+    let donor = Agent::join(&controller.address, "d1", Daemons::donor("d1", 1, 8)).await;
+    let borrower = Agent::join(&controller.address, "b1", Daemons::borrower(2, 8)).await;
+    controller.apply(&policy("{}")).await.expect("applied");
+    eventually("the report says why", async || {
+        let report = controller.status().await.plan_report.join("\n");
+        report.contains("waits with 8 sets for b1: no donor fits (1 in a failure domain")
+            || report.contains("waits with 8 sets for b1: no donor fits (1 with a copy already")
+    })
+    .await;
+    assert!(
+        borrower
+            .document()
+            .is_some_and(|it| it.swap_device.is_some_and(|it| !it.attached))
+    );
+    drop(donor);
+}
