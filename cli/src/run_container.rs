@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use dynamicswap_types::Bytes;
-use dynamicswap_workload::container::{Container, Layout};
+use dynamicswap_workload::container::{self, Container, Layout};
 use serde::{Deserialize, Serialize};
 
 use crate::args::RunArgs;
@@ -107,8 +107,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         crate::failure::Refusal::error(format!("cannot start {program}: {error}"))
     })?;
     let status = child.wait().context("the command cannot be waited for")?;
-    let code = status.code().and_then(|code| u8::try_from(code).ok());
-    Ok(ExitCode::from(code.unwrap_or(1)))
+    Ok(ExitCode::from(container::exit_code(status)))
 }
 
 #[cfg(test)]

@@ -207,9 +207,9 @@ mod tests {
             .expect("a name");
         let paths = ClusterPaths::below(dir.path(), &name);
         fs::create_dir_all(paths.node("borrower", "swapd")).expect("made");
-        // A copy of sleep under a program's name, with the cluster's directory as argument.
+        // A shell under a program's name, with the cluster's directory as argument.
         let program = dir.path().join("dynamicswap-swapd-engine");
-        fs::copy("/bin/sh", &program).expect("copied");
+        std::os::unix::fs::symlink("/bin/sh", &program).expect("linked");
         let mut command = Command::new(&program);
         let state = paths.node("borrower", "swapd");
         command

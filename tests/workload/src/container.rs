@@ -6,9 +6,9 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use cgroups_rs::fs::memory::{MemController, SetMemory};
@@ -345,6 +345,14 @@ pub fn enter<'a>(
     Ok(())
 }
 
+/// The exit code that a shell would show for a command: 128 and the signal's number for one that a
+/// signal ended.
+#[must_use]
+pub fn exit_code(status: ExitStatus) -> u8 {
+    let code = status.code().or(status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
+}
+
 /// Kills the processes in a cgroup and those below, and removes the directories. One that does
 /// not exist is fine.
 ///
@@ -456,6 +464,12 @@ mod tests {
         }
         let error = Container::create(&layout, "a", Bytes::new(1)).expect_err("small");
         assert!(matches!(error, ContainerError::LimitTooSmall(_)));
+    }
+
+    #[test]
+    fn signal_is_seen_in_the_exit_code() {
+        assert_eq!(exit_code(ExitStatus::from_raw(3 << 8)), 3);
+        assert_eq!(exit_code(ExitStatus::from_raw(7)), 135);
     }
 
     #[test]

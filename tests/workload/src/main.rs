@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use dynamicswap_types::Bytes;
-use dynamicswap_workload::container::{Container, Layout};
+use dynamicswap_workload::container::{self, Container, Layout};
 use dynamicswap_workload::control::{Budget, Control};
 use dynamicswap_workload::region::{HugePages, lock_everything};
 use dynamicswap_workload::{redis, verify, watchdog};
@@ -235,8 +235,7 @@ fn run_contained(args: &ContainArgs) -> Result<ExitCode> {
         .status()
         .with_context(|| format!("cannot start {program}"))?;
     container.remove()?;
-    let code = status.code().and_then(|code| u8::try_from(code).ok());
-    Ok(ExitCode::from(code.unwrap_or(1)))
+    Ok(ExitCode::from(container::exit_code(status)))
 }
 
 fn run_watchdog(args: WatchdogArgs) -> Result<ExitCode> {
