@@ -12,6 +12,7 @@ use rustix::process::{
     DumpableBehavior, Resource, Rlimit, configure_io_flusher_behavior, is_io_flusher,
     set_dumpable_behavior, setrlimit,
 };
+use rustix::thread::{CapabilitySet, capabilities};
 
 /// Whether the host permitted a measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +56,7 @@ impl Protection {
             maximum: None,
         };
         let memlock_limit = setrlimit(Resource::Memlock, unlimited).into();
-        let locked = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE).into();
+        let locked = lock_everything(memlock_limit).into();
         let io_flusher = configure_io_flusher_behavior(true)
             .and_then(|()| {
                 if is_io_flusher()? {
@@ -110,6 +111,18 @@ impl Protection {
             Some(format!("{what} ({errno}): {so}"))
         });
         refused.collect()
+    }
+}
+
+/// Locks present and future memory. Not under a limit: `MCL_FUTURE` would turn every later
+/// allocation above it into a failure.
+fn lock_everything(memlock_limit: Permitted) -> Result<(), Errno> {
+    let exempt =
+        capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
+    if exempt || memlock_limit == Permitted::Yes {
+        mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE)
+    } else {
+        Err(Errno::PERM)
     }
 }
 
