@@ -8,6 +8,10 @@
 mod convert;
 pub mod frame;
 
+// Named by the generated code alone.
+#[cfg(feature = "grpc")]
+use tonic as _;
+
 pub use convert::InvalidMessage;
 
 /// Documents and reports that both the control plane and the daemons speak.

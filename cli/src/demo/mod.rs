@@ -108,13 +108,17 @@ fn settings(args: &DemoArgs) -> Result<up::Settings> {
     let slab = SlabSize::try_from(Bytes::from_mib(16))?;
     let slabs = slab.slabs_for(args.memory) + RESERVE_SLABS;
     let survivors = u64::from(args.donors - 1).min(2);
-    let per_donor = (slabs * 2).div_ceil(survivors) * slab.bytes().get();
+    // The kernel spreads its pages over the whole device, so every slab of it may be in use, and
+    // a reserve stands beside.
+    let device_slabs = slabs + slabs / 2;
+    let granted = device_slabs + device_slabs / 8 + RESERVE_SLABS;
+    let per_donor = (granted * 2).div_ceil(survivors) * slab.bytes().get();
     Ok(up::Settings {
         name: "demo".parse::<ClusterName>().map_err(Refusal::error)?,
         shape: Shape {
             donors: args.donors,
             donor_capacity: Bytes::new(per_donor),
-            device_size: Bytes::new((slabs + slabs / 2) * slab.bytes().get()),
+            device_size: Bytes::new(device_slabs * slab.bytes().get()),
             slab,
         },
         controller_port: None,
