@@ -1,0 +1,132 @@
+//! The simulation's command line: a sweep of seeds, one seed with its story, or the mutations.
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use dynamicswap_sim::coverage::Coverage;
+use dynamicswap_sim::mutation::Mutation;
+use dynamicswap_sim::sweep::{Sweep, run_seed, sweep};
+
+/// Seeds above which every required thing must have been seen.
+const COVERAGE_SEEDS_MIN: u64 = 5000;
+/// Failures after which a sweep stops.
+const FAILURES_MAX: usize = 5;
+
+/// Deterministic simulation of the data path.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask sim", disable_version_flag = true)]
+struct Cli {
+    /// Runs this seed and prints the end of its story.
+    #[arg(long, conflicts_with_all = ["seeds", "mutations"])]
+    seed: Option<u64>,
+    /// Prints the whole story of the seed.
+    #[arg(long, requires = "seed")]
+    trace: bool,
+    /// Runs the seeds from A to B, without B.
+    #[arg(long, value_name = "A..B", value_parser = parse_range, default_value = "0..10000")]
+    seeds: Range<u64>,
+    /// Checks that every deliberately broken rule is noticed.
+    #[arg(long, conflicts_with = "seeds")]
+    mutations: bool,
+    /// Prints in how many seeds each thing was seen.
+    #[arg(long)]
+    coverage: bool,
+}
+
+fn parse_range(text: &str) -> Result<Range<u64>, String> {
+    let numbers = text
+        .split_once("..")
+        .and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    let range = numbers.filter(|range: &Range<u64>| range.start < range.end);
+    range.ok_or_else(|| format!("'{text}' is no range of seeds: write one as 0..10000"))
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // A broken invariant is reported with its seed; the panic's own text would come twice.
+    std::panic::set_hook(Box::new(|_| {}));
+    let good = if cli.mutations {
+        check_mutations()
+    } else if let Some(seed) = cli.seed {
+        tell(seed, cli.trace)
+    } else {
+        sweep_all(cli.seeds, cli.coverage)
+    };
+    ExitCode::from(u8::from(!good))
+}
+
+fn tell(seed: u64, whole: bool) -> bool {
+    let ending = run_seed(seed, None, if whole { usize::MAX } else { 60 });
+    for line in &ending.story {
+        println!("{line}");
+    }
+    match &ending.failure {
+        Some(failure) => println!("seed {seed} FAILED: {failure}"),
+        None => println!("seed {seed} passed"),
+    }
+    ending.failure.is_none()
+}
+
+fn sweep_all(seeds: Range<u64>, with_coverage: bool) -> bool {
+    let start = Instant::now();
+    let count = seeds.end - seeds.start;
+    let result = sweep(seeds, None, FAILURES_MAX);
+    if with_coverage {
+        print_coverage(&result.coverage);
+    }
+    report_failures(&result, None);
+    let missing = if count >= COVERAGE_SEEDS_MIN && result.failures.is_empty() {
+        result.coverage.missing()
+    } else {
+        Vec::new()
+    };
+    for what in &missing {
+        println!("never seen in {count} seeds: {what}");
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    println!(
+        "{} seeds in {seconds:.1} s, {} failed, {} things never seen",
+        result.seeds,
+        result.failures.len(),
+        missing.len()
+    );
+    result.failures.is_empty() && missing.is_empty()
+}
+
+fn print_coverage(coverage: &Coverage) {
+    for (what, seeds) in coverage.iter() {
+        println!("{seeds:>8} {what}");
+    }
+}
+
+fn report_failures(result: &Sweep, mutation: Option<Mutation>) {
+    for (seed, failure) in &result.failures {
+        match mutation {
+            Some(mutation) => println!("{mutation:?}: noticed by seed {seed}: {failure}"),
+            None => {
+                println!("seed {seed} FAILED: {failure}");
+                println!("  replay: cargo xtask sim --seed {seed} --trace");
+            }
+        }
+    }
+}
+
+fn check_mutations() -> bool {
+    let mut good = true;
+    for mutation in Mutation::ALL {
+        let mut result = sweep(0..mutation.seeds_max(), Some(mutation), 1);
+        result.failures.truncate(1);
+        report_failures(&result, Some(mutation));
+        if result.failures.is_empty() {
+            println!(
+                "{mutation:?}: NOT noticed in {} seeds",
+                mutation.seeds_max()
+            );
+            good = false;
+        }
+    }
+    good
+}

@@ -1,0 +1,353 @@
+//! The shell around the engine: starts it, carries out its effects, brings it what happened.
+
+use std::time::Duration;
+
+use dynamicswap_datapath::transport::Transport as _;
+use dynamicswap_datapath::transport::TransportEvent;
+use dynamicswap_engine::buffer::{BufferRange, Buffers as _};
+use dynamicswap_engine::effect::{Effect, EngineEvent, SpillOperation};
+use dynamicswap_engine::link::Link;
+use dynamicswap_engine::operation::OperationResult;
+use dynamicswap_engine::request::{RequestError, RequestTag};
+
+use super::{Ghost, World};
+use crate::kernel::{Draft, Seen, Verb};
+use crate::mutation::Mutation;
+use crate::process::{Birth, Process};
+use crate::story::Verdict;
+
+/// Rounds of one moment after which the rest waits for the next.
+const ROUNDS_MAX: usize = 64;
+
+impl World<'_> {
+    /// Starts a new engine when its time has come: it reads the tables, takes the kept document
+    /// and gets every unfinished request again.
+    pub(super) fn restart_engine(&mut self) -> Verdict {
+        if self.restart_at.is_none_or(|at| at > self.now) {
+            return Ok(());
+        }
+        // One that hung is killed now.
+        self.bury();
+        self.restart_at = None;
+        if self.mutation != Some(Mutation::EpochKept) || self.epoch == 0 {
+            self.epoch += 1;
+        }
+        let birth = Birth {
+            scenario: &self.scenario,
+            tables: self.tables,
+            geometry: self.geometry,
+            network: &self.network,
+            device: self.device,
+            epoch: self.epoch,
+            mutation: self.mutation,
+        };
+        let mut process = match Process::start(birth, self.now) {
+            Ok(process) => process,
+            Err(error) => {
+                return Err(self.broken("an engine starts on its tables", error.to_string()));
+            }
+        };
+        let ways = self.donors.iter().zip(&self.faults);
+        process.connect(ways.map(|(donor, (faults, _))| (donor.address, *faults)));
+        let epoch = self.epoch;
+        self.story
+            .tell(self.now, || format!("engine of epoch {epoch} starts"));
+        if let Some(kept) = &self.kept
+            && let Err(error) = process.engine.apply(kept, &mut process.pool, self.now)
+        {
+            return Err(self.broken("an engine takes the kept document again", error.to_string()));
+        }
+        self.process = Some(process);
+        self.resend()?;
+        self.apply_wanted()
+    }
+
+    fn resend(&mut self) -> Verdict {
+        let tags = self.kernel.orphans(&mut self.random);
+        if self.mutation == Some(Mutation::NoResend) {
+            return Ok(());
+        }
+        for tag in tags {
+            let Some(process) = &mut self.process else {
+                return Ok(());
+            };
+            let Some(sent) = self.kernel.sent.get_mut(&tag) else {
+                continue;
+            };
+            let Some(buffer) = process.take_buffer(buffer_pages(&sent.draft)) else {
+                continue;
+            };
+            sent.buffer = buffer;
+            sent.given = self.now;
+            sent.resent += 1;
+            self.coverage.saw("request sent again");
+            self.submit(tag)?;
+        }
+        Ok(())
+    }
+
+    /// The kernel's new requests.
+    pub(super) fn new_requests(&mut self) -> Verdict {
+        while self.next_request <= self.now {
+            let mean = u64::try_from(self.scenario.pace.as_nanos()).unwrap_or(u64::MAX);
+            let gap = Duration::from_nanos(1 + self.random.below(2 * mean));
+            self.next_request = self.next_request.after(gap);
+            if let Some(draft) = self.kernel.draw(&mut self.random) {
+                self.request(draft)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a request. While no engine runs, the device queues it.
+    pub(super) fn request(&mut self, draft: Draft) -> Verdict {
+        let buffer = match &mut self.process {
+            Some(process) => match process.take_buffer(buffer_pages(&draft)) {
+                Some(buffer) => buffer,
+                None => return Ok(()),
+            },
+            None => BufferRange { first: 0, pages: 0 },
+        };
+        let (tag, draft) = self.kernel.send(draft, buffer, self.now);
+        self.story
+            .tell(self.now, || format!("request {tag}: {draft:?}"));
+        self.submit(tag)
+    }
+
+    /// A stopped engine reads nothing: what it is sent now comes to the next one.
+    fn submit(&mut self, tag: u64) -> Verdict {
+        let Some(process) = self.process.as_mut().filter(|process| !process.hung) else {
+            return Ok(());
+        };
+        if let Err(detail) = process.submit(&self.kernel, tag, self.now) {
+            return Err(self.broken("the engine takes what the kernel may send", detail));
+        }
+        self.pump()
+    }
+
+    /// Carries out effects until there are none, or until the process is killed between two.
+    pub(super) fn pump(&mut self) -> Verdict {
+        loop {
+            let Some(process) = &mut self.process else {
+                return Ok(());
+            };
+            if process.effects_left == Some(0) {
+                self.coverage
+                    .saw("trouble: engine killed between two effects");
+                self.bury();
+                return Ok(());
+            }
+            let Some(effect) = process.engine.next_effect() else {
+                break;
+            };
+            if let Some(left) = &mut process.effects_left {
+                *left -= 1;
+            }
+            self.carry_out(effect)?;
+        }
+        if let Some(process) = &mut self.process {
+            process.transport.flush(&mut process.pool, self.now);
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, effect: Effect) -> Verdict {
+        let now = self.now;
+        let Some(process) = &mut self.process else {
+            return Ok(());
+        };
+        match effect {
+            Effect::Post(operation) => {
+                self.story.tell(now, || format!("post {operation:?}"));
+                process.post(operation, now);
+            }
+            Effect::Reset(server) => {
+                self.story
+                    .tell(now, || format!("reset the link to donor {server}"));
+                process.transport.reset(server, now);
+            }
+            Effect::Spill(operation) => {
+                self.story.tell(now, || format!("spill {operation:?}"));
+                let bytes = process.pool.bytes(operation.buffer);
+                self.disk.submit(operation, bytes, now);
+            }
+            Effect::Complete { tag, result, data } => return self.complete(tag, result, data),
+            Effect::Release(tag) => match self.kernel.released(tag) {
+                Ok(buffer) => process.give_buffer(buffer),
+                Err(detail) => return Err(self.broken("each request ends once", detail)),
+            },
+            Effect::Event(event) => self.note_event(event),
+        }
+        Ok(())
+    }
+
+    fn complete(
+        &mut self,
+        tag: RequestTag,
+        result: Result<(), RequestError>,
+        data: Option<BufferRange>,
+    ) -> Verdict {
+        self.story
+            .tell(self.now, || format!("request {} ends: {result:?}", tag.0));
+        let Some(sent) = self.kernel.sent.get(&tag.0).copied() else {
+            let detail = format!("unknown request {}", tag.0);
+            return Err(self.broken("each request ends once", detail));
+        };
+        if result.is_err() && sent.draft.verb == Verb::Read {
+            self.judge_failed_read(&sent)?;
+        }
+        let Some(process) = &self.process else {
+            return Ok(());
+        };
+        let pool = &process.pool;
+        let bytes = |number: u32| data.map_or(&[][..], |data| pool.bytes(data.part(number, 1)));
+        let seen = match self.kernel.answered(tag, result, bytes) {
+            Ok(seen) => seen,
+            Err(detail) => {
+                return Err(self.broken("a read returns the last acknowledged bytes", detail));
+            }
+        };
+        match seen {
+            Seen::RightRead => self.coverage.saw("read right"),
+            Seen::FailedWriteRead => self.coverage.saw("write of a failed page read back"),
+            Seen::FailedWrite => self.coverage.saw("write failed early"),
+            Seen::Acknowledged => {
+                self.coverage.saw("write acknowledged");
+                self.judge_acknowledged(&sent)?;
+            }
+            Seen::FailedRead | Seen::Other => {}
+        }
+        Ok(())
+    }
+
+    fn note_event(&mut self, event: EngineEvent) {
+        self.story.tell(self.now, || format!("engine: {event:?}"));
+        self.coverage.saw(match event {
+            EngineEvent::SlabBound(..) => "engine: SlabBound",
+            EngineEvent::SlabReturned(..) => "engine: SlabReturned",
+            EngineEvent::SetReleased(..) => "engine: SetReleased",
+            EngineEvent::RebuildStarted(..) => "engine: RebuildStarted",
+            EngineEvent::RebuildFinished(..) => "engine: RebuildFinished",
+            EngineEvent::ReplicaStale(..) => "engine: ReplicaStale",
+            EngineEvent::IntegrityFailure(..) => "engine: IntegrityFailure",
+            EngineEvent::PageRepaired(..) => "engine: PageRepaired",
+            EngineEvent::PageLost(..) => "engine: PageLost",
+            EngineEvent::WritesHeld(..) => "engine: WritesHeld",
+            EngineEvent::ReserveEmpty(..) => "engine: ReserveEmpty",
+            EngineEvent::SpillFailed(..) => "engine: SpillFailed",
+            EngineEvent::Fenced(..) => "engine: Fenced",
+        });
+    }
+
+    /// One round of the I/O thread: disk, transport, deadlines.
+    pub(super) fn serve(&mut self) -> Verdict {
+        let mut heard = Vec::new();
+        for _ in 0..ROUNDS_MAX {
+            let Some(process) = self.process.as_mut().filter(|process| !process.hung) else {
+                return Ok(());
+            };
+            process.post_backlog(self.now);
+            let sink = &mut |event| heard.push(event);
+            process.transport.poll(&mut process.pool, self.now, sink);
+            let spilled = self.disk.poll(self.now);
+            if heard.is_empty() && spilled.is_none() {
+                break;
+            }
+            if let Some((operation, result, bytes)) = spilled {
+                self.spill_done(&operation, result, &bytes)?;
+            }
+            for event in heard.drain(..) {
+                self.hear(event)?;
+            }
+        }
+        if let Some(process) = self.process.as_mut().filter(|process| !process.hung)
+            && process
+                .engine
+                .next_deadline()
+                .is_some_and(|deadline| deadline <= self.now)
+        {
+            process.engine.tick(&mut process.pool, self.now);
+            process.engine.check_invariants();
+            return self.pump();
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, event: TransportEvent) -> Verdict {
+        let Some(process) = &mut self.process else {
+            return Ok(());
+        };
+        self.story.tell(self.now, || format!("heard {event:?}"));
+        process.hear(event, self.now);
+        self.pump()
+    }
+
+    fn spill_done(
+        &mut self,
+        operation: &SpillOperation,
+        result: OperationResult,
+        bytes: &[u8],
+    ) -> Verdict {
+        let Some(process) = &mut self.process else {
+            return Ok(());
+        };
+        if !operation.write && result.is_ok() {
+            process
+                .pool
+                .bytes_mut(operation.buffer)
+                .copy_from_slice(bytes);
+        }
+        process
+            .engine
+            .complete(operation.id, result, &mut process.pool, self.now);
+        self.pump()
+    }
+
+    /// The process is gone. Its bytes may still be on their way for a while.
+    pub(super) fn bury(&mut self) {
+        let Some(process) = self.process.take() else {
+            return;
+        };
+        let epoch = self.epoch;
+        self.story
+            .tell(self.now, || format!("engine of epoch {epoch} dies"));
+        self.count(&process.transport);
+        let random = &mut self.random;
+        self.disk.abandon(|| random.below(2) == 0);
+        let linger = Duration::from_micros(self.random.below(60_000));
+        let until = self.now.after(linger);
+        let Process {
+            transport, pool, ..
+        } = process;
+        self.ghosts.push(Ghost {
+            transport,
+            pool,
+            until,
+        });
+        let gap = Duration::from_millis(1 + self.random.below(20));
+        self.restart_at.get_or_insert(self.now.after(gap));
+    }
+
+    /// Bytes of dead processes arrive, until a new session fences them.
+    pub(super) fn poll_ghosts(&mut self) {
+        let now = self.now;
+        let mut fenced = false;
+        for ghost in &mut self.ghosts {
+            ghost.transport.poll(&mut ghost.pool, now, &mut |event| {
+                fenced |= matches!(event, TransportEvent::Link(_, Link::Down | Link::Refused));
+            });
+        }
+        if fenced && self.process.is_some() {
+            self.coverage.saw("old session fenced by a new engine");
+        }
+        self.ghosts.retain(|ghost| ghost.until > now);
+    }
+}
+
+/// Pages of the buffer that a request needs.
+fn buffer_pages(draft: &Draft) -> u32 {
+    match draft.verb {
+        Verb::Read | Verb::Write(_) => draft.pages,
+        Verb::Discard | Verb::Flush => 0,
+    }
+}
