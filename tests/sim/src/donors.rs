@@ -63,12 +63,6 @@ impl Donor {
         self.server.borrow().is_running()
     }
 
-    /// The life of its memory.
-    #[must_use]
-    pub fn incarnation(&self) -> IncarnationId {
-        self.server.borrow().incarnation()
-    }
-
     /// What its agent says of it.
     #[must_use]
     pub fn report(&self) -> ServerReport {
@@ -166,19 +160,22 @@ mod tests {
     fn lost_memory_has_another_incarnation_unless_it_lies() {
         let network = LoopbackNetwork::default();
         let mut donor = Donor::new(0, &Scenario::of(1), &network);
-        let first = donor.incarnation();
+        let first = donor.report().incarnation;
         let zero = MonotonicTime::ZERO;
         donor.with_page(0, 0, |bytes| bytes[0] = 7);
         donor.kill_and_lose(&network, true, (zero, zero));
         assert!(!donor.is_running());
         assert_eq!(
-            (donor.incarnation(), donor.with_page(0, 0, |bytes| bytes[0])),
+            (
+                donor.report().incarnation,
+                donor.with_page(0, 0, |bytes| bytes[0])
+            ),
             (first, Some(0))
         );
         donor.kill_and_lose(&network, false, (zero, zero));
         donor.start();
         assert!(donor.is_running());
-        assert_ne!(donor.incarnation(), first);
+        assert_ne!(donor.report().incarnation, first);
     }
 
     #[test]

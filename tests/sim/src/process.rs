@@ -64,6 +64,7 @@ pub struct Process<'m> {
     /// Operations that a full send queue has refused.
     pub backlog: VecDeque<Operation>,
     tables: &'m OwnedTables,
+    geometry: Geometry,
     mutation: Option<Mutation>,
     /// What is under way, for mutations that need to know.
     posted: BTreeMap<u64, Operation>,
@@ -125,6 +126,7 @@ impl<'m> Process<'m> {
             hung: false,
             backlog: VecDeque::new(),
             tables: birth.tables,
+            geometry,
             mutation: birth.mutation,
             posted: BTreeMap::new(),
             buffers: (0..count).rev().collect(),
@@ -266,7 +268,7 @@ impl<'m> Process<'m> {
         let Some(slab) = self.engine.sets().find(here).and_then(|set| set.slab) else {
             return;
         };
-        let slab_pages = self.tables_slab_pages();
+        let slab_pages = self.geometry.slab_pages as usize;
         for number in 0..operation.buffer.pages {
             let page = slab.as_usize() * slab_pages + (operation.page + number) as usize;
             let Some(entry) = self.tables.tables().pages.get(page) else {
@@ -279,10 +281,5 @@ impl<'m> Process<'m> {
                 entry.publish(PageRecord { tag, ..record });
             }
         }
-    }
-
-    fn tables_slab_pages(&self) -> usize {
-        let tables = self.tables.tables();
-        tables.pages.len().div_ceil(tables.slabs.len())
     }
 }

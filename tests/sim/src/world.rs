@@ -47,6 +47,8 @@ enum Mail {
 struct Ghost {
     transport: Network,
     pool: Vec<u8>,
+    /// When what the network has held back goes on.
+    thaw: Option<MonotonicTime>,
     until: MonotonicTime,
 }
 
@@ -179,6 +181,7 @@ impl<'m> World<'m> {
             self.check_steps(steps)?;
         }
         self.coverage.saw("healed");
+        self.judge_live_copies()?;
         self.read_everything(&mut steps)?;
         self.count_transport();
         Ok(())
@@ -375,20 +378,21 @@ impl<'m> World<'m> {
     }
 
     fn apply_wanted(&mut self) -> Verdict {
-        let Some(process) = self.process.as_mut().filter(|process| !process.hung) else {
-            return Ok(());
-        };
-        let Some(wanted) = &self.wanted else {
-            return Ok(());
-        };
-        if process.engine.generation() >= wanted.generation {
+        let newest = self.wanted.as_ref().map(|wanted| wanted.generation);
+        let process = self.process.as_ref().filter(|process| !process.hung);
+        if process.is_none_or(|process| newest <= Some(process.engine.generation())) {
             return Ok(());
         }
+        let before = self.pages_with_copies();
+        let (Some(process), Some(wanted)) = (&mut self.process, &self.wanted) else {
+            return Ok(());
+        };
         match process.engine.apply(wanted, &mut process.pool, self.now) {
             Ok(()) => {
                 self.story
                     .tell(self.now, || format!("document taken: {wanted:?}"));
                 self.kept = self.wanted.clone();
+                self.judge_document(&before)?;
                 self.pump()
             }
             Err(error) => {

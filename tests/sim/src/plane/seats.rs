@@ -166,11 +166,12 @@ impl Plane {
         let Some(set) = self.sets.get(&id) else {
             return;
         };
-        if self.may_replace(set, view, &gone) {
+        // Two whole copies stay: one may fail while the document is on its way.
+        if serving.len() == 3 && self.may_replace(set, view, &gone) {
             return self.move_seat(id, gone, &dead, "trouble: copy moved");
         }
-        // A single copy grows a second one first; it shrinks back once that one is whole.
-        if serving.len() == 1 && set.seats.len() == 1 {
+        // Fewer grow another one first, and shrink back once that one is whole.
+        if serving.len() < 3 && set.seats.len() == serving.len() {
             self.ask(id, &serving, &dead, None, "trouble: copy moved");
         }
     }

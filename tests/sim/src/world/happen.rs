@@ -199,14 +199,9 @@ impl World<'_> {
     fn tell_ways(&mut self, server: usize) {
         let index = ServerIndex::new(u16::try_from(server).unwrap_or_default());
         let faults = self.faults[server].0;
-        let ghosts = self.ghosts.iter_mut().map(|ghost| &mut ghost.transport);
-        let process = self
-            .process
-            .iter_mut()
-            .map(|process| &mut process.transport);
-        ghosts
-            .chain(process)
-            .for_each(|transport| transport.set_faults(index, faults));
+        if let Some(process) = &mut self.process {
+            process.transport.set_faults(index, faults);
+        }
     }
 
     /// Ways whose trouble is over.
@@ -274,7 +269,8 @@ impl World<'_> {
         let own = process.and_then(|process| process.transport.next_deadline());
         let ghosts = self.ghosts.iter().map(|ghost| {
             let next = ghost.transport.next_deadline();
-            next.map_or(ghost.until, |next| next.min(ghost.until))
+            let own = ghost.thaw.unwrap_or(ghost.until);
+            next.map_or(own, |next| next.min(own))
         });
         ghosts.chain(own).min()
     }

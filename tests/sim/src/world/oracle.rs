@@ -12,11 +12,12 @@ use crate::disk::LATENCY_SLOW;
 use crate::kernel::{Sent, Verb, words};
 use crate::process::OPERATION_TIMEOUT;
 use crate::story::Verdict;
+use crate::trouble::Kind;
 
 /// Bits by which a copy that was damaged on its way may differ.
 const DAMAGED_BITS_MAX: u32 = 16;
 /// Time in which copies are whole again after a single failure, with a controller at work.
-const REPAIR: Duration = Duration::from_millis(2500);
+const REPAIR: Duration = Duration::from_millis(1000);
 /// Time beyond its bound that a request may take: ticks and round trips.
 const GRACE: Duration = Duration::from_millis(400);
 /// Time after which a server that answers must have been reached.
@@ -160,6 +161,34 @@ impl World<'_> {
         self.held_pages().filter_map(place).collect()
     }
 
+    /// Pages of which there is a copy.
+    pub(super) fn pages_with_copies(&self) -> Vec<u64> {
+        self.held_pages()
+            .filter(|page| !self.copies_of(*page).is_empty())
+            .collect()
+    }
+
+    /// A document was taken: of pages that had a copy before, which may it have cost the last?
+    /// Only those whose other copies a failure had taken while the document was on its way.
+    pub(super) fn judge_document(&mut self, before: &[u64]) -> Verdict {
+        for page in before.iter().copied() {
+            if !self.copies_of(page).is_empty() || self.kernel.register(page).doubtful {
+                continue;
+            }
+            if !self.damage.excuses(self.now) {
+                let detail = format!("page {page}: {}", self.describe(page));
+                return Err(self.broken("a document never takes the last copy", detail));
+            }
+            self.coverage
+                .saw("page lost after more failures than its class covers");
+            self.story.tell(self.now, || {
+                format!("page {page} is lost with a copy that moved")
+            });
+            self.kernel.register_mut(page).lost = true;
+        }
+        Ok(())
+    }
+
     /// Whether the class in force promises that a page survives a single failure.
     fn is_covered(&self) -> bool {
         let class = self.kept.as_ref().map(|document| document.durability);
@@ -259,6 +288,11 @@ impl World<'_> {
             .filter(|page| self.kernel.register(*page).acked > 0)
         {
             let copies = self.copies_of(page);
+            if copies.is_empty() && self.damage.corruption && self.is_damaged(page) {
+                self.kernel.register_mut(page).lost = true;
+                self.coverage.saw("page damaged on the way to every copy");
+                return Ok(());
+            }
             if copies.is_empty() {
                 let rule = "a page that nothing has destroyed is there";
                 return Err(self.broken(rule, format!("page {page}: {}", self.describe(page))));
@@ -273,6 +307,17 @@ impl World<'_> {
         let pages: Vec<String> = sent.draft.range().map(page).collect();
         let detail = format!("{} (stall over: {stalled})", pages.join("; "));
         Err(self.broken("a read of a page that is there does not fail", detail))
+    }
+
+    /// Whether a copy holds the page but for a few bits.
+    fn is_damaged(&self, page: u64) -> bool {
+        let version = self.kernel.register(page).acked;
+        let bits = |replica: &Replica| self.difference(page, version, *replica);
+        let mut bits = self
+            .replicas(page)
+            .into_iter()
+            .filter_map(|replica| bits(&replica));
+        bits.any(|bits| bits <= DAMAGED_BITS_MAX)
     }
 
     /// Whether a copy was within reach for long enough that the engine must have got it.
@@ -334,6 +379,38 @@ impl World<'_> {
                 return Err(self.broken("a stall is bounded by the policy", detail));
             }
         }
+        Ok(())
+    }
+
+    /// Once everything has healed, a copy that counts as whole is whole: nobody finds out later
+    /// that it is not. Bytes that changed by themselves are found by reading only.
+    pub(super) fn judge_live_copies(&mut self) -> Verdict {
+        let by_themselves = [Kind::Flip, Kind::Corruption];
+        if self
+            .scenario
+            .kinds
+            .iter()
+            .any(|kind| by_themselves.contains(kind))
+        {
+            return Ok(());
+        }
+        let pages: Vec<u64> = self.held_pages().collect();
+        for page in pages {
+            let register = self.kernel.register(page);
+            let class = self.kept.as_ref().map(|document| document.durability.spill);
+            if register.doubtful || class == Some(Spill::Only) {
+                continue;
+            }
+            let wrong = self.replicas(page).into_iter().find(|replica| {
+                let bits = self.difference(page, register.acked, *replica);
+                replica.state == ReplicaState::Live && bits != Some(0)
+            });
+            if wrong.is_some() {
+                let detail = format!("page {page}: {}", self.describe(page));
+                return Err(self.broken("a copy that counts as whole is whole", detail));
+            }
+        }
+        self.coverage.saw("every live copy compared");
         Ok(())
     }
 

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use dynamicswap_datapath::transport::Transport as _;
 use dynamicswap_datapath::transport::TransportEvent;
+use dynamicswap_datapath::transport::fault::{Cut, Faults};
 use dynamicswap_engine::buffer::{BufferRange, Buffers as _};
 use dynamicswap_engine::effect::{Effect, EngineEvent, SpillOperation};
 use dynamicswap_engine::link::Link;
 use dynamicswap_engine::operation::OperationResult;
 use dynamicswap_engine::request::{RequestError, RequestTag};
+use dynamicswap_types::ServerIndex;
 
 use super::{Ghost, World};
 use crate::kernel::{Draft, Seen, Verb};
@@ -314,14 +316,31 @@ impl World<'_> {
         self.count(&process.transport);
         let random = &mut self.random;
         self.disk.abandon(|| random.below(2) == 0);
-        let linger = Duration::from_micros(self.random.below(60_000));
-        let until = self.now.after(linger);
+        // The network may hold back what the dead process has sent.
+        let thaw = self
+            .now
+            .after(Duration::from_micros(self.random.below(400_000)));
+        let until = thaw.after(Duration::from_micros(self.random.below(60_000)));
         let Process {
-            transport, pool, ..
+            mut transport,
+            pool,
+            ..
         } = process;
+        for number in 0..u16::try_from(self.donors.len()).unwrap_or_default() {
+            let server = ServerIndex::new(number);
+            let faults = transport.faults(server);
+            transport.set_faults(
+                server,
+                Faults {
+                    cut: Cut::ToServer,
+                    ..faults
+                },
+            );
+        }
         self.ghosts.push(Ghost {
             transport,
             pool,
+            thaw: Some(thaw),
             until,
         });
         let gap = Duration::from_millis(1 + self.random.below(20));
@@ -333,6 +352,13 @@ impl World<'_> {
         let now = self.now;
         let mut fenced = false;
         for ghost in &mut self.ghosts {
+            if ghost.thaw.take_if(|thaw| *thaw <= now).is_some() {
+                for number in 0..u16::try_from(self.donors.len()).unwrap_or_default() {
+                    ghost
+                        .transport
+                        .set_faults(ServerIndex::new(number), Faults::default());
+                }
+            }
             ghost.transport.poll(&mut ghost.pool, now, &mut |event| {
                 fenced |= matches!(event, TransportEvent::Link(_, Link::Down | Link::Refused));
             });
