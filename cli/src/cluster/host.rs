@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use dynamicswap_proto::frame::{DEVICE_SLABS_MAX, SERVER_SLOTS_MAX};
 use dynamicswap_types::Bytes;
 
 use super::record::Shape;
@@ -63,6 +64,27 @@ pub fn check_shape(shape: &Shape) -> Result<()> {
         shape.device_size >= slab,
         "a device of {} holds no slab of {slab}: give at least --device-size {slab}",
         shape.device_size
+    );
+    check_slabs(shape)
+}
+
+/// Refuses what the controller could not describe in one message.
+fn check_slabs(shape: &Shape) -> Result<()> {
+    let slabs = shape.slab.slabs_for(shape.device_size);
+    refuse_unless!(
+        slabs <= DEVICE_SLABS_MAX,
+        "a device of {} has {slabs} slabs of {}, and {DEVICE_SLABS_MAX} is the most: choose a \
+         larger --slab, or a smaller --device-size",
+        shape.device_size,
+        shape.slab
+    );
+    let slots = shape.slab.slabs_for(shape.donor_capacity);
+    refuse_unless!(
+        slots <= SERVER_SLOTS_MAX,
+        "a donor of {} has {slots} slots of {}, and {SERVER_SLOTS_MAX} is the most: choose a \
+         larger --slab, or a smaller --donor-capacity",
+        shape.donor_capacity,
+        shape.slab
     );
     Ok(())
 }

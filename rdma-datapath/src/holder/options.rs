@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dynamicswap_engine::limits::DEVICE_PAGES_MAX;
+use dynamicswap_proto::frame::DEVICE_SLABS_MAX;
 use dynamicswap_types::{Bytes, NodeName, PAGE_SIZE, SlabSize};
 
 use super::supervisor::Limits;
@@ -100,7 +101,7 @@ pub struct Options {
     #[arg(long)]
     pub size: Bytes,
     /// Size of a slab, a power of two from 1Mi to 1Gi.
-    #[arg(long, value_parser = parse_slab_size, default_value = "64Mi")]
+    #[arg(long, value_parser = parse_slab_size, default_value_t = SlabSize::DEFAULT)]
     pub slab: SlabSize,
     /// Unix socket for the agent.
     #[arg(long)]
@@ -145,12 +146,25 @@ impl Options {
         } else if size.get() / PAGE_SIZE.get() > DEVICE_PAGES_MAX {
             let most = Bytes::new(DEVICE_PAGES_MAX * PAGE_SIZE.get());
             format!("it is larger than the largest device, {most}")
+        } else if self.slab.slabs_for(size) > DEVICE_SLABS_MAX {
+            return Err(BadInput::new(self.too_many_slabs()));
         } else {
             return Ok(());
         };
         Err(BadInput::new(format!(
             "--size {size} is impossible: {wrong}; choose another size"
         )))
+    }
+
+    /// The controller could never describe such a device in one message.
+    fn too_many_slabs(&self) -> String {
+        let Self { size, slab, .. } = self;
+        let fits = size.get().div_ceil(DEVICE_SLABS_MAX).next_power_of_two();
+        format!(
+            "--size {size} in slabs of {slab} is impossible: it makes {} slabs, and {DEVICE_SLABS_MAX} is the most; choose --slab {} or more, or a smaller size",
+            slab.slabs_for(*size),
+            Bytes::new(fits)
+        )
     }
 
     /// Limits of the watch over the engine.
@@ -205,6 +219,21 @@ mod tests {
         assert!(options(&["--size", "1Ti"]).validate().is_ok());
         assert!(parse(&["--size", "much"]).is_err());
         assert!(parse(&[]).is_err(), "a size is needed");
+    }
+
+    #[test]
+    fn device_of_too_many_slabs_is_refused_with_the_slab_that_would_do() {
+        let error = options(&["--size", "1Ti", "--slab", "1Mi"]).validate();
+        let text = error.expect_err("a million slabs").to_string();
+        assert!(text.contains("1048576 slabs"), "{text}");
+        assert!(text.contains("--slab 64Mi or more"), "{text}");
+        assert!(
+            options(&["--size", "16Gi", "--slab", "1Mi"])
+                .validate()
+                .is_ok()
+        );
+        let one_page_more = ["--size", "17179873280", "--slab", "1Mi"];
+        assert!(options(&one_page_more).validate().is_err());
     }
 
     #[test]

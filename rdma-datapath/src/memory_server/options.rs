@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Parser;
 use dynamicswap_engine::limits::CONNECTIONS_MAX;
 use dynamicswap_engine::slots::SlotGeometry;
+use dynamicswap_proto::frame::SERVER_SLOTS_MAX;
 use dynamicswap_types::{Bytes, NodeName, SlabSize};
 
 use crate::daemon::options::{BadInput, parse_slab_size};
@@ -28,7 +29,7 @@ pub struct Options {
     #[arg(long, default_value = "1Gi")]
     pub capacity: Bytes,
     /// Size of a slab, the same on every node: a power of two from 1Mi to 1Gi.
-    #[arg(long, default_value = "16Mi", value_parser = parse_slab_size)]
+    #[arg(long, default_value_t = SlabSize::DEFAULT, value_parser = parse_slab_size)]
     pub slab: SlabSize,
     /// Unix socket for the node's agent.
     #[arg(long, value_name = "PATH")]
@@ -48,10 +49,15 @@ impl Options {
     /// The slots that the capacity makes.
     ///
     /// # Errors
-    /// A sentence if it makes none, or is no whole number of slabs.
+    /// A sentence if it makes none, too many, or is no whole number of slabs.
     pub fn geometry(&self) -> Result<SlotGeometry, BadInput> {
         let (capacity, slab) = (self.capacity, self.slab.bytes());
         let slots = capacity.get() / slab.get();
+        if slots > SERVER_SLOTS_MAX {
+            return Err(BadInput::new(format!(
+                "--capacity {capacity} in slabs of {slab} is impossible: it makes {slots} slots, and {SERVER_SLOTS_MAX} is the most; choose a larger --slab or a smaller capacity"
+            )));
+        }
         let whole = capacity.get().is_multiple_of(slab.get()) && slots > 0;
         match u32::try_from(slots) {
             Ok(slots) if whole => Ok(SlotGeometry {
@@ -127,6 +133,24 @@ mod tests {
             let error = options.geometry().expect_err("no whole number of slots");
             assert!(error.to_string().contains("--capacity"), "{error}");
         }
+    }
+
+    #[test]
+    fn default_slab_is_that_of_the_swap_devices() {
+        assert_eq!(parse(&[]).slab, SlabSize::DEFAULT);
+        assert_eq!(parse(&[]).geometry().expect("whole slabs").slots, 16);
+    }
+
+    #[test]
+    fn more_slots_than_a_document_can_name_are_refused() {
+        let error = parse(&["--capacity=1Ti", "--slab=1Mi"]).geometry();
+        let text = error.expect_err("a million slots").to_string();
+        assert!(text.contains("1048576 slots"), "{text}");
+        assert!(
+            parse(&["--capacity=256Gi", "--slab=1Mi"])
+                .geometry()
+                .is_ok()
+        );
     }
 
     #[test]
