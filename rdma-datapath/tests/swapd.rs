@@ -1,10 +1,6 @@
 //! The real holder and engine over the local backend: attach, kill -9 of either, documents,
 //! refusals, and that nothing is left behind.
-#![expect(
-    clippy::expect_used,
-    clippy::panic,
-    reason = "helpers of tests are tests"
-)]
+#![expect(clippy::expect_used, reason = "helpers of tests are tests")]
 
 use std::fs;
 use std::io::{Read, Write};

@@ -27,7 +27,7 @@ pub enum FrontEndError {
     #[error("the kernel closed the device's connection: it was unmounted or aborted")]
     Gone,
     /// The kernel speaks a protocol that is too old or another one.
-    #[error("the kernel speaks FUSE {major}.{minor}: 7.31 or later is needed (Linux 5.4)")]
+    #[error("the kernel speaks FUSE {major}.{minor}: 7.31 or later is needed (Linux 5.8)")]
     Protocol {
         /// Major version it announced.
         major: u32,

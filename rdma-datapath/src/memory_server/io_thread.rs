@@ -1,7 +1,7 @@
 //! The I/O thread: epoll over all connections, spinning a short time before it sleeps.
 //!
-//! Owns the slot table, the slots and the connections. Its one lock on the way of requests is
-//! none: commands come through the mailbox, results go out as snapshots.
+//! Owns the slot table, the slots and the connections, and shares no lock with anybody: commands
+//! come through the mailbox, results go out as snapshots.
 
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};

@@ -44,7 +44,7 @@ pub fn build(parts: &ReportParts<'_>) -> pb::SwapDeviceReport {
         size_bytes: control.identity.size.get(),
         slab_bytes: control.identity.slab.bytes().get(),
         front_end: choice::FUSE_LOOP.to_owned(),
-        front_end_reason: choice::reason(),
+        front_end_reason: choice::reason().to_owned(),
         attached: state == AttachState::Attached,
         device_path: device_path(number),
         pages_used: snapshot.pages_used,

@@ -43,8 +43,8 @@ use crate::front_end::{FrontEnd, FrontEndError, Pool};
 use crate::holder::options::Backend;
 use crate::transport::tcp::{TcpOptions, TcpTransport};
 
-/// An operation that takes longer costs its link: a tenth of the second that a read may stall,
-/// with room for a busy host.
+/// An operation that takes longer costs its link: under a third of the second that a read may
+/// stall when its server dies, so that another copy can still answer within it.
 const OPERATION_TIMEOUT: Duration = Duration::from_millis(300);
 const NAME: &str = "dynamicswap-swapd-engine";
 

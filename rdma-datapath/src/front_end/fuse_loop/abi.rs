@@ -5,7 +5,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 pub(super) const MAJOR: u32 = 7;
-/// Linux 5.4.
+/// In every kernel that has LOOP_CONFIGURE (Linux 5.8), which the device needs too.
 pub(super) const MINOR_MIN: u32 = 31;
 /// Highest minor version whose structures are the ones below.
 pub(super) const MINOR_MAX: u32 = 41;

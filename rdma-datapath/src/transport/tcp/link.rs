@@ -26,7 +26,7 @@ use super::flights::{Flights, SLICES_MAX};
 use super::input::Input;
 use super::{Context, Step, TcpOptions};
 
-/// A connection and its handshake must each be done after this time.
+/// Longest time to make a connection, and again for its handshake.
 const CONNECT_TIME_MAX: Duration = Duration::from_millis(500);
 /// First wait before a new attempt; doubled each time.
 const RETRY_FIRST: Duration = Duration::from_millis(10);
