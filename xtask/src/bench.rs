@@ -21,7 +21,7 @@ pub struct Options {
 
 /// Builds and becomes the benchmark program.
 pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
-    host::install(&host::RUN_NEEDS)?;
+    host::install(&[&host::RUN_NEEDS[..], &host::BENCH_NEEDS].concat())?;
     exec::run(&mut demo::build_release(root)).context("the release build failed; see above")?;
     let mut build = exec::cargo(root);
     build.args([

@@ -17,29 +17,21 @@ pub struct Need {
     pub package: &'static str,
 }
 
-/// What the demo and the native tests start.
-pub const RUN_NEEDS: [Need; 5] = [
-    Need {
-        program: "redis-server",
-        package: "redis-server",
-    },
-    Need {
-        program: "redis-cli",
-        package: "redis-tools",
-    },
-    Need {
-        program: "losetup",
-        package: "mount",
-    },
-    Need {
-        program: "mkswap",
-        package: "util-linux",
-    },
-    Need {
-        program: "swapon",
-        package: "mount",
-    },
+const fn need(program: &'static str, package: &'static str) -> Need {
+    Need { program, package }
+}
+
+/// What the demo and the native tests start. The product attaches its device by itself; the tools
+/// take away what a killed process has left.
+pub const RUN_NEEDS: [Need; 4] = [
+    need("redis-server", "redis-server"),
+    need("losetup", "mount"),
+    need("swapoff", "mount"),
+    need("umount", "mount"),
 ];
+
+/// What the benchmarks start besides: swap on a disk file and on zram, to compare with.
+pub const BENCH_NEEDS: [Need; 2] = [need("mkswap", "util-linux"), need("swapon", "mount")];
 
 /// Whether this process is root.
 pub fn is_root() -> bool {
@@ -125,7 +117,16 @@ pub fn native_obstacle() -> Option<String> {
     if !Path::new("/dev/loop-control").exists() {
         return Some("this host has no /dev/loop-control: load the loop module".to_owned());
     }
-    None
+    other_swap(&std::fs::read_to_string("/proc/swaps").unwrap_or_default())
+}
+
+/// Why swap tests cannot run with the swap that is on, from the text of /proc/swaps. The native
+/// tests look at the same lines and would run nothing.
+fn other_swap(swaps: &str) -> Option<String> {
+    let device = swaps.lines().nth(1)?.split_whitespace().next()?;
+    Some(format!(
+        "swap is on already ({device}): pages would go there ('swapoff -a' first)"
+    ))
 }
 
 /// Layers named in `DYNAMICSWAP_REQUIRE`: where one of them cannot run, the run fails.
@@ -160,15 +161,19 @@ mod tests {
 
     #[test]
     fn absent_program_is_missing_and_a_shell_is_not() {
-        let shell = Need {
-            program: "sh",
-            package: "dash",
-        };
-        let absent = Need {
-            program: "no-such-program-here",
-            package: "none",
-        };
+        let shell = need("sh", "dash");
+        let absent = need("no-such-program-here", "none");
         assert_eq!(missing(&[shell, absent]), [absent]);
+    }
+
+    #[test]
+    fn any_swap_that_is_on_is_an_obstacle() {
+        let head = "Filename\tType\tSize\tUsed\tPriority\n";
+        assert_eq!(other_swap(head), None);
+        assert_eq!(other_swap(""), None);
+        let on = format!("{head}/dev/sda2 partition 1048572 0 -2\n");
+        let reason = other_swap(&on).expect("swap is on");
+        assert!(reason.contains("/dev/sda2") && reason.contains("swapoff -a"));
     }
 
     #[test]

@@ -56,10 +56,10 @@ pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
 }
 
 fn run_step(root: &Path, step: &Step, required: &[String], report: &mut Report) -> Result<()> {
+    let is_required = required.iter().any(|name| name == step.name);
     if let Some(reason) = step.obstacle.and_then(|obstacle| obstacle()) {
         println!("SKIPPED {}: {reason}", step.name);
-        let needed = required.iter().any(|name| name == step.name);
-        let (status, counts) = if needed {
+        let (status, counts) = if is_required {
             (Status::Failed(format!("required, but {reason}")), (0, 1))
         } else {
             (Status::Skipped(reason), (0, 0))
@@ -70,14 +70,14 @@ fn run_step(root: &Path, step: &Step, required: &[String], report: &mut Report) 
     println!("== {}: {}", step.name, step.proves);
     let start = std::time::Instant::now();
     let outcome = match step.work {
-        Work::Command(command) => steps::run_command(&mut command(root))?,
+        Work::Command(command) | Work::Tests(command) => steps::run_command(&mut command(root))?,
         Work::Tidy => steps::run_tidy(root)?,
     };
-    let status = if outcome.succeeded {
-        Status::Passed
-    } else {
-        Status::Failed(format!("see the output above, or run: {}", outcome.command))
+    let (status, counts) = match step.work {
+        Work::Tests(_) => outcome.verdict_of_tests(is_required),
+        _ if outcome.succeeded => (Status::Passed, outcome.counts()),
+        _ => (outcome.failure(), outcome.counts()),
     };
-    report.add(step.name, status, start.elapsed(), outcome.counts());
+    report.add(step.name, status, start.elapsed(), counts);
     Ok(())
 }

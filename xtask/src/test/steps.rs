@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
+use super::report::Status;
 use crate::{demo, exec, host, sim, tidy};
 
 /// Package of the native tests; they want the release build and root, so that the workspace's
@@ -17,8 +18,10 @@ const SIMULATION_SEEDS: &str = "0..10000";
 /// How a step is done.
 #[derive(Debug, Clone, Copy)]
 pub enum Work {
-    /// A program's exit code, and its test counts if it prints them.
+    /// A program's exit code.
     Command(fn(&Path) -> Command),
+    /// A program's exit code, if it ran any tests: a run of none is no pass.
+    Tests(fn(&Path) -> Command),
     /// The checks of this program.
     Tidy,
 }
@@ -57,11 +60,12 @@ const STEPS: [Step; 9] = [
         obstacle: None,
     },
     step("clippy", "no lint fires", clippy),
-    step(
-        "unit",
-        "rules, codecs and tables, by unit and property tests",
-        unit,
-    ),
+    Step {
+        name: "unit",
+        proves: "rules, codecs and tables, by unit and property tests",
+        work: Work::Tests(unit),
+        obstacle: None,
+    },
     step("docs", "documentation builds without a warning", docs),
     step("simulation", "no seed breaks a promise", simulation),
     step("mutation", "the simulation notices broken rules", mutation),
@@ -73,7 +77,7 @@ const STEPS: [Step; 9] = [
     Step {
         name: "native",
         proves: "real swap, real processes, kill -9",
-        work: Work::Command(native),
+        work: Work::Tests(native),
         obstacle: Some(host::native_obstacle),
     },
 ];
@@ -163,6 +167,8 @@ pub struct Outcome {
     pub command: String,
     /// Tests that it counted itself.
     pub tests: TestCount,
+    /// What it said of tests that it did not run; empty if it ran all.
+    pub skipped: String,
 }
 
 impl Outcome {
@@ -176,6 +182,38 @@ impl Outcome {
             (false, _) => (passed, failed.max(1)),
         }
     }
+
+    /// How a step ends that is made of tests, and its counts. A test binary that skips itself ends
+    /// well, and so does one without tests: neither proves anything.
+    pub fn verdict_of_tests(&self, is_required: bool) -> (Status, (u64, u64)) {
+        let (passed, failed) = self.counts();
+        if !self.succeeded {
+            return (self.failure(), (passed, failed));
+        }
+        if self.skipped.is_empty() && self.tests.passed > 0 {
+            return (Status::Passed, (passed, failed));
+        }
+        let passed = self.tests.passed;
+        if self.skipped.is_empty() {
+            let reason = format!("it ran no test: {}", self.command);
+            return (Status::Failed(reason), (0, 1));
+        }
+        if is_required {
+            let reason = format!("required, but {}", self.skipped);
+            return (Status::Failed(reason), (passed, 1));
+        }
+        (Status::Skipped(self.skipped.clone()), (passed, 0))
+    }
+
+    /// A failure, with what to look at.
+    pub fn failure(&self) -> Status {
+        Status::Failed(format!("see the output above, or run: {}", self.command))
+    }
+}
+
+/// What a test binary says of tests that it does not run; none for any other line.
+fn skipped(line: &str) -> Option<&str> {
+    line.trim_start().strip_prefix("SKIPPED ")
 }
 
 /// Tests counted from a program's output.
@@ -208,11 +246,18 @@ impl TestCount {
 pub fn run_command(command: &mut Command) -> Result<Outcome> {
     let line = exec::describe(command);
     let mut tests = TestCount::default();
-    let succeeded = exec::run_watched(command, |line| tests.add_line(line))?;
+    let mut left_out = String::new();
+    let succeeded = exec::run_watched(command, |line| {
+        tests.add_line(line);
+        if let Some(what) = skipped(line) {
+            what.clone_into(&mut left_out);
+        }
+    })?;
     Ok(Outcome {
         succeeded,
         command: line,
         tests,
+        skipped: left_out,
     })
 }
 
@@ -224,6 +269,7 @@ pub fn run_tidy(root: &Path) -> Result<Outcome> {
         succeeded: findings.is_empty(),
         command: "cargo xtask tidy".to_owned(),
         tests: TestCount::default(),
+        skipped: String::new(),
     })
 }
 
@@ -246,17 +292,50 @@ mod tests {
         );
     }
 
+    fn outcome(succeeded: bool, passed: u64, failed: u64) -> Outcome {
+        Outcome {
+            succeeded,
+            command: "cargo test".to_owned(),
+            tests: TestCount { passed, failed },
+            skipped: String::new(),
+        }
+    }
+
     #[test]
     fn failure_without_a_failed_test_counts_as_one() {
-        let outcome = |succeeded, passed, failed| Outcome {
-            succeeded,
-            command: String::new(),
-            tests: TestCount { passed, failed },
-        };
         assert_eq!(outcome(true, 0, 0).counts(), (1, 0));
         assert_eq!(outcome(true, 7, 0).counts(), (7, 0));
         assert_eq!(outcome(false, 7, 2).counts(), (7, 2));
         assert_eq!(outcome(false, 0, 0).counts(), (0, 1));
+    }
+
+    #[test]
+    fn tests_that_ran_none_are_no_pass() {
+        let (status, counts) = outcome(true, 0, 0).verdict_of_tests(false);
+        assert!(matches!(status, Status::Failed(_)));
+        assert_eq!(counts, (0, 1));
+        let (status, counts) = outcome(true, 7, 0).verdict_of_tests(true);
+        assert_eq!((status, counts), (Status::Passed, (7, 0)));
+        let (status, counts) = outcome(false, 7, 2).verdict_of_tests(false);
+        assert!(matches!(status, Status::Failed(_)));
+        assert_eq!(counts, (7, 2));
+    }
+
+    #[test]
+    fn tests_that_skip_themselves_are_skipped_and_fail_where_they_are_required() {
+        let line = skipped("SKIPPED native tests: swap is on").expect("skipped");
+        assert_eq!(skipped("test a ... ok"), None);
+        // Other binaries of the same package did run.
+        let outcome = Outcome {
+            skipped: line.to_owned(),
+            ..outcome(true, 3, 0)
+        };
+        let (status, counts) = outcome.verdict_of_tests(false);
+        assert_eq!(status, Status::Skipped(line.to_owned()));
+        assert_eq!(counts, (3, 0));
+        let (status, counts) = outcome.verdict_of_tests(true);
+        assert!(matches!(status, Status::Failed(reason) if reason.contains("swap is on")));
+        assert_eq!(counts, (3, 1));
     }
 
     #[test]
