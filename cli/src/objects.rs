@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use comfy_table::{ContentArrangement, Table, presets};
+use dynamicswap_crds::RemoteMemoryPolicy;
 use dynamicswap_proto::control::v1::GetRequest;
 use serde_json::Value;
 
@@ -20,8 +21,8 @@ const COLUMNS: [(&str, &[(&str, &str)]); 4] = [
             ("COPIES", "/spec/durability/copies"),
             ("SPILL", "/spec/durability/spill"),
             ("LIMIT", "/spec/limits/perContainer"),
-            ("MATCHED", "/status/matchedContainers"),
-            ("REMOTE", "/status/bytesRemote"),
+            ("PAUSED", "/spec/paused"),
+            ("DRY-RUN", "/spec/dryRun"),
         ],
     ),
     (
@@ -49,10 +50,27 @@ const COLUMNS: [(&str, &[(&str, &str)]); 4] = [
 /// A refusal if the file cannot be read or holds no valid object.
 pub fn apply(args: &ApplyArgs, client: &mut Client) -> Result<()> {
     let yaml = read_objects(&args.filename)?;
+    let warnings = warnings(&yaml);
     for line in client.apply(yaml)? {
         println!("{line}");
     }
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
     Ok(())
+}
+
+/// What the objects ask for and does not happen yet, one line each. Objects that cannot be read
+/// are the controller's to refuse.
+fn warnings(yaml: &str) -> Vec<String> {
+    let policies = dynamicswap_crds::parse_policies(yaml).unwrap_or_default();
+    let of_policy = |policy: &RemoteMemoryPolicy| {
+        let name = policy.metadata.name.clone();
+        let told = policy.without_effect();
+        told.into_iter()
+            .map(move |told| format!("remotememorypolicy/{name}: {told}"))
+    };
+    policies.iter().flat_map(of_policy).collect()
 }
 
 /// The text of a file, or of standard input for `-`.
@@ -164,22 +182,12 @@ fn cell(object: &Value, place: &str) -> String {
     }
 }
 
-/// The status of the Ready condition, with its reason if it is not True.
+/// Whether the object is ready, with the reason if it is not; kinds without a status are neither.
 fn ready(object: &Value) -> String {
-    let conditions = object.pointer("/status/conditions");
-    let conditions = conditions.and_then(Value::as_array);
-    let ready = conditions
-        .into_iter()
-        .flatten()
-        .find(|condition| text(condition, "/type") == "Ready");
-    match ready {
+    match object.pointer("/status/ready").and_then(Value::as_bool) {
         None => "-".to_owned(),
-        Some(condition) if text(condition, "/status") == "True" => "True".to_owned(),
-        Some(condition) => format!(
-            "{} ({})",
-            text(condition, "/status"),
-            text(condition, "/reason")
-        ),
+        Some(true) => "True".to_owned(),
+        Some(false) => format!("False ({})", text(object, "/status/reason")),
     }
 }
 
@@ -192,33 +200,61 @@ mod tests {
         json!({
             "kind": "RemoteMemoryPolicy",
             "metadata": {"name": "demo"},
-            "spec": {"durability": {"copies": 2, "spill": "None"}},
-            "status": {"conditions": [{"type": "Ready", "status": "False", "reason": "NoDonor"}]}
+            "spec": {"durability": {"copies": 2, "spill": "None"}, "paused": false}
+        })
+    }
+
+    fn server(ready: bool, reason: &str) -> Value {
+        json!({
+            "kind": "MemoryServer",
+            "metadata": {"name": "donor-1"},
+            "spec": {"failureDomain": "rack-1"},
+            "status": {"ready": ready, "reason": reason, "capacity": "1Gi", "lent": "16Mi"}
         })
     }
 
     #[test]
     fn table_has_the_kinds_columns_and_says_why_not_ready() {
-        let text = tables(&[policy()]);
-        let rows: Vec<Vec<&str>> = text
-            .lines()
-            .map(|l| l.split_whitespace().collect())
-            .collect();
-        assert_eq!(rows[0][..5], ["KIND", "NAME", "READY", "COPIES", "SPILL"]);
+        let rows = |objects: &[Value]| -> Vec<Vec<String>> {
+            let text = tables(objects);
+            let words = text.lines().map(str::split_whitespace);
+            words
+                .map(|line| line.map(str::to_owned).collect())
+                .collect()
+        };
+        let policies = rows(&[policy()]);
         assert_eq!(
-            rows[1],
-            [
-                "RemoteMemoryPolicy",
-                "demo",
-                "False",
-                "(NoDonor)",
-                "2",
-                "None",
-                "-",
-                "-",
-                "-"
-            ]
+            policies[0][..5],
+            ["KIND", "NAME", "READY", "COPIES", "SPILL"]
         );
+        let row = [
+            "RemoteMemoryPolicy",
+            "demo",
+            "-",
+            "2",
+            "None",
+            "-",
+            "false",
+            "-",
+        ];
+        assert_eq!(policies[1], row);
+        let servers = rows(&[server(true, ""), server(false, "no session")]);
+        assert_eq!(servers[1][2..], ["True", "1Gi", "16Mi", "rack-1"]);
+        let row = ["False", "(no", "session)", "1Gi", "16Mi", "rack-1"];
+        assert_eq!(servers[2][2..], row);
+    }
+
+    #[test]
+    fn fields_without_effect_are_warned_of_with_the_policy_s_name() {
+        let full = include_str!("../../crds/examples/full.yaml");
+        let told = warnings(full);
+        let line = "remotememorypolicy/web: limits.perContainer is stored but not enforced yet";
+        assert!(told.contains(&line.to_owned()), "{told:?}");
+        assert!(
+            told.iter()
+                .any(|line| line.contains("batch-trial: podSelector"))
+        );
+        assert_eq!(warnings("kind: nonsense"), Vec::<String>::new());
     }
 
     #[test]

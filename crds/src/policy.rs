@@ -359,6 +359,29 @@ impl RemoteMemoryPolicy {
         Ok(())
     }
 
+    /// What the policy asks for and does not happen yet, one sentence each.
+    #[must_use]
+    pub fn without_effect(&self) -> Vec<&'static str> {
+        let spec = &self.spec;
+        let told = [
+            (
+                spec.limits.per_container.is_some(),
+                "limits.perContainer is stored but not enforced yet",
+            ),
+            (
+                spec.limits.per_namespace.is_some(),
+                "limits.perNamespace is stored but not enforced yet",
+            ),
+            (
+                !spec.pod_selector.match_labels.is_empty(),
+                "podSelector says which containers are watched, not yet which may swap: every \
+                 process of the node may",
+            ),
+        ];
+        let said = told.into_iter().filter(|(is_said, _)| *is_said);
+        said.map(|(_, sentence)| sentence).collect()
+    }
+
     /// Whether the policy asks for anything to be done: neither paused nor a dry run.
     #[must_use]
     pub const fn in_force(&self) -> bool {

@@ -210,3 +210,14 @@ fn missing_name_and_missing_spec_are_named() {
         policy("  {}\n").expect("valid").spec.durability.copies
     );
 }
+
+#[test]
+fn only_fields_that_are_said_and_do_nothing_are_named() {
+    let without_effect = |spec: &str| policy(spec).expect("valid").without_effect();
+    assert!(without_effect("  {durability: {copies: 1}, podSelector: {}}\n").is_empty());
+    let told = without_effect(
+        "  {limits: {perContainer: 1Gi, perNamespace: 2Gi}, podSelector: {matchLabels: {a: b}}}\n",
+    );
+    assert_eq!(told.len(), 3);
+    assert!(told[0].starts_with("limits.perContainer is stored"));
+}
