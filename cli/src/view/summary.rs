@@ -29,6 +29,9 @@ pub struct Summary {
     pub containers: Vec<Container>,
     /// Why the plan waits, or what it did.
     pub plan: Vec<String>,
+    /// What a person should know, most urgent first: why the plan waits, and what hosts did not
+    /// permit.
+    pub notes: Vec<String>,
     /// Events, oldest first.
     pub events: Vec<Event>,
 }
@@ -57,8 +60,10 @@ pub struct Device {
     pub path: String,
     /// Whether it is in use as swap.
     pub attached: bool,
-    /// Front end, and why it was chosen.
+    /// Its front end.
     pub front_end: String,
+    /// Why that one was chosen.
+    pub front_end_reason: String,
     /// Its size.
     pub size: u64,
     /// Bytes in use.
@@ -87,8 +92,10 @@ pub struct Device {
     pub engine_pid: u32,
     /// The holder's process.
     pub holder_pid: u32,
-    /// What the host did not permit.
-    pub warnings: Vec<String>,
+    /// Size of its spill file; 0 for none.
+    pub spill: u64,
+    /// Bytes of pages that only the spill file holds.
+    pub spilled: u64,
 }
 
 /// Percentiles in microseconds.
@@ -174,6 +181,7 @@ impl Summary {
             ..Self::default()
         };
         let mut donors: BTreeMap<String, Donor> = BTreeMap::new();
+        let mut warnings = Warnings::default();
         for node in &status.nodes {
             summary.nodes.push(node_row(node));
             let Some(report) = &node.report else { continue };
@@ -182,16 +190,21 @@ impl Summary {
                 donor.capacity = u64::from(server.slots_total) * server.slot_bytes;
                 donor.lent = server.grants.len() as u64 * server.slot_bytes;
                 donor.pid = server.pid;
+                warnings.add(&format!("{}/memory-server", node.node), &server.warnings);
             } else if node.donor {
                 donor_entry(&mut donors, &node.node);
             }
             if let Some(device) = &report.swap_device {
                 summary.devices.push(device_row(&node.node, device));
                 add_held(&mut donors, device);
+                warnings.add(&format!("{}/swapd", node.node), &device.warnings);
             }
             let containers = report.containers.iter().map(container_row);
             summary.containers.extend(containers);
         }
+        let waits = status.plan_waits.iter();
+        summary.notes = waits.map(|wait| format!("the plan {wait}")).collect();
+        summary.notes.extend(warnings.lines());
         summary.donors = donors.into_values().collect();
         summary.nodes.sort_by(|a, b| a.name.cmp(&b.name));
         summary
@@ -214,6 +227,31 @@ impl Summary {
     pub fn held_by(&self, donor: &str) -> u64 {
         let donor = self.donors.iter().find(|d| d.node == donor);
         donor.map_or(0, |donor| donor.held)
+    }
+}
+
+/// Warnings of the daemons: equal ones of several daemons are one line.
+#[derive(Debug, Default)]
+struct Warnings {
+    /// Each text with the daemons that say it, in the order in which they came.
+    said: Vec<(String, Vec<String>)>,
+}
+
+impl Warnings {
+    fn add(&mut self, daemon: &str, warnings: &[String]) {
+        for warning in warnings {
+            match self.said.iter_mut().find(|(text, _)| text == warning) {
+                Some((_, daemons)) => daemons.push(daemon.to_owned()),
+                None => self.said.push((warning.clone(), vec![daemon.to_owned()])),
+            }
+        }
+    }
+
+    fn lines(&self) -> impl Iterator<Item = String> {
+        self.said.iter().map(|(text, daemons)| match &daemons[..] {
+            [one] => format!("{one}: {text}"),
+            several => format!("{} daemons: {text}", several.len()),
+        })
     }
 }
 
@@ -302,7 +340,8 @@ fn device_row(node: &str, device: &common::SwapDeviceReport) -> Device {
         node: node.to_owned(),
         path: device.device_path.clone(),
         attached: device.attached,
-        front_end: format!("{} ({})", device.front_end, device.front_end_reason),
+        front_end: device.front_end.clone(),
+        front_end_reason: device.front_end_reason.clone(),
         size: device.size_bytes,
         used: device.pages_used * PAGE,
         slabs_mapped: bound,
@@ -317,7 +356,8 @@ fn device_row(node: &str, device: &common::SwapDeviceReport) -> Device {
         engine_starts: device.engine_starts,
         engine_pid: device.engine_pid,
         holder_pid: device.holder_pid,
-        warnings: device.warnings.clone(),
+        spill: device.spill_bytes,
+        spilled: device.pages_spilled * PAGE,
     }
 }
 
@@ -529,6 +569,32 @@ pub(crate) mod tests {
                 p50_us: 55,
                 p99_us: 210
             }
+        );
+    }
+
+    #[test]
+    fn plan_s_waits_and_daemons_warnings_are_noted_equal_ones_once() {
+        let mut status = status();
+        status.plan_waits = vec!["waits with 3 sets for borrower: no donor fits".to_owned()];
+        let everybody = "memory cannot be locked";
+        for node in &mut status.nodes {
+            let Some(report) = &mut node.report else {
+                continue;
+            };
+            if let Some(server) = &mut report.memory_server {
+                server.warnings = vec![everybody.to_owned()];
+            }
+            if let Some(device) = &mut report.swap_device {
+                device.warnings = vec!["the holder is gone".to_owned(), everybody.to_owned()];
+            }
+        }
+        assert_eq!(
+            Summary::of(&status).notes,
+            [
+                "the plan waits with 3 sets for borrower: no donor fits",
+                "3 daemons: memory cannot be locked",
+                "borrower/swapd: the holder is gone",
+            ]
         );
     }
 

@@ -1,12 +1,21 @@
 //! `status`: a summary as text that fits one screen.
 
+use super::fit::{Section, cut, share, wrap};
 use super::summary::{Container, Device, Donor, Event, Node, Summary};
 use crate::ui::{Tone, Ui, human_bytes, human_us};
 
+/// Lines and columns of one screen. A cluster of three donors fits; a larger one shows all its
+/// nodes and the least of the rest.
+const LINES: usize = 25;
+const COLUMNS: usize = 100;
+/// Columns before a line that continues another.
+const INDENT: usize = 16;
 /// Events that `status` shows.
 const EVENTS: usize = 5;
 /// Containers that `status` shows.
 const CONTAINERS: usize = 4;
+/// Lines that one note may take.
+const NOTE_LINES: usize = 2;
 /// Columns of a bar.
 const BAR: usize = 24;
 
@@ -28,27 +37,61 @@ pub fn lines(summary: &Summary, title: &str, ui: &Ui) -> Vec<String> {
     }
     lines.push(head(ui, "REMOTE MEMORY   HELD"));
     lines.extend(summary.donors.iter().map(|donor| donor_line(donor, ui)));
-    if !summary.containers.is_empty() {
-        lines.push(head(
-            ui,
-            "CONTAINER               RAM        LIMIT      SWAPPED    SOME   FULL   STATE",
-        ));
-        let containers = summary.containers.iter().take(CONTAINERS);
-        lines.extend(containers.map(|container| container_line(container, ui)));
+    let room = LINES.saturating_sub(lines.len());
+    lines.extend(rest(summary, room, ui));
+    lines
+}
+
+/// Containers, notes and events: as much of each as the lines that are left allow.
+fn rest(summary: &Summary, room: usize, ui: &Ui) -> Vec<String> {
+    let notes = note_lines(summary, NOTE_LINES, ui);
+    let section = |wanted, least| Section { wanted, least };
+    let [containers, noted, events] = share(
+        room,
+        [
+            section(summary.containers.len().min(CONTAINERS), 1),
+            section(notes.len(), NOTE_LINES),
+            section(summary.events.len().min(EVENTS), 1),
+        ],
+    );
+    let mut lines = Vec::new();
+    if containers > 0 {
+        let titles = "CONTAINER               RAM        LIMIT      SWAPPED    SOME   FULL   STATE";
+        lines.push(head(ui, titles));
+        let shown = summary.containers.iter().take(containers);
+        lines.extend(shown.map(|container| container_line(container, ui)));
     }
-    let skipped = summary.events.len().saturating_sub(EVENTS);
-    if !summary.events.is_empty() {
+    if noted > 0 {
+        lines.push(head(ui, "NOTE"));
+        // Rather the beginning of each than all of the first.
+        let notes = if notes.len() > noted {
+            note_lines(summary, 1, ui)
+        } else {
+            notes
+        };
+        lines.extend(notes.into_iter().take(noted));
+    }
+    if events > 0 {
         lines.push(head(ui, "EVENT"));
-        lines.extend(
-            summary
-                .events
-                .iter()
-                .skip(skipped)
-                .map(|e| event_line(e, ui)),
-        );
-    } else if let Some(plan) = summary.plan.first() {
-        lines.push(head(ui, "PLAN"));
-        lines.push(format!("  {plan}"));
+        let shown = &summary.events[summary.events.len() - events..];
+        lines.extend(shown.iter().map(|event| event_line(event, ui)));
+    }
+    lines
+}
+
+/// What a person should know, and the whole of what a node's line has no room for.
+fn note_lines(summary: &Summary, lines_each: usize, ui: &Ui) -> Vec<String> {
+    let mut lines = Vec::new();
+    let cut_off = summary.nodes.iter().filter(|node| {
+        let columns = COLUMNS - PROBLEM_COLUMN;
+        node.problem.chars().count() > columns
+    });
+    let cut_off = cut_off.map(|node| format!("{}: {}", node.name, node.problem));
+    for note in summary.notes.iter().cloned().chain(cut_off) {
+        for (number, line) in wrap(&note, COLUMNS - 4, lines_each).iter().enumerate() {
+            let indent = if number == 0 { "  " } else { "    " };
+            lines.push(format!("{indent}{}", ui.paint(Tone::Warn, line)));
+        }
     }
     lines
 }
@@ -57,13 +100,18 @@ fn head(ui: &Ui, text: &str) -> String {
     ui.paint(Tone::Dim, text)
 }
 
+/// Column at which a node's problem begins.
+const PROBLEM_COLUMN: usize = 29;
+
 fn node_line(node: &Node, ui: &Ui) -> String {
+    let names = format!("  {:<13} {:<10} ", node.name, node.role);
+    let room = COLUMNS.saturating_sub(names.chars().count() + 2);
     let state = if node.problem.is_empty() {
         ui.paint(Tone::Good, "● ready")
     } else {
-        ui.paint(Tone::Bad, &format!("● {}", node.problem))
+        ui.paint(Tone::Bad, &format!("● {}", cut(&node.problem, room)))
     };
-    format!("  {:<13} {:<10} {state}", node.name, node.role)
+    names + &state
 }
 
 fn device_lines(device: &Device, ui: &Ui) -> Vec<String> {
@@ -77,45 +125,66 @@ fn device_lines(device: &Device, ui: &Ui) -> Vec<String> {
     } else {
         &device.path
     };
-    let mut lines = vec![
-        format!(
-            "  {:<13} {}  {}  {}",
-            device.node,
-            ui.paint(tone, word),
-            ui.paint(Tone::Accent, path),
-            ui.paint(Tone::Dim, &device.front_end)
-        ),
-        format!(
-            "  {:<13} {} {} of {}, {} mapped, {} in reserve",
-            "",
-            bar(device.used, device.size),
-            human_bytes(device.used),
-            human_bytes(device.size),
-            plural(device.slabs_mapped as u64, "slab", "slabs"),
-            device.sets_reserve
-        ),
-        format!(
-            "  {:<13} read p50 {} p99 {}, write p50 {} p99 {}, {} started",
-            "",
-            human_us(device.read.p50_us),
-            human_us(device.read.p99_us),
-            human_us(device.write.p50_us),
-            human_us(device.write.p99_us),
-            plural(u64::from(device.engine_starts), "engine", "engines")
-        ),
-    ];
+    let mut lines = vec![format!(
+        "  {:<13} {}  {}",
+        device.node,
+        ui.paint(tone, word),
+        ui.paint(Tone::Accent, path),
+    )];
+    let front_end = format!("{}: {}", device.front_end, device.front_end_reason);
+    let front_end = wrap(&front_end, COLUMNS - INDENT, 2);
+    lines.extend(
+        front_end
+            .iter()
+            .map(|line| indented(&ui.paint(Tone::Dim, line))),
+    );
+    lines.push(indented(&format!(
+        "{} {} of {}, {} mapped, {} in reserve",
+        bar(device.used, device.size),
+        human_bytes(device.used),
+        human_bytes(device.size),
+        plural(device.slabs_mapped as u64, "slab", "slabs"),
+        device.sets_reserve
+    )));
+    lines.push(indented(&format!(
+        "read p50 {} p99 {}, write p50 {} p99 {}, {} started",
+        human_us(device.read.p50_us),
+        human_us(device.read.p99_us),
+        human_us(device.write.p50_us),
+        human_us(device.write.p99_us),
+        plural(u64::from(device.engine_starts), "engine", "engines")
+    )));
+    if device.spill > 0 {
+        lines.push(indented(&format!(
+            "spill file of {}, {} on it alone",
+            human_bytes(device.spill),
+            human_bytes(device.spilled)
+        )));
+    }
+    let troubles = troubles(device, ui);
+    if !troubles.is_empty() {
+        lines.push(indented(&troubles.join(", ")));
+    }
+    lines
+}
+
+/// What is wrong with a device's pages.
+fn troubles(device: &Device, ui: &Ui) -> Vec<String> {
+    let mut troubles = Vec::new();
     if device.degraded > 0 {
-        let text = format!(
-            "{} have too few copies, being rebuilt",
-            human_bytes(device.degraded)
-        );
-        lines.push(format!("  {:<13} {}", "", ui.paint(Tone::Warn, &text)));
+        let text = format!("{} have too few copies", human_bytes(device.degraded));
+        troubles.push(ui.paint(Tone::Warn, &text));
     }
     if device.pages_lost > 0 {
         let text = format!("{} lost", plural(device.pages_lost, "page", "pages"));
-        lines.push(format!("  {:<13} {}", "", ui.paint(Tone::Bad, &text)));
+        troubles.push(ui.paint(Tone::Bad, &text));
     }
-    lines
+    troubles
+}
+
+/// A line below a device's first one.
+fn indented(text: &str) -> String {
+    format!("{:INDENT$}{text}", "")
 }
 
 fn donor_line(donor: &Donor, ui: &Ui) -> String {
@@ -148,7 +217,7 @@ fn container_line(container: &Container, ui: &Ui) -> String {
     };
     format!(
         "  {:<21} {:<10} {:<10} {:<10} {:>4.0} % {:>4.0} %  {}",
-        container.name,
+        cut(&container.name, 40),
         human_bytes(container.memory),
         human_bytes(container.limit),
         human_bytes(container.swap),
@@ -159,12 +228,14 @@ fn container_line(container: &Container, ui: &Ui) -> String {
 }
 
 fn event_line(event: &Event, ui: &Ui) -> String {
+    let time = time_of_day(event.unix_ms);
+    let node = format!("{:<10}", event.node);
+    let before = 5 + time.len() + node.chars().count() + event.kind.chars().count();
     format!(
-        "  {} {:<10} {} {}",
-        ui.paint(Tone::Dim, &time_of_day(event.unix_ms)),
-        event.node,
+        "  {} {node} {} {}",
+        ui.paint(Tone::Dim, &time),
         ui.paint(Tone::Bold, &event.kind),
-        event.message
+        cut(&event.message, COLUMNS.saturating_sub(before))
     )
 }
 
@@ -215,11 +286,79 @@ mod tests {
     use super::*;
     use crate::view::summary::tests::status;
 
+    /// Lines that must fit, without colours.
+    fn screen(summary: &Summary) -> String {
+        let lines = lines(summary, "cluster local", &Ui::new());
+        assert!(lines.len() <= LINES, "{} lines", lines.len());
+        for line in &lines {
+            assert!(line.chars().count() <= COLUMNS, "too wide: {line}");
+        }
+        lines.join("\n")
+    }
+
+    /// Three donors with everything that may be said at once.
+    fn worst() -> Summary {
+        let mut summary = Summary::of(&status());
+        let device = &mut summary.devices[0];
+        device.front_end_reason = "the kernel has no ublk; ".repeat(9);
+        (device.spill, device.spilled) = (2 << 30, 3 << 20);
+        device.pages_lost = 3;
+        summary.nodes[2].problem = "the memory server does not answer; ".repeat(9);
+        summary.notes = [
+            "the plan waits with 3 sets for borrower: no donor fits",
+            "4 daemons: no",
+        ]
+        .map(|note| note.repeat(7))
+        .to_vec();
+        summary.containers = vec![summary.containers[0].clone(); 9];
+        let event = Event {
+            message: "a copy of set 9 is being made; ".repeat(9),
+            ..summary.events[0].clone()
+        };
+        summary.events = vec![event; 30];
+        summary
+    }
+
+    #[test]
+    fn worst_status_fits_one_screen_and_has_something_of_everything() {
+        let text = screen(&worst());
+        for part in [
+            "3 pages lost",
+            "spill file of 2.0 GiB, 3.0 MiB on it alone",
+            "NOTE",
+            "donor      ● the memory server does not answer",
+            "the plan waits with 3 sets",
+            "4 daemons: no",
+            "default/verify",
+            "ServerLost",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn what_the_plan_waits_for_and_what_daemons_warn_of_is_shown_beside_events() {
+        let mut summary = Summary::of(&status());
+        summary.notes = vec![
+            "the plan keeps borrower as it is: the class spills to disk and its swapd has no \
+             spill file; start it with --spill-file (dynamicswap up --spill), or write spill: None"
+                .to_owned(),
+            "4 daemons: memory cannot be locked".to_owned(),
+        ];
+        let text = screen(&summary);
+        for part in [
+            "the plan keeps borrower as it is",
+            "or write spill: None",
+            "4 daemons: memory cannot be locked",
+            "ServerLost",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+
     #[test]
     fn status_fits_one_screen_and_says_what_matters() {
-        let lines = lines(&Summary::of(&status()), "cluster local", &Ui::new());
-        assert!(lines.len() <= 25, "{} lines", lines.len());
-        let text = lines.join("\n");
+        let text = screen(&Summary::of(&status()));
         for part in [
             "/dev/loop3",
             "● connection refused",

@@ -13,6 +13,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, BorderType, Cell, Gauge, Paragraph, Row, Sparkline, Table};
 use ratatui::{DefaultTerminal, Frame};
 
+use super::fit::wrap;
 use super::summary::{Device, Summary};
 use super::text::{human_seconds, time_of_day};
 use crate::client::Client;
@@ -142,7 +143,7 @@ impl Screen {
         self.draw_device(frame, left);
         self.draw_histories(frame, right);
         self.draw_containers(frame, lower);
-        self.draw_events(frame, events);
+        self.draw_news(frame, events);
         frame.render_widget(Line::from(" q ends ").dim(), keys);
     }
 
@@ -253,7 +254,7 @@ impl Screen {
                 Span::from(format!("{} {}  ", device.node, device.path)).bold(),
                 attached,
             ]),
-            Line::from(device.front_end.clone()).dim(),
+            Line::from(format!("{}: {}", device.front_end, device.front_end_reason)).dim(),
             Line::from(format!(
                 "{} of {}, {} slabs mapped, {} in reserve",
                 human_bytes(device.used),
@@ -355,10 +356,17 @@ impl Screen {
         frame.render_widget(table.block(block("containers")), area);
     }
 
-    fn draw_events(&self, frame: &mut Frame<'_>, area: Rect) {
-        let height = usize::from(area.height.saturating_sub(2));
-        let skipped = self.summary.events.len().saturating_sub(height);
-        let lines: Vec<Line<'_>> = self.summary.events[skipped..]
+    /// What a person should know, and below it the newest events.
+    fn draw_news(&self, frame: &mut Frame<'_>, area: Rect) {
+        let notes = !self.summary.notes.is_empty();
+        let block = block(if notes { "notes and events" } else { "events" });
+        let inner = block.inner(area);
+        let height = usize::from(inner.height);
+        // One line at least is left to the events.
+        let wrapped = |note: &String| wrap(note, inner.width.into(), 2);
+        let mut lines: Vec<Line<'_>> = self
+            .summary
+            .notes
             .iter()
             .map(|event| {
                 Line::from(vec![
@@ -469,6 +477,18 @@ mod tests {
             "800 KiB of 1.0 GiB",
             "connection refused",
         ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn notes_are_shown_above_the_events_on_the_smallest_screen_too() {
+        let mut summary = Summary::of(&status());
+        summary.notes = vec!["the plan waits with 3 sets for borrower: no donor fits".to_owned()];
+        let mut screen = Screen::new("cluster local");
+        screen.update(Ok(summary), Instant::now());
+        let text = drawn(&screen, 100, 25);
+        for part in ["no donor fits", "notes and events", "ServerLost"] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
     }

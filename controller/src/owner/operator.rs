@@ -84,6 +84,10 @@ impl Owner {
     pub(super) fn status(&self, events_after: u64) -> ClusterStatus {
         let mut plan_report: Vec<String> = self.trouble.iter().cloned().collect();
         plan_report.extend(self.plan.report.iter().map(ToString::to_string));
+        let trouble = self.trouble.iter();
+        let mut plan_waits: Vec<String> = trouble.map(|t| format!("stands still: {t}")).collect();
+        let waits = self.plan.report.iter().filter(|l| l.reason.is_wait());
+        plan_waits.extend(waits.map(ToString::to_string));
         ClusterStatus {
             term: self.term.get(),
             uptime_ms: as_millis(self.clock.uptime()),
@@ -94,6 +98,7 @@ impl Owner {
                 .map(|node| self.node_status(node))
                 .collect(),
             plan_report,
+            plan_waits,
             events: self.events.after(events_after),
             policies: u32::try_from(self.policies.len()).unwrap_or(u32::MAX),
             controller_rss_bytes: resident_bytes().unwrap_or(0),
