@@ -48,6 +48,8 @@ pub struct Seen {
     pub wrong: Vec<String>,
     /// Most pages on the device at one moment.
     pub pages_peak: u64,
+    /// Engine processes that the holder has started so far.
+    pub engine_starts: u32,
     /// The last event of the controller that is in `events`.
     pub events_after: u64,
 }
@@ -168,6 +170,9 @@ impl Recorder {
             degraded: summary.degraded(),
         };
         seen.pages_peak = seen.pages_peak.max(summary.used() / 4096);
+        // The device leaves the reports before the demo ends.
+        let starts = summary.devices.iter().map(|device| device.engine_starts);
+        seen.engine_starts = seen.engine_starts.max(starts.max().unwrap_or(0));
         seen.series.cluster.push(sample);
         for event in &summary.events {
             if event.sequence > seen.events_after && seen.events.len() < EVENTS_MAX {
@@ -237,6 +242,14 @@ mod tests {
         assert_eq!((seen.events[0].t_ms, seen.events_after), (1500, 4));
         assert_eq!(seen.series.cluster[0].held, [200 * 4096]);
         assert_eq!(seen.pages_peak, 200);
+    }
+
+    #[test]
+    fn engine_starts_are_remembered_when_the_device_is_gone() {
+        let recorder = Recorder::new(Vec::new());
+        recorder.summary(Summary::of(&status()));
+        recorder.summary(Summary::default());
+        assert_eq!(recorder.seen().engine_starts, 2);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use rustix::process::Signal;
 use super::load::Load;
 use super::recorder::{Recorder, Seen};
 use super::sampler::Sampler;
+use super::verdict::{ENGINE, engines_lost, engines_lost_told};
 use crate::args::{DemoArgs, Workload};
 use crate::client::Client;
 use crate::cluster::paths::Programs;
@@ -281,7 +282,7 @@ impl Demo {
         );
         self.kills.push(Kill {
             t_ms,
-            what: "swapd engine".to_owned(),
+            what: ENGINE.to_owned(),
             node: BORROWER.to_owned(),
             pid,
             ..Kill::default()
@@ -470,7 +471,12 @@ impl Demo {
                 bail!("{name} ended with {status}: {words}");
             }
         }
-        match self.recorder.seen().wrong.first() {
+        let seen = self.recorder.seen();
+        let engines = engines_lost(seen.engine_starts, &self.kills);
+        if engines > 0 {
+            bail!("{}", engines_lost_told(engines));
+        }
+        match seen.wrong.first() {
             Some(wrong) => bail!("{wrong}"),
             None => Ok(()),
         }

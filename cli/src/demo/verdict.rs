@@ -7,13 +7,46 @@ use crate::report::analysis::cost_of;
 use crate::report::{Digest, Kill, Report, SwapIn};
 use crate::ui::human_count;
 
+/// What the report and the story call the engine process.
+pub const ENGINE: &str = "swapd engine";
+
+/// Engine processes that died and should not have: beside the first there is one for each that the
+/// demo killed itself.
+#[must_use]
+pub fn engines_lost(starts: u32, kills: &[Kill]) -> usize {
+    let killed = kills.iter().filter(|kill| kill.what == ENGINE).count();
+    (starts as usize).saturating_sub(1 + killed)
+}
+
+/// The sentence about them.
+#[must_use]
+pub fn engines_lost_told(lost: usize) -> String {
+    let (processes, themselves) = match lost {
+        1 => ("process", "itself"),
+        _ => ("processes", "themselves"),
+    };
+    format!("{lost} {ENGINE} {processes} died by {themselves} and had to be replaced")
+}
+
+/// Names of all lost processes.
+fn lost(demo: &Demo, seen: &Seen) -> Vec<String> {
+    let engines = engines_lost(seen.engine_starts, &demo.kills);
+    let engines = std::iter::repeat_n(ENGINE.to_owned(), engines);
+    demo.lost.iter().cloned().chain(engines).collect()
+}
+
 /// Puts the report of a demo together.
 #[must_use]
 pub fn report(demo: &Demo, args: &DemoArgs, error: Option<&anyhow::Error>) -> Report {
     let seen = demo.recorder.seen().clone();
     let end = seen.end.clone().unwrap_or_default();
     let digest = digest(&seen);
+    let lost = lost(demo, &seen);
     let mut failures: Vec<String> = error.iter().map(|error| format!("{error:#}")).collect();
+    let engines = engines_lost(seen.engine_starts, &demo.kills);
+    if engines > 0 {
+        failures.push(engines_lost_told(engines));
+    }
     failures.extend(seen.wrong.iter().cloned());
     failures.extend(
         demo.left_behind
@@ -46,8 +79,8 @@ pub fn report(demo: &Demo, args: &DemoArgs, error: Option<&anyhow::Error>) -> Re
         pages_remote_peak: seen.pages_peak,
         pages_checked: end.pages_checked.max(seen.progress.pages_checked),
         wrong_pages: end.wrong_pages.max(seen.progress.wrong_pages),
-        processes_lost: demo.lost.len() as u64,
-        processes_lost_names: demo.lost.clone(),
+        processes_lost: lost.len() as u64,
+        processes_lost_names: lost,
         left_behind: demo.left_behind.clone(),
         digest,
         swap_in: SwapIn {
@@ -110,4 +143,28 @@ pub fn figures(report: &Report) -> String {
         human_count(report.processes_lost),
         report.left_behind.len()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kill(what: &str) -> Kill {
+        Kill {
+            what: what.to_owned(),
+            ..Kill::default()
+        }
+    }
+
+    #[test]
+    fn only_engines_that_the_demo_did_not_kill_are_lost() {
+        let kills = [kill("memory server"), kill(ENGINE)];
+        assert_eq!(engines_lost(0, &[]), 0);
+        assert_eq!(engines_lost(1, &[]), 0);
+        assert_eq!(engines_lost(2, &kills), 0);
+        assert_eq!(engines_lost(2, &kills[..1]), 1);
+        assert_eq!(engines_lost(4, &kills), 2);
+        let told = engines_lost_told(2);
+        assert!(told.starts_with("2 swapd engine processes"), "{told}");
+    }
 }
