@@ -24,11 +24,11 @@ use anyhow::Result;
 
 use crate::args::{Cli, Command, ConnectArgs, StatusArgs, Target, UpArgs};
 use crate::client::Client;
-use crate::cluster::down;
 use crate::cluster::leftovers::Leftovers;
 use crate::cluster::paths::ClusterPaths;
 use crate::cluster::record::{ClusterRecord, name_option};
 use crate::cluster::up::{Cluster, Settings};
+use crate::cluster::{caution, down};
 use crate::interrupt::Interrupt;
 use crate::ui::{Tone, Ui};
 use crate::view::summary::Summary;
@@ -69,8 +69,13 @@ fn up(args: &UpArgs) -> Result<ExitCode> {
         shape: args.shape(),
         controller_port: args.controller_port,
     };
+    // Asked now: once a policy is applied, the cluster's own device is swap that is on.
+    let cautions = caution::all();
     ui.headline(&format!("starting the local cluster '{}'", settings.name));
     let cluster = Cluster::start(&settings, &interrupt, &mut ui)?;
+    for caution in cautions {
+        ui.warn("warning", &caution);
+    }
     let option = name_option(&settings.name);
     let place = cluster.paths.root().display().to_string();
     cluster.keep();

@@ -92,6 +92,12 @@ impl Ui {
         self.step(&mark, what, detail);
     }
 
+    /// Something to think of.
+    pub fn warn(&mut self, what: &str, detail: &str) {
+        let mark = self.paint(Tone::Warn, "!");
+        self.step(&mark, what, detail);
+    }
+
     /// Something that is wrong.
     pub fn bad(&mut self, what: &str, detail: &str) {
         let mark = self.paint(Tone::Bad, "!");

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use dynamicswap_proto::frame::{DEVICE_SLABS_MAX, SERVER_SLOTS_MAX};
 use dynamicswap_types::Bytes;
 
+use super::caution::{kernel_release, kernel_version};
 use super::record::Shape;
 use crate::failure::Refusal;
 use crate::refuse_unless;
@@ -18,8 +19,13 @@ use crate::refuse_unless;
 pub const DONORS_MAX: u32 = 16;
 /// Memory that the host keeps for itself and for the programs.
 const RESERVE: Bytes = Bytes::from_mib(512);
-/// Tools that attach and detach the device, and the package that has them.
-const TOOLS: [&str; 4] = ["losetup", "mkswap", "swapon", "swapoff"];
+/// Tools that `down` and the watchdog take away with what a killed process has left; the device
+/// itself is attached and detached by swapd alone.
+const TOOLS: [&str; 3] = ["losetup", "swapoff", "umount"];
+/// The first kernel with LOOP_CONFIGURE, which attaches the device.
+const KERNEL_MIN: (u32, u32) = (5, 8);
+/// File systems that keep files in memory: tmpfs and ramfs.
+const MEMORY_FILE_SYSTEMS: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// Refuses a host that cannot run the cluster, and sizes that make no sense on it.
 ///
@@ -29,8 +35,9 @@ pub fn check(shape: &Shape) -> Result<()> {
     check_shape(shape)?;
     refuse_unless!(
         rustix::process::geteuid().is_root(),
-        "a swap device needs root (mount, losetup, swapon): run this with sudo"
+        "a swap device needs root (mount, loop device, swapon): run this with sudo"
     );
+    check_kernel(&kernel_release())?;
     check_fuse()?;
     refuse_unless!(
         Path::new("/dev/loop-control").exists(),
@@ -38,10 +45,55 @@ pub fn check(shape: &Shape) -> Result<()> {
     );
     if let Some(tool) = TOOLS.into_iter().find(|tool| !is_in_path(tool)) {
         return Err(Refusal::error(format!(
-            "{tool} is not installed: install util-linux (apt-get install util-linux mount)"
+            "{tool} is not installed: install it (apt-get install mount)"
         )));
     }
     check_memory(shape, &meminfo()?)
+}
+
+fn check_kernel(release: &str) -> Result<()> {
+    let (major, minor) = KERNEL_MIN;
+    refuse_unless!(
+        kernel_version(release).is_none_or(|version| version >= KERNEL_MIN),
+        "Linux {release} is too old for the swap device: use Linux {major}.{minor} or later"
+    );
+    Ok(())
+}
+
+/// Refuses a place for the spill file that is no disk, or has no room for it.
+///
+/// # Errors
+/// A refusal.
+pub fn check_spill(place: &Path, size: Bytes) -> Result<()> {
+    // The directory itself is made later.
+    let there = place.ancestors().find(|path| path.exists());
+    let there = there.unwrap_or(Path::new("/"));
+    let system = rustix::fs::statfs(there)
+        .with_context(|| format!("cannot tell what {} lies on", there.display()))?;
+    let block = u64::try_from(system.f_bsize).unwrap_or(0);
+    let kind = u64::try_from(system.f_type).unwrap_or(0);
+    check_disk(
+        place,
+        kind,
+        Bytes::new(system.f_bavail.saturating_mul(block)),
+        size,
+    )
+}
+
+fn check_disk(place: &Path, kind: u64, free: Bytes, size: Bytes) -> Result<()> {
+    let place = place.display();
+    refuse_unless!(
+        !MEMORY_FILE_SYSTEMS.contains(&kind),
+        "{place} lies in memory, and a spill file belongs on a disk: mount one there, or leave \
+         --spill out"
+    );
+    refuse_unless!(
+        free >= size,
+        "a spill file is as large as the device, {size}, and the disk of {place} has {:.1} GiB \
+         left: choose a smaller --device-size, or leave --spill out",
+        free.as_mib_f64() / 1024.0
+    );
+    Ok(())
 }
 
 /// Refuses sizes that no host could take.
@@ -195,6 +247,25 @@ mod tests {
         assert!(refusal(check_shape(&shape(17, 64, 64))).contains("1 to 16"));
         assert!(refusal(check_shape(&shape(3, 8, 64))).contains("--donor-capacity 16Mi"));
         assert!(refusal(check_shape(&shape(3, 64, 1))).contains("--device-size 16Mi"));
+        let large = refusal(check_shape(&shape(3, 64, 1 << 20)));
+        assert!(large.contains("65536 slabs of 16Mi"), "{large}");
+    }
+
+    #[test]
+    fn kernel_that_cannot_make_the_device_is_refused() {
+        assert!(refusal(check_kernel("5.4.0")).contains("Linux 5.8 or later"));
+        assert!(check_kernel("5.8.1").is_ok() && check_kernel("plan9").is_ok());
+    }
+
+    #[test]
+    fn spill_belongs_on_a_disk_with_room() {
+        let (place, gib) = (Path::new("/x/y"), Bytes::from_mib(1024));
+        assert!(check_disk(place, 0xef53, gib, gib).is_ok());
+        let memory = refusal(check_disk(place, 0x0102_1994, gib, gib));
+        assert!(memory.starts_with("/x/y lies in memory"), "{memory}");
+        let full = refusal(check_disk(place, 0xef53, Bytes::from_mib(512), gib));
+        assert!(full.contains("has 0.5 GiB left"), "{full}");
+        assert!(check_spill(Path::new("/nonexistent/a/b"), Bytes::ZERO).is_ok());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Owns starting it, finding it again and taking it away without a trace.
 
+pub mod caution;
 pub mod down;
 pub mod host;
 pub mod leftovers;

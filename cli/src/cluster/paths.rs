@@ -139,6 +139,14 @@ impl ClusterPaths {
     }
 }
 
+/// Name of the local cluster that a file belongs to, if it belongs to one.
+#[must_use]
+pub fn cluster_of(file: &Path) -> Option<String> {
+    let below = file.strip_prefix(RUN_ROOT).ok()?;
+    let name = below.components().next()?.as_os_str().to_str()?;
+    Some(name.to_owned())
+}
+
 /// The programs of DynamicSwap, which are installed side by side.
 #[derive(Debug, Clone)]
 pub struct Programs {

@@ -15,6 +15,7 @@ use anyhow::Result;
 use dynamicswap_types::{Bytes, SlabSize};
 
 use crate::args::DemoArgs;
+use crate::cluster::caution;
 use crate::cluster::host;
 use crate::cluster::paths::ClusterName;
 use crate::cluster::record::Shape;
@@ -43,6 +44,7 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode> {
     let policy = policy(args)?;
     let settings = settings(args)?;
     host::check(&settings.shape)?;
+    caution::refuse()?;
     check_out(&args.out)?;
     let interrupt = Interrupt::listen()?;
     let mut ui = Ui::new();
