@@ -93,6 +93,34 @@ pub struct UpArgs {
     /// Port of the controller; without it, any free one.
     #[arg(long)]
     pub controller_port: Option<u16>,
+    /// Give the device a spill file, for policies with spill: Async or Only.
+    ///
+    /// It is as large as the device and lies in /var/lib/dynamicswap/NAME.
+    #[arg(long)]
+    pub spill: bool,
+    /// What becomes of the swap device when no engine has served it for 30 s.
+    #[arg(long, value_enum, default_value_t = WhenUnserved::Abort)]
+    pub when_unserved: WhenUnserved,
+}
+
+/// The last resort for a swap device that nobody serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WhenUnserved {
+    /// Abort it: the machine lives, processes whose pages it holds are killed when they touch them.
+    Abort,
+    /// Wait: processes whose pages it holds stand still until an engine serves it.
+    Wait,
+}
+
+impl WhenUnserved {
+    /// The word, which swapd knows too.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Abort => "abort",
+            Self::Wait => "wait",
+        }
+    }
 }
 
 impl UpArgs {

@@ -68,6 +68,8 @@ fn up(args: &UpArgs) -> Result<ExitCode> {
         name: args.target.name.clone(),
         shape: args.shape(),
         controller_port: args.controller_port,
+        spill: args.spill,
+        when_unserved: args.when_unserved,
     };
     // Asked now: once a policy is applied, the cluster's own device is swap that is on.
     let cautions = caution::all();

@@ -25,8 +25,8 @@ pub struct Leftovers {
     pub cgroups: Vec<PathBuf>,
     /// Processes that name the cluster's directory on their command line.
     pub processes: Vec<ProcessRecord>,
-    /// The cluster's directory.
-    pub directory: Option<PathBuf>,
+    /// The cluster's directories: its own, and that of its spill file.
+    pub directories: Vec<PathBuf>,
 }
 
 impl Leftovers {
@@ -41,7 +41,11 @@ impl Leftovers {
             mounts: mounts_below(&mountinfo, paths.root()),
             cgroups: cgroups_of(paths),
             processes: processes_of(paths.root()),
-            directory: paths.root().exists().then(|| paths.root().to_owned()),
+            directories: [paths.root(), paths.spill()]
+                .into_iter()
+                .filter(|directory| directory.exists())
+                .map(Path::to_owned)
+                .collect(),
         }
     }
 
@@ -60,7 +64,7 @@ impl Leftovers {
         let processes = self.processes.iter();
         list.extend(processes.map(|p| format!("process {} ({})", p.pid, p.name)));
         list.extend(
-            self.directory
+            self.directories
                 .iter()
                 .map(|d| format!("directory {}", d.display())),
         );

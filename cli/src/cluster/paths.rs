@@ -1,6 +1,6 @@
 //! Names and places of a local cluster: its directory, its cgroups, its programs.
 //!
-//! Owns the layout below /run/dynamicswap. Touches nothing.
+//! Owns the layout below /run/dynamicswap and /var/lib/dynamicswap. Touches nothing.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,8 @@ use crate::failure::Refusal;
 
 /// Where all local clusters live.
 const RUN_ROOT: &str = "/run/dynamicswap";
+/// Where their spill files live: /run is memory, and a spill file belongs on a disk.
+const DISK_ROOT: &str = "/var/lib/dynamicswap";
 
 /// Name of a local cluster: part of directory and cgroup names, so kept short and plain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +60,7 @@ impl TryFrom<String> for ClusterName {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterPaths {
     root: PathBuf,
+    spill: PathBuf,
     cgroup: String,
 }
 
@@ -65,7 +68,10 @@ impl ClusterPaths {
     /// The places of the cluster `name`.
     #[must_use]
     pub fn new(name: &ClusterName) -> Self {
-        Self::below(Path::new(RUN_ROOT), name)
+        Self {
+            spill: Path::new(DISK_ROOT).join(&name.0),
+            ..Self::below(Path::new(RUN_ROOT), name)
+        }
     }
 
     /// The places of the cluster `name` below another directory (tests).
@@ -73,14 +79,22 @@ impl ClusterPaths {
     pub fn below(run_root: &Path, name: &ClusterName) -> Self {
         Self {
             root: run_root.join(&name.0),
+            // No cluster has such a name.
+            spill: run_root.join(".spill").join(&name.0),
             cgroup: format!("dynamicswap-{name}"),
         }
     }
 
-    /// Everything is below it.
+    /// Everything but the spill file is below it.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The directory of the spill file, on a disk.
+    #[must_use]
+    pub fn spill(&self) -> &Path {
+        &self.spill
     }
 
     /// What the cluster is made of.
@@ -194,6 +208,14 @@ impl Programs {
         )))
     }
 
+    /// Those in `directory`, there or not (tests).
+    #[cfg(test)]
+    pub(crate) fn beside(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+        }
+    }
+
     /// The path of a program, named without the `dynamicswap-` that all share.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
@@ -218,6 +240,21 @@ mod tests {
         let name: ClusterName = "x".repeat(32).parse().expect("a name");
         let socket = ClusterPaths::new(&name).socket("donor-16", "memory-server");
         assert!(socket.as_os_str().len() < 108, "{}", socket.display());
+    }
+
+    #[test]
+    fn file_tells_its_cluster() {
+        let file = Path::new("/run/dynamicswap/a/nodes/borrower/swapd/device/swap");
+        assert_eq!(cluster_of(file).as_deref(), Some("a"));
+        assert_eq!(cluster_of(Path::new("/run/dynamicswap")), None);
+        assert_eq!(cluster_of(Path::new("/srv/a")), None);
+    }
+
+    #[test]
+    fn spill_file_lies_outside_of_run() {
+        let paths = ClusterPaths::new(&"a".parse().expect("a name"));
+        assert_eq!(paths.spill(), Path::new("/var/lib/dynamicswap/a"));
+        assert!(!paths.spill().starts_with(paths.root()));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use super::host;
 use super::leftovers::Leftovers;
 use super::paths::{ClusterName, ClusterPaths, Programs};
 use super::record::{BORROWER, ClusterRecord, Shape, name_option};
+use crate::args::WhenUnserved;
 use crate::client::Client;
 use crate::failure::Refusal;
 use crate::interrupt::Interrupt;
@@ -29,6 +30,9 @@ use crate::ui::Ui;
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// Time between two looks at what is being waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(30);
+/// Time without an engine until the last resort: ten times what a hung engine's replacement may
+/// take.
+const UNSERVED_LIMIT: Duration = Duration::from_secs(30);
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -39,6 +43,10 @@ pub struct Settings {
     pub shape: Shape,
     /// The controller's port; any free one if absent.
     pub controller_port: Option<u16>,
+    /// Whether the device gets a spill file.
+    pub spill: bool,
+    /// What becomes of a device that nobody serves.
+    pub when_unserved: WhenUnserved,
 }
 
 /// A cluster that this command started. Unless it is kept, it is taken down with the value.
@@ -63,10 +71,13 @@ impl Cluster {
         let programs = Programs::find()?;
         let paths = ClusterPaths::new(&settings.name);
         refuse_second(&settings.name, &paths)?;
+        if settings.spill {
+            host::check_spill(paths.spill(), settings.shape.device_size)?;
+        }
         let address = host::controller_address(settings.controller_port)?;
         let mut cluster = Self::claim(settings, paths, address)?;
         cluster
-            .start_all(&programs, address, interrupt, ui)
+            .start_all(&programs, settings, interrupt, ui)
             .or_else(|error| cluster.fail(error, ui))?;
         Ok(cluster)
     }
@@ -100,6 +111,9 @@ impl Cluster {
         ] {
             make_directory(&directory)?;
         }
+        if settings.spill {
+            make_spill_directory(cluster.paths.spill())?;
+        }
         cluster.record.save(&cluster.paths)?;
         Ok(cluster)
     }
@@ -107,17 +121,19 @@ impl Cluster {
     fn start_all(
         &mut self,
         programs: &Programs,
-        address: SocketAddrV4,
+        settings: &Settings,
         interrupt: &Interrupt,
         ui: &mut Ui,
     ) -> Result<()> {
+        let address = self.record.controller.clone();
+        let address = address.strip_prefix("http://").unwrap_or(&address);
         let ready_file = self.paths.controller().join("ready");
         self.spawn(
             "controller",
             &mut controller_command(programs, &self.paths, address),
         )?;
         self.wait(interrupt, ui, "controller", || ready_file.exists())?;
-        ui.done("controller", &address.to_string());
+        ui.done("controller", address);
 
         let donors = self.record.shape.donor_names();
         for donor in &donors {
@@ -139,12 +155,13 @@ impl Cluster {
         );
         ui.done("memory servers", &detail);
 
-        let mut command = swapd_command(programs, &self.paths, &self.record.shape)?;
+        let mut command = swapd_command(programs, &self.paths, settings)?;
         self.spawn(&format!("{BORROWER}/swapd"), &mut command)?;
         let socket = self.paths.socket(BORROWER, "swapd");
         self.wait(interrupt, ui, "swap device", || answers(&socket))?;
+        let spill = if settings.spill { ", spill file" } else { "" };
         let detail = format!(
-            "{BORROWER}, {} in slabs of {}",
+            "{BORROWER}, {} in slabs of {}{spill}",
             self.record.shape.device_size, self.record.shape.slab
         );
         ui.done("swap device", &detail);
@@ -333,9 +350,18 @@ fn make_directory(path: &Path) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))
 }
 
-fn controller_command(programs: &Programs, paths: &ClusterPaths, address: SocketAddrV4) -> Command {
+/// Makes the directory of the spill file anew. One that is there already is of a cluster that a
+/// reboot ended: whoever has made the cluster's own directory owns it.
+fn make_spill_directory(path: &Path) -> Result<()> {
+    if path.exists() {
+        fs::remove_dir_all(path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    make_directory(path)
+}
+
+fn controller_command(programs: &Programs, paths: &ClusterPaths, address: &str) -> Command {
     let mut command = Command::new(programs.path("controller"));
-    command.arg("--listen").arg(address.to_string());
+    command.args(["--listen", address]);
     command
         .arg("--store")
         .arg(paths.controller().join("store.redb"));
@@ -370,8 +396,13 @@ pub fn memory_server_command(
     Ok(command)
 }
 
-fn swapd_command(programs: &Programs, paths: &ClusterPaths, shape: &Shape) -> Result<Command> {
+fn swapd_command(
+    programs: &Programs,
+    paths: &ClusterPaths,
+    settings: &Settings,
+) -> Result<Command> {
     let directory = paths.node(BORROWER, "swapd");
+    let shape = &settings.shape;
     make_directory(&directory)?;
     let mut command = Command::new(programs.path("swapd"));
     command.args(["--node", BORROWER]);
@@ -382,6 +413,13 @@ fn swapd_command(programs: &Programs, paths: &ClusterPaths, shape: &Shape) -> Re
         .arg("--control-socket")
         .arg(paths.socket(BORROWER, "swapd"));
     command.arg("--engine").arg(programs.path("swapd-engine"));
+    if settings.spill {
+        command.arg("--spill-file").arg(paths.spill().join("pages"));
+    }
+    command.args(["--when-unserved", settings.when_unserved.as_str()]);
+    command
+        .arg("--unserved-timeout-ms")
+        .arg(UNSERVED_LIMIT.as_millis().to_string());
     Ok(command)
 }
 
@@ -414,6 +452,7 @@ fn agent_command(
 mod tests {
     use super::*;
     use dynamicswap_proto::common::v1::MemoryServerReport;
+    use dynamicswap_types::{Bytes, SlabSize};
 
     fn node(name: &str, report: Option<pb::NodeReport>) -> pb::NodeStatus {
         pb::NodeStatus {
@@ -422,6 +461,43 @@ mod tests {
             report,
             ..pb::NodeStatus::default()
         }
+    }
+
+    /// The arguments of swapd, spill file or not.
+    fn swapd_arguments(spill: bool, when_unserved: WhenUnserved) -> Vec<String> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let name: ClusterName = "t".parse().expect("a name");
+        let paths = ClusterPaths::below(dir.path(), &name);
+        let settings = Settings {
+            name,
+            shape: Shape {
+                donors: 1,
+                donor_capacity: Bytes::from_mib(64),
+                device_size: Bytes::from_mib(64),
+                slab: SlabSize::DEFAULT,
+            },
+            controller_port: None,
+            spill,
+            when_unserved,
+        };
+        let programs = Programs::beside(dir.path());
+        let command = swapd_command(&programs, &paths, &settings).expect("made");
+        let arguments = command.get_args().map(|a| a.to_string_lossy().into_owned());
+        arguments.collect()
+    }
+
+    #[test]
+    fn swapd_has_a_last_resort_and_a_spill_file_if_asked_for() {
+        let plain = swapd_arguments(false, WhenUnserved::Abort);
+        let holds = |wanted: [&str; 2]| plain.windows(2).any(|pair| pair == wanted);
+        assert!(holds(["--when-unserved", "abort"]), "{plain:?}");
+        assert!(holds(["--unserved-timeout-ms", "30000"]), "{plain:?}");
+        assert!(!plain.contains(&"--spill-file".to_owned()), "{plain:?}");
+        let spill = swapd_arguments(true, WhenUnserved::Wait);
+        assert!(spill.contains(&"wait".to_owned()), "{spill:?}");
+        let place = spill.iter().position(|word| word == "--spill-file");
+        let file = &spill[place.expect("a spill file") + 1];
+        assert!(file.ends_with("/.spill/t/pages"), "{file}");
     }
 
     #[test]

@@ -12,9 +12,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use dynamicswap_types::{Bytes, SlabSize};
+use dynamicswap_types::{Bytes, SlabSize, Spill};
 
-use crate::args::DemoArgs;
+use crate::args::{DemoArgs, WhenUnserved};
 use crate::cluster::caution;
 use crate::cluster::host;
 use crate::cluster::paths::ClusterName;
@@ -41,8 +41,11 @@ const RESERVE_SLABS: u64 = 12;
 /// # Errors
 /// A refusal for bad input; anything that fails later is in the report and the exit code.
 pub fn run(args: &DemoArgs) -> Result<ExitCode> {
-    let policy = policy(args)?;
-    let settings = settings(args)?;
+    let (policy, spill) = policy(args)?;
+    let settings = up::Settings {
+        spill,
+        ..settings(args)?
+    };
     host::check(&settings.shape)?;
     caution::refuse()?;
     check_out(&args.out)?;
@@ -75,14 +78,30 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode> {
     }
 }
 
-fn policy(args: &DemoArgs) -> Result<String> {
+/// The policies' text, and whether they want a spill file.
+fn policy(args: &DemoArgs) -> Result<(String, bool)> {
     let Some(path) = &args.policy else {
-        return Ok(POLICY.to_owned());
+        return Ok((POLICY.to_owned(), false));
     };
     let text = read_objects(path)?;
-    dynamicswap_crds::parse_policies(&text)
+    let policies = dynamicswap_crds::parse_policies(&text)
         .map_err(|error| Refusal::error(format!("{}: {error}", path.display())))?;
-    Ok(text)
+    let in_force = policies.iter().filter(|policy| policy.in_force());
+    let spills: Vec<Spill> = in_force.map(|p| p.spec.durability.spill).collect();
+    refuse_unless!(
+        !spills.is_empty(),
+        "{}: every policy is paused or a dry run, so that nothing would be swapped: leave one in \
+         force",
+        path.display()
+    );
+    refuse_unless!(
+        spills.iter().any(|spill| *spill != Spill::Only),
+        "{}: with spill: Only no page is remote, and the demo has nothing to show: write Async or \
+         None",
+        path.display()
+    );
+    let spill = spills.iter().any(|spill| *spill != Spill::None);
+    Ok((text, spill))
 }
 
 /// The cluster that the workload needs: two copies of everything must fit when one donor is gone.
@@ -124,6 +143,8 @@ fn settings(args: &DemoArgs) -> Result<up::Settings> {
             slab,
         },
         controller_port: None,
+        spill: false,
+        when_unserved: WhenUnserved::Abort,
     })
 }
 
@@ -183,6 +204,35 @@ mod tests {
         let survivors = u64::from(shape.donors - 1);
         assert!(shape.donor_capacity.get() * survivors >= 2 * args.memory.get());
         assert!(shape.device_size > args.memory);
+    }
+
+    /// What is made of a policy file with these specs.
+    fn policy_of(specs: &[&str]) -> Result<bool> {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let documents = specs.iter().enumerate().map(|(number, spec)| {
+            format!(
+                "apiVersion: dynamicswap.io/v1alpha1\nkind: RemoteMemoryPolicy\n\
+                 metadata: {{name: p{number}}}\nspec: {spec}\n"
+            )
+        });
+        let text = documents.collect::<Vec<_>>().join("---\n");
+        std::fs::write(file.path(), text).expect("written");
+        let path = file.path().display().to_string();
+        policy(&args(&["--policy", &path])).map(|(_, spill)| spill)
+    }
+
+    #[test]
+    fn policy_decides_whether_there_is_a_spill_file() {
+        assert!(!policy_of(&["{}"]).expect("fine"));
+        assert!(policy_of(&["{durability: {spill: Async}}"]).expect("fine"));
+        assert!(!policy_of(&["{}", "{paused: true, durability: {spill: Async}}"]).expect("fine"));
+        let only = policy_of(&["{durability: {spill: Only}}"]).expect_err("nothing is remote");
+        assert!(only.to_string().contains("Async or None"), "{only}");
+        let paused = policy_of(&["{paused: true}"]).expect_err("nothing is in force");
+        assert!(
+            paused.to_string().contains("leave one in force"),
+            "{paused}"
+        );
     }
 
     #[test]

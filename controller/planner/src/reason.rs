@@ -208,7 +208,7 @@ impl ReportLine {
             Reason::NoSpillFile { borrower } => write!(
                 f,
                 "keeps {borrower} as it is: the class spills to disk and its swapd has no spill \
-                 file; start it with --spill-file, or write spill: None"
+                 file; start it with --spill-file (dynamicswap up --spill), or write spill: None"
             ),
             Reason::NoLiveCopy { borrower } => write!(
                 f,
