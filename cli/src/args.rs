@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use dynamicswap_crds::PolicyDuration;
 use dynamicswap_types::{Bytes, SlabSize};
 
 use crate::cluster::paths::ClusterName;
@@ -67,9 +68,13 @@ pub struct StatusArgs {
     /// Which controller.
     #[command(flatten)]
     pub connect: ConnectArgs,
-    /// Wait until every node is ready and no page has too few copies.
+    /// Wait until every node is ready, the device is attached if a policy wants it, and every page
+    /// has its copies.
     #[arg(long)]
     pub wait: bool,
+    /// Longest wait, such as 30s or 5m; exit code 1 when it is over.
+    #[arg(long, requires = "wait", value_name = "TIME", default_value = "1m")]
+    pub timeout: PolicyDuration,
 }
 
 /// Options of `up`.
@@ -273,6 +278,37 @@ mod tests {
         assert_eq!((shape.donors, shape.slab.bytes()), (3, Bytes::from_mib(16)));
         assert_eq!(shape.donor_capacity, Bytes::from_mib(1024));
         assert_eq!(shape.device_size, Bytes::from_mib(2048));
+    }
+
+    #[test]
+    fn local_cluster_aborts_an_unserved_device_and_has_no_spill_file_unless_told() {
+        let up = |words: &[&str]| {
+            let words = ["dynamicswap", "up"].iter().chain(words);
+            let Command::Up(up) = Cli::try_parse_from(words).expect("valid").command else {
+                panic!("not up");
+            };
+            (up.when_unserved, up.spill)
+        };
+        assert_eq!(up(&[]), (WhenUnserved::Abort, false));
+        let told = up(&["--when-unserved", "wait", "--spill"]);
+        assert_eq!(told, (WhenUnserved::Wait, true));
+    }
+
+    #[test]
+    fn wait_has_a_time_limit() {
+        let status = |words: &[&str]| {
+            let words = ["dynamicswap", "status"].iter().chain(words);
+            Cli::try_parse_from(words).map(|cli| match cli.command {
+                Command::Status(status) => status.timeout,
+                _ => panic!("not status"),
+            })
+        };
+        let limit = status(&["--wait"]).expect("valid");
+        assert_eq!(limit, PolicyDuration::from_secs(60));
+        let limit = status(&["--wait", "--timeout", "90s"]).expect("valid");
+        assert_eq!(limit, PolicyDuration::from_secs(90));
+        assert!(status(&["--timeout", "90s"]).is_err(), "waits for nothing");
+        assert!(status(&["--wait", "--timeout", "soon"]).is_err());
     }
 
     #[test]

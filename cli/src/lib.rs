@@ -13,16 +13,16 @@ pub mod objects;
 pub mod process;
 pub mod report;
 pub mod run_container;
+pub mod status;
 pub mod ui;
 pub mod view;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::args::{Cli, Command, ConnectArgs, StatusArgs, Target, UpArgs};
+use crate::args::{Cli, Command, ConnectArgs, Target, UpArgs};
 use crate::client::Client;
 use crate::cluster::leftovers::Leftovers;
 use crate::cluster::paths::ClusterPaths;
@@ -30,8 +30,7 @@ use crate::cluster::record::{ClusterRecord, name_option};
 use crate::cluster::up::{Cluster, Settings};
 use crate::cluster::{caution, down};
 use crate::interrupt::Interrupt;
-use crate::ui::{Tone, Ui};
-use crate::view::summary::Summary;
+use crate::ui::Ui;
 
 /// Does what the command line says.
 #[must_use]
@@ -40,7 +39,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Up(args) => up(&args),
         Command::Down(target) => down_cluster(&target),
-        Command::Status(args) => status(&args),
+        Command::Status(args) => status::run(&args),
         Command::Top(connect) => top(&connect),
         Command::Apply(args) => connect(&args.connect)
             .and_then(|(mut client, _)| objects::apply(&args, &mut client))
@@ -117,26 +116,6 @@ fn connect(args: &ConnectArgs) -> Result<(Client, String)> {
     let record = ClusterRecord::load(&args.target.name)?;
     let title = format!("cluster {}", record.name);
     Ok((Client::new(&record.controller)?, title))
-}
-
-fn status(args: &StatusArgs) -> Result<ExitCode> {
-    let (mut client, title) = connect(&args.connect)?;
-    let interrupt = Interrupt::listen()?;
-    let mut ui = Ui::new();
-    let summary = loop {
-        let summary = Summary::of(&client.status(0)?);
-        let healthy = summary.nodes.iter().all(|node| node.problem.is_empty());
-        if !args.wait || (healthy && summary.degraded() == 0) {
-            break summary;
-        }
-        ui.live("waiting until every node is ready and every page has its copies");
-        interrupt.wait(Duration::from_millis(200))?;
-    };
-    ui.clear_live();
-    for line in view::text::lines(&summary, &ui.paint(Tone::Bold, &title), &ui) {
-        ui.line(&line);
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn top(args: &ConnectArgs) -> Result<ExitCode> {
