@@ -11,11 +11,28 @@ use dynamicswap_types::{Bytes, SlabSize};
 use crate::cluster::paths::ClusterName;
 use crate::cluster::record::Shape;
 
+/// What a new user wants to know next.
+const AFTER_HELP: &str = "\
+A first tour, as root:
+  dynamicswap up
+  dynamicswap apply -f POLICY.yaml        (crds/examples/verify.yaml is one)
+  dynamicswap status --wait
+  dynamicswap run --memory 128Mi --label app=verify -- COMMAND
+  dynamicswap down
+
+Sizes are quantities as Kubernetes writes them: 512Mi, 2Gi.
+Exit codes: 0 done; 1 something failed or was left behind; 2 refused, with the reason; 130 Ctrl-C.";
+
 /// Cluster memory: a node that runs short of RAM pages to the idle RAM of other nodes.
 ///
 /// `demo` shows it on this machine in a minute. `up` starts a small cluster to play with.
 #[derive(Debug, Parser)]
-#[command(name = "dynamicswap", version, propagate_version = true)]
+#[command(
+    name = "dynamicswap",
+    version,
+    propagate_version = true,
+    after_help = AFTER_HELP
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -27,19 +44,26 @@ pub struct Cli {
 pub enum Command {
     /// Show the whole story: real swap to remote memory, servers killed, every page checked.
     Demo(DemoArgs),
-    /// Start a small cluster on this machine.
+    /// Start a small cluster on this machine: a controller, donors and one borrower.
+    ///
+    /// Its swap device is attached once a policy is applied.
     Up(UpArgs),
     /// End a local cluster and leave nothing behind.
+    ///
+    /// Its pages come home first, so there must be room for them. Works without any record, after a
+    /// crash too.
     Down(Target),
     /// Show a cluster on one screen.
     Status(StatusArgs),
     /// Watch a cluster live; q ends.
     Top(ConnectArgs),
-    /// Store objects, such as a RemoteMemoryPolicy.
+    /// Store objects, such as a RemoteMemoryPolicy, from a YAML file.
     Apply(ApplyArgs),
-    /// Show objects.
+    /// Show objects: policies, memory servers, swap devices, slab maps.
     Get(GetArgs),
-    /// Run a command as a container of the local cluster.
+    /// Run a command with a memory limit, as a container that policies can select.
+    ///
+    /// What it needs beyond the limit is swapped out. Its exit code is the command's.
     Run(RunArgs),
 }
 
@@ -57,8 +81,8 @@ pub struct ConnectArgs {
     /// The local cluster to look at.
     #[command(flatten)]
     pub target: Target,
-    /// Address of a controller (http://IP:PORT), instead of a local cluster's.
-    #[arg(long, env = "DYNAMICSWAP_CONTROLLER")]
+    /// Address of a controller, http://IP:PORT, instead of a local cluster's.
+    #[arg(long, env = "DYNAMICSWAP_CONTROLLER", value_name = "URL")]
     pub controller: Option<String>,
 }
 
@@ -83,20 +107,20 @@ pub struct UpArgs {
     /// Which local cluster.
     #[command(flatten)]
     pub target: Target,
-    /// Number of donors, each with an agent and a memory server.
-    #[arg(long, default_value_t = 3)]
+    /// Number of donors, each with an agent and a memory server: 1 to 16.
+    #[arg(long, value_name = "NUMBER", default_value_t = 3)]
     pub donors: u32,
     /// Memory that each donor locks and lends.
-    #[arg(long, default_value = "1Gi")]
+    #[arg(long, value_name = "SIZE", default_value = "1Gi")]
     pub donor_capacity: Bytes,
     /// Size of the borrower's swap device.
-    #[arg(long, default_value = "2Gi")]
+    #[arg(long, value_name = "SIZE", default_value = "2Gi")]
     pub device_size: Bytes,
-    /// Size of a slab: a power of two from 1Mi to 1Gi.
-    #[arg(long, default_value = "16Mi", value_parser = parse_slab)]
+    /// Size of a slab, the unit of placement: a power of two from 1Mi to 1Gi.
+    #[arg(long, value_name = "SIZE", default_value = "16Mi", value_parser = parse_slab)]
     pub slab: SlabSize,
-    /// Port of the controller; without it, any free one.
-    #[arg(long)]
+    /// Port of the controller on 127.0.0.1; without it, any free one.
+    #[arg(long, value_name = "PORT")]
     pub controller_port: Option<u16>,
     /// Give the device a spill file, for policies with spill: Async or Only.
     ///
@@ -161,9 +185,10 @@ pub struct GetArgs {
     /// Kind: remotememorypolicies (rmp), memoryservers (msrv), swapdevices (swd), slabmaps; all
     /// if left out.
     pub kind: Option<String>,
-    /// Name of one object.
+    /// Name of one object; all of the kind if left out.
+    #[arg(value_name = "NAME")]
     pub object: Option<String>,
-    /// Namespace.
+    /// Namespace of policies; the other kinds have none.
     #[arg(short, long, default_value = "default")]
     pub namespace: String,
     /// Form of the output.
@@ -188,16 +213,16 @@ pub struct RunArgs {
     /// Which local cluster.
     #[command(flatten)]
     pub target: Target,
-    /// Memory limit of the container.
-    #[arg(long)]
+    /// Memory limit of the container, such as 256Mi.
+    #[arg(long, value_name = "SIZE")]
     pub memory: Bytes,
     /// Name of the container; the command's by default.
-    #[arg(long = "container")]
+    #[arg(long = "container", value_name = "NAME")]
     pub container: Option<String>,
-    /// Label of the container, by which policies select it.
+    /// Label of the container, by which policies select it; may be given several times.
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub labels: Vec<(String, String)>,
-    /// The command and its arguments.
+    /// The command and its arguments, behind --.
     #[arg(last = true, required = true)]
     pub command: Vec<String>,
 }
@@ -208,20 +233,20 @@ pub struct DemoArgs {
     /// What swaps.
     #[arg(long, value_enum, default_value_t = Workload::Verify)]
     pub workload: Workload,
-    /// Memory that the workload needs; it gets half of it.
-    #[arg(long, default_value = "512Mi")]
+    /// Memory that the workload needs, 64Mi to 64Gi; it gets half of it.
+    #[arg(long, value_name = "SIZE", default_value = "512Mi")]
     pub memory: Bytes,
     /// Where report.json and report.html go.
-    #[arg(long, default_value = "demo-report")]
+    #[arg(long, value_name = "DIR", default_value = "demo-report")]
     pub out: PathBuf,
-    /// Another policy file than the demo's own.
-    #[arg(long)]
+    /// Another policy file than the demo's own, which asks for two copies.
+    #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
-    /// Number of donors.
-    #[arg(long, default_value_t = 3)]
+    /// Number of donors, 3 to 16: one is killed on the way.
+    #[arg(long, value_name = "NUMBER", default_value_t = 3)]
     pub donors: u32,
     /// Seconds of load before and after each failure.
-    #[arg(long, default_value_t = 5.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
     pub calm: f64,
 }
 

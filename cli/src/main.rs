@@ -1,4 +1,4 @@
-//! `dynamicswap`, also installed as `kubectl-dynamicswap`.
+//! `dynamicswap`: hands the command line to the library and its exit code back.
 
 use std::process::ExitCode;
 

@@ -54,7 +54,8 @@ impl LocalContainer {
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         refuse_unless!(
             !name.is_empty() && name.bytes().all(plain),
-            "'{name}' is no container name: use lower-case letters, digits and '-'"
+            "'{name}' is no container name: give one by --container, of lower-case letters, digits \
+             and '-'"
         );
         let descriptor = paths.containers().join(format!("{name}.json"));
         refuse_unless!(

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Style, Stylize};
@@ -17,6 +17,7 @@ use super::fit::wrap;
 use super::summary::{Device, Summary};
 use super::text::{human_seconds, time_of_day};
 use crate::client::Client;
+use crate::failure::Refusal;
 use crate::interrupt::Interrupt;
 use crate::ui::{human_bytes, human_count, human_us};
 
@@ -368,16 +369,21 @@ impl Screen {
             .summary
             .notes
             .iter()
-            .map(|event| {
-                Line::from(vec![
-                    Span::from(format!("{} ", time_of_day(event.unix_ms))).dim(),
-                    Span::from(format!("{:<10} ", event.node)),
-                    Span::from(format!("{} ", event.kind)).bold(),
-                    Span::from(event.message.clone()),
-                ])
-            })
+            .flat_map(wrapped)
+            .take(height.saturating_sub(1))
+            .map(|line| Line::from(line).yellow())
             .collect();
-        frame.render_widget(Paragraph::new(lines).block(block("events")), area);
+        let room = height.saturating_sub(lines.len());
+        let skipped = self.summary.events.len().saturating_sub(room);
+        lines.extend(self.summary.events[skipped..].iter().map(|event| {
+            Line::from(vec![
+                Span::from(format!("{} ", time_of_day(event.unix_ms))).dim(),
+                Span::from(format!("{:<10} ", event.node)),
+                Span::from(format!("{} ", event.kind)).bold(),
+                Span::from(event.message.clone()),
+            ])
+        }));
+        frame.render_widget(Paragraph::new(lines).block(block), area);
     }
 }
 
@@ -408,9 +414,13 @@ fn percent(value: f64) -> u64 {
 /// Shows the screen until q, Escape or Ctrl-C.
 ///
 /// # Errors
-/// If there is no terminal.
+/// A refusal if there is no terminal.
 pub fn run(client: &mut Client, title: &str, interrupt: &Interrupt) -> Result<()> {
-    let mut terminal = ratatui::try_init().context("top needs a terminal")?;
+    let mut terminal = ratatui::try_init().map_err(|error| {
+        Refusal::error(format!(
+            "top needs a terminal ({error}): use 'dynamicswap status' where there is none"
+        ))
+    })?;
     let result = watch(&mut terminal, client, title, interrupt);
     ratatui::restore();
     result
