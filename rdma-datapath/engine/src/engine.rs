@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use dynamicswap_types::{
     Durability, Epoch, Generation, IncarnationId, MonotonicTime, PageIndex, PageVersion,
-    ServerIndex,
+    ServerIndex, SetId,
 };
 
 use crate::buffer::{BufferRange, Buffers};
@@ -490,6 +490,7 @@ impl<'m> Engine<'m> {
         share.outstanding += 1;
         let buffer = owner.buffer.part(share.skip + run.0, run.1);
         let page = share.first + run.0;
+        let slab = share.slab as usize;
         let first = owner.first.get() + u64::from(share.skip + run.0);
         let (target, direction) = match purpose {
             Purpose::ReadReplica(place) => (place, Direction::Read),
@@ -506,11 +507,14 @@ impl<'m> Engine<'m> {
             }
         };
         self.servers[target.server.as_usize()].in_flight += 1;
+        let set = self.tables.slabs[slab].set();
+        let set = set.and_then(|set| self.tables.sets[set].id());
         let (server, slot) = (target.server, target.slot);
         self.effect(Effect::Post(Operation {
             id,
             server,
             direction,
+            set: set.unwrap_or(SetId::new(0)),
             slot,
             page,
             buffer,

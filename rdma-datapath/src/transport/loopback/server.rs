@@ -171,6 +171,7 @@ impl LoopbackServer {
         buffers: &mut dyn Buffers,
     ) -> OperationResult {
         let range = SlotPages {
+            set: operation.set,
             slot: operation.slot,
             page: operation.page,
             pages: operation.buffer.pages,
