@@ -22,7 +22,8 @@ pub struct Options {
 /// Builds and becomes the benchmark program.
 pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     host::install(&host::RUN_NEEDS)?;
-    exec::run(&mut demo::build_release(root)).context("the release build failed; see above")?;
+    let mut programs = demo::build_programs(root, &["--release"]);
+    exec::run(&mut programs).context("the release build failed; see above")?;
     let mut build = exec::cargo(root);
     build.args([
         "build",

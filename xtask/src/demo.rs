@@ -16,10 +16,10 @@ const PROGRAM_PACKAGES: [&str; 5] = [
     "dynamicswap-workload",
 ];
 
-/// The command that builds every program of the cluster for release.
-pub fn build_release(root: &Path) -> Command {
+/// The command that builds every program of the cluster; `options` say in which profile.
+pub fn build_programs(root: &Path, options: &[&str]) -> Command {
     let mut command = exec::cargo(root);
-    command.args(["build", "--release", "--bins"]);
+    command.args(["build", "--bins"]).args(options);
     for package in PROGRAM_PACKAGES {
         command.args(["--package", package]);
     }
@@ -37,7 +37,8 @@ pub fn release_folder(root: &Path) -> PathBuf {
 /// Builds and becomes `dynamicswap demo`: Ctrl-C and the exit code are that program's.
 pub fn run(root: &Path, arguments: &[String]) -> Result<ExitCode> {
     host::install(&host::RUN_NEEDS)?;
-    exec::run(&mut build_release(root)).context("the release build failed; see above")?;
+    let mut build = build_programs(root, &["--release"]);
+    exec::run(&mut build).context("the release build failed; see above")?;
     let mut program = Command::new(release_folder(root).join("dynamicswap"));
     program.arg("demo").args(arguments);
     exec::become_program(&mut program)
