@@ -43,6 +43,8 @@ pub struct Birth<'w, 'm> {
     pub device: SwapDeviceId,
     /// The epoch that its memory file says.
     pub epoch: u64,
+    /// Its place in the order of processes.
+    pub start: u16,
     /// A broken rule.
     pub mutation: Option<Mutation>,
 }
@@ -110,7 +112,9 @@ impl<'m> Process<'m> {
             device: birth.device,
             epoch: Epoch::new(epoch),
             session: SessionId::new(epoch),
-            queue: 0,
+            // A server closes an older connection of the same queue by itself. A real process has
+            // several queues: with another one each time, it is the epoch alone that fences.
+            queue: birth.start,
         };
         let seed = scenario.seed ^ epoch.wrapping_mul(0x5851_f42d_4c95_7f2d);
         // With the epoch kept, two processes must still not share a story.

@@ -34,6 +34,7 @@ impl World<'_> {
         if self.mutation != Some(Mutation::EpochKept) || self.epoch == 0 {
             self.epoch += 1;
         }
+        self.starts += 1;
         let birth = Birth {
             scenario: &self.scenario,
             tables: self.tables,
@@ -41,6 +42,7 @@ impl World<'_> {
             network: &self.network,
             device: self.device,
             epoch: self.epoch,
+            start: self.starts,
             mutation: self.mutation,
         };
         let mut process = match Process::start(birth, self.now) {
@@ -54,12 +56,15 @@ impl World<'_> {
         let epoch = self.epoch;
         self.story
             .tell(self.now, || format!("engine of epoch {epoch} starts"));
+        // It may be one that the process before has kept and not put in force.
+        let before = self.pages_with_copies();
         if let Some(kept) = &self.kept
             && let Err(error) = process.engine.apply(kept, &mut process.pool, self.now)
         {
             return Err(self.broken("an engine takes the kept document again", error.to_string()));
         }
         self.process = Some(process);
+        self.judge_document(&before)?;
         self.resend()?;
         self.apply_wanted()
     }
