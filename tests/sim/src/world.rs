@@ -46,7 +46,6 @@ enum Mail {
 /// A dead process whose bytes are still on their way.
 struct Ghost {
     transport: Network,
-    pool: Vec<u8>,
     /// When what the network has held back goes on.
     thaw: Option<MonotonicTime>,
     until: MonotonicTime,
@@ -73,6 +72,8 @@ pub struct World<'m> {
     ghosts: Vec<Ghost>,
     epoch: u64,
     starts: u16,
+    /// The memory file's buffer pool while no engine runs.
+    pool: Vec<u8>,
     disk: Disk,
     kernel: Kernel,
     next_request: MonotonicTime,
@@ -140,6 +141,7 @@ impl<'m> World<'m> {
             ghosts: Vec::new(),
             epoch: 0,
             starts: 0,
+            pool: Vec::new(),
             disk: Disk::default(),
             kernel: Kernel::new(&scenario, &mut random),
             next_request: MonotonicTime::ZERO.after(Duration::from_millis(60)),

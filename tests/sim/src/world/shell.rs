@@ -15,7 +15,7 @@ use dynamicswap_types::ServerIndex;
 use super::{Ghost, World};
 use crate::kernel::{Draft, Seen, Verb};
 use crate::mutation::Mutation;
-use crate::process::{Birth, Process};
+use crate::process::{Birth, Nowhere, Process};
 use crate::story::Verdict;
 
 /// Rounds of one moment after which the rest waits for the next.
@@ -45,7 +45,8 @@ impl World<'_> {
             start: self.starts,
             mutation: self.mutation,
         };
-        let mut process = match Process::start(birth, self.now) {
+        let pool = std::mem::take(&mut self.pool);
+        let mut process = match Process::start(birth, pool, self.now) {
             Ok(process) => process,
             Err(error) => {
                 return Err(self.broken("an engine starts on its tables", error.to_string()));
@@ -342,9 +343,9 @@ impl World<'_> {
                 },
             );
         }
+        self.pool = pool;
         self.ghosts.push(Ghost {
             transport,
-            pool,
             thaw: Some(thaw),
             until,
         });
@@ -364,9 +365,11 @@ impl World<'_> {
                         .set_faults(ServerIndex::new(number), Faults::default());
                 }
             }
-            ghost.transport.poll(&mut ghost.pool, now, &mut |event| {
-                fenced |= matches!(event, TransportEvent::Link(_, Link::Down | Link::Refused));
-            });
+            ghost
+                .transport
+                .poll(&mut Nowhere::default(), now, &mut |event| {
+                    fenced |= matches!(event, TransportEvent::Link(_, Link::Down | Link::Refused));
+                });
         }
         if fenced && self.process.is_some() {
             self.coverage.saw("old session fenced by a new engine");
