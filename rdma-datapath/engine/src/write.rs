@@ -60,6 +60,7 @@ impl Engine<'_> {
             }
         }
         if all_durable {
+            self.mark_missed(place);
             self.publish(place);
             if desired.durability.spill == Spill::Async {
                 self.write_behind(place, now);
@@ -101,7 +102,6 @@ impl Engine<'_> {
         now: MonotonicTime,
     ) -> Progress {
         let share = self.requests[place].parts[part];
-        let run = (0, share.pages);
         let required = desired.durability.remote_copies();
         let disk_helps = desired.durability.spill != Spill::None && self.config.spill;
         let set = if required == 0 {
@@ -109,38 +109,22 @@ impl Engine<'_> {
         } else {
             self.bind(share.slab)
         };
-        let mut usable = 0;
-        if let Some(set) = set {
-            for index in 0..self.tables.sets[set].len() {
-                let bit = 1 << index;
-                let replica = self.tables.sets[set].replica(index);
-                let stale = replica.state == ReplicaState::Stale;
-                if share.acked & bit != 0 || (self.is_usable(replica) && !stale) {
-                    usable += 1;
-                    if (share.acked | share.posted) & bit == 0 {
-                        self.requests[place].parts[part].posted |= bit;
-                        self.post(
-                            (place, part),
-                            Purpose::WriteReplica(replica.place),
-                            run,
-                            now,
-                        );
-                    }
-                }
-            }
-        }
+        let usable = set.map_or(0, |set| self.post_write(place, part, set, now));
         let acked = share.acked.count_ones() as usize;
-        if acked >= required && required > 0 {
+        // Every copy that can be reached answers first, also those beyond what the class asks
+        // for: a set may have more copies than that while it grows, shrinks or moves. A copy
+        // without this write must be on record as such before the write is acknowledged, or it
+        // would count as whole, and the next step of the move could drop the last one that is.
+        if required > 0 && acked >= required && acked == usable {
             return Progress::Durable;
         }
         // The disk stands in for copies that cannot be reached: they have missed this write.
         if disk_helps && usable < required.max(1) {
             if share.disk == DiskStage::Idle {
                 self.requests[place].parts[part].disk = DiskStage::Posted;
-                self.post((place, part), Purpose::WriteDisk, run, now);
+                self.post((place, part), Purpose::WriteDisk, (0, share.pages), now);
             }
-            if share.disk == DiskStage::Done && acked >= usable {
-                self.mark_missed(share.slab, share.acked);
+            if share.disk == DiskStage::Done && acked == usable {
                 return Progress::Durable;
             }
         }
@@ -151,19 +135,46 @@ impl Engine<'_> {
         }
     }
 
-    /// Notes that every copy of the slab beyond `acked` has missed a write.
-    fn mark_missed(&mut self, slab: u32, acked: u8) {
-        let Some(set) = self.tables.slabs[slab as usize].set() else {
-            return;
-        };
-        let entry = &self.tables.sets[set];
-        for index in 0..entry.len() {
-            let replica = entry.replica(index);
-            let good = matches!(replica.state, ReplicaState::Live | ReplicaState::Rebuilding);
-            if acked & (1 << index) == 0 && good {
-                entry.set_state(index, ReplicaState::Stale);
-                if let Some(id) = entry.id() {
-                    self.event(EngineEvent::ReplicaStale(id, replica.place.server));
+    /// Posts a part to each copy that can be reached and has not got it yet. Gives the number of
+    /// copies that have it or may get it.
+    fn post_write(
+        &mut self,
+        place: RequestPlace,
+        part: usize,
+        set: usize,
+        now: MonotonicTime,
+    ) -> usize {
+        let share = self.requests[place].parts[part];
+        let mut usable = 0;
+        for index in 0..self.tables.sets[set].len() {
+            let bit = 1 << index;
+            let replica = self.tables.sets[set].replica(index);
+            let reachable = self.is_usable(replica) && replica.state != ReplicaState::Stale;
+            if share.acked & bit == 0 && !reachable {
+                continue;
+            }
+            usable += 1;
+            if (share.acked | share.posted) & bit == 0 {
+                self.requests[place].parts[part].posted |= bit;
+                let purpose = Purpose::WriteReplica(replica.place);
+                self.post((place, part), purpose, (0, share.pages), now);
+            }
+        }
+        usable
+    }
+
+    /// Notes that every copy without this write has missed it.
+    fn mark_missed(&mut self, place: RequestPlace) {
+        for part in 0..self.requests[place].part_count {
+            let share = self.requests[place].parts[part];
+            let Some(set) = self.tables.slabs[share.slab as usize].set() else {
+                continue;
+            };
+            for index in 0..self.tables.sets[set].len() {
+                let replica = self.tables.sets[set].replica(index);
+                let good = matches!(replica.state, ReplicaState::Live | ReplicaState::Rebuilding);
+                if share.acked & (1 << index) == 0 && good {
+                    self.worsen(set, index, ReplicaState::Stale);
                 }
             }
         }
