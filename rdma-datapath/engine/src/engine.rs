@@ -128,6 +128,8 @@ pub struct Engine<'m> {
     /// Slab of each set in the set table.
     pub(crate) set_slab: Vec<Option<u32>>,
     pub(crate) copy: CopyState,
+    /// Since when no set could be had for a write, if that is so.
+    pub(crate) reserve_empty_since: Option<MonotonicTime>,
     next_tick: MonotonicTime,
     fenced: bool,
 }
@@ -175,6 +177,7 @@ impl<'m> Engine<'m> {
             slab_used,
             set_slab,
             copy: CopyState::default(),
+            reserve_empty_since: None,
             next_tick: MonotonicTime::ZERO,
             fenced: false,
             tables,

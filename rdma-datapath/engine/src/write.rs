@@ -8,7 +8,7 @@ use crate::checksum::page_tag;
 use crate::document::ReplicaPlace;
 use crate::effect::EngineEvent;
 use crate::engine::{Desired, Engine};
-use crate::in_flight::{DiskStage, OperationState, Purpose, RequestPlace, Stage, Work};
+use crate::in_flight::{DiskStage, OperationState, Part, Purpose, RequestPlace, Stage, Work};
 use crate::limits::PARTS_MAX;
 use crate::operation::OperationResult;
 use crate::request::RequestError;
@@ -71,27 +71,41 @@ impl Engine<'_> {
             return;
         }
         self.hold(place);
-        let state = &self.requests[place];
-        let over = now.since(state.submitted) >= desired.write_hold;
-        if over && state.outstanding == 0 {
+        let since = self.stuck_since(place, now);
+        let over = now.since(since) >= desired.write_hold;
+        if over && self.requests[place].outstanding == 0 {
             self.answer(place, Err(RequestError::NotDurable), (buffers, now));
         }
     }
 
-    /// Tells once that a write waits.
+    /// Tells once that a write waits for its copies.
     fn hold(&mut self, place: RequestPlace) {
         let state = &mut self.requests[place];
-        if !state.held {
-            state.held = true;
-            let slab = SlabIndex::new(state.parts[0].slab);
-            self.tables.header.count(Counter::WritesHeld, 1);
-            let bound = self.tables.slabs[slab.as_usize()].set().is_some();
-            self.event(if bound {
-                EngineEvent::WritesHeld(slab)
-            } else {
-                EngineEvent::ReserveEmpty(slab)
-            });
+        if std::mem::replace(&mut state.held, true) {
+            return;
         }
+        let slab = SlabIndex::new(state.parts[0].slab);
+        self.tables.header.count(Counter::WritesHeld, 1);
+        if self.tables.slabs[slab.as_usize()].set().is_some() {
+            self.event(EngineEvent::WritesHeld(slab));
+        }
+    }
+
+    /// Since when a write that is stuck could have hoped. One that waits for its copies hopes from
+    /// its beginning. One for which there is no set hopes since the reserve ran dry, however new it
+    /// is: with a pool that is full, the hold would else be paid by every write of a storm, and the
+    /// workload would stand still although nothing is lost by telling the kernel to keep the page.
+    fn stuck_since(&mut self, place: RequestPlace, now: MonotonicTime) -> MonotonicTime {
+        let state = &self.requests[place];
+        let unbound = |share: &&Part| self.tables.slabs[share.slab as usize].set().is_none();
+        let Some(share) = state.parts[..state.part_count].iter().find(unbound) else {
+            return state.submitted;
+        };
+        let slab = SlabIndex::new(share.slab);
+        if self.reserve_empty_since.is_none() {
+            self.event(EngineEvent::ReserveEmpty(slab));
+        }
+        *self.reserve_empty_since.get_or_insert(now)
     }
 
     fn drive_write_part(
