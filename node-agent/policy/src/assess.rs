@@ -198,9 +198,10 @@ impl<'a> Figures<'a> {
             let evidence = (level > before.level)
                 .then(|| self.evidence(line, threshold))
                 .flatten()?;
-            let noticed_by = match evidence {
-                Evidence::Fired(_) => NoticedBy::Trigger,
-                Evidence::Grown { .. } | Evidence::Average(_) => NoticedBy::Timer,
+            // A trigger that guards one line may be what brings the other one to light.
+            let noticed_by = match self.sight.fired {
+                Some(_) => NoticedBy::Trigger,
+                None => NoticedBy::Timer,
             };
             Some(Verdict {
                 level,

@@ -122,6 +122,15 @@ fn fired_trigger_raises_the_level_at_once() {
 }
 
 #[test]
+fn trigger_of_one_line_is_what_noticed_the_other() {
+    let mut fired = averages(10, 4_000, 4_000);
+    fired.fired = Trigger::next_above(Level::Calm, &Thresholds::default(), Grain::Fine);
+    let verdict = last(&[calm(0), fired]);
+    assert_eq!(verdict.level, Level::Stalled);
+    assert_eq!(verdict.noticed_by, NoticedBy::Trigger);
+}
+
+#[test]
 fn trigger_of_a_lower_threshold_than_now_raises_nothing() {
     let mut fired = calm(10);
     fired.fired = Some(Trigger {
@@ -318,13 +327,16 @@ proptest! {
                 continue;
             }
             prop_assert_eq!(after.since, sight.at);
+            if after.level > before.level {
+                let by_trigger = after.noticed_by == NoticedBy::Trigger;
+                prop_assert_eq!(by_trigger, sight.fired.is_some());
+            }
             match after.reason {
                 Reason::Reached { line, evidence, threshold } => {
                     prop_assert!(after.level > before.level);
                     match evidence {
                         Evidence::Fired(trigger) => {
                             prop_assert_eq!(Some(trigger), sight.fired);
-                            prop_assert_eq!(after.noticed_by, NoticedBy::Trigger);
                         }
                         Evidence::Grown { share, over } => {
                             prop_assert!(share >= threshold && over >= GROWTH_SPAN_MIN);
