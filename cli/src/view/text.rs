@@ -146,15 +146,22 @@ fn container_line(container: &Container, ui: &Ui) -> String {
         "Stalled" => Tone::Bad,
         _ => Tone::Warn,
     };
+    // A calm container needs no explanation.
+    let why = if container.state == "Calm" {
+        ""
+    } else {
+        &container.reason
+    };
     format!(
-        "  {:<21} {:<10} {:<10} {:<10} {:>4.0} % {:>4.0} %  {}",
+        "  {:<21} {:<10} {:<10} {:<10} {:>4.0} % {:>4.0} %  {} {}",
         container.name,
         human_bytes(container.memory),
         human_bytes(container.limit),
         human_bytes(container.swap),
         container.some,
         container.full,
-        ui.paint(tone, &container.state)
+        ui.paint(tone, &container.state),
+        ui.paint(Tone::Dim, why)
     )
 }
 
@@ -226,6 +233,7 @@ mod tests {
             "400 KiB have too few copies",
             "ServerLost",
             "default/verify",
+            "some was 41.2 % of 10 s",
             "2 slabs mapped, 1 in reserve",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
