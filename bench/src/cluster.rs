@@ -5,10 +5,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use dynamicswap_cli::cluster::paths::ClusterName;
+use dynamicswap_cli::cluster::paths::{ClusterName, ClusterPaths};
 use dynamicswap_cli::cluster::record::{BORROWER, ClusterRecord};
 use dynamicswap_cli::process::ProcessRecord;
 
+use crate::peers::Watchdog;
 use crate::workload::beside;
 
 /// Name of the benchmark's cluster.
@@ -21,6 +22,7 @@ const SWAP_ON_WAIT: Duration = Duration::from_secs(30);
 pub struct Cluster {
     record: ClusterRecord,
     policy: PathBuf,
+    _watchdog: Watchdog,
 }
 
 fn dynamicswap(args: &[&str]) -> Result<String> {
@@ -54,13 +56,15 @@ spec:
 impl Cluster {
     /// Starts three donors and a borrower, applies the policy, waits until swap is on.
     pub fn up() -> Result<Self> {
-        dynamicswap(&["up", "--name", NAME])?;
         let name: ClusterName = NAME.parse().map_err(anyhow::Error::msg)?;
+        let watchdog = Watchdog::start(ClusterPaths::new(&name).root())?;
+        dynamicswap(&["up", "--name", NAME, "--device-size", "2Gi"])?;
         let policy =
             std::env::temp_dir().join(format!("dynamicswap-bench-{}.yaml", std::process::id()));
         let cluster = Self {
             record: ClusterRecord::load(&name)?,
             policy,
+            _watchdog: watchdog,
         };
         std::fs::write(&cluster.policy, POLICY).context("cannot write the benchmark's policy")?;
         let file = cluster.policy.display().to_string();

@@ -1,20 +1,25 @@
-//! Cost of one page in the pure engine: submit to complete over an immediate loopback, checksum
-//! included, allocations counted; and the cost of binding a slab to a set.
+//! Cost of one page in the engine: submit to complete over the loopback transport, checksum and
+//! copies of the page included, allocations counted; and the cost of binding a slab to a set.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use dynamicswap_datapath::transport::loopback::{
+    LoopbackNetwork, LoopbackServer, LoopbackTransport,
+};
+use dynamicswap_datapath::transport::{Transport as _, TransportEvent};
 use dynamicswap_engine::buffer::BufferRange;
 use dynamicswap_engine::document::{Document, ReplicaPlace, ServerDescriptor, SetGrant};
 use dynamicswap_engine::effect::Effect;
 use dynamicswap_engine::engine::{Engine, EngineConfig};
-use dynamicswap_engine::limits::SCRATCH_PAGES;
-use dynamicswap_engine::link::Link;
+use dynamicswap_engine::limits::{OPERATIONS_MAX, SCRATCH_PAGES};
 use dynamicswap_engine::request::{Request, RequestKind, RequestTag};
+use dynamicswap_engine::slots::{Grant, GrantDocument, Hello, Owner, SlotGeometry};
 use dynamicswap_engine::tables::{Geometry, OwnedTables};
 use dynamicswap_types::{
     Bytes, Copies, Durability, Epoch, Generation, IncarnationId, MonotonicTime, PageIndex,
-    ServerIndex, SetId, SlabSize, SlotIndex, Spill, SwapDeviceId,
+    ServerIndex, SessionId, SetId, SlabSize, SlotIndex, Spill, SwapDeviceId,
 };
 
 use crate::Args;
@@ -24,15 +29,18 @@ use crate::report::{Bar, Report};
 const SLABS: u32 = 64;
 const ROUNDS: u64 = 200_000;
 const COPIES: u16 = 2;
+const DEVICE: SwapDeviceId = SwapDeviceId::from_bytes([1; 16]);
 
-/// The engine with a transport that answers at once: what is left is the engine itself.
-struct Immediate<'m> {
+/// The engine and memory servers in this process, between which nothing takes time.
+struct Looped<'m> {
     engine: Engine<'m>,
+    transport: LoopbackTransport,
     pool: Vec<u8>,
+    events: Vec<TransportEvent>,
     clock: Instant,
 }
 
-impl Immediate<'_> {
+impl Looped<'_> {
     fn now(&self) -> MonotonicTime {
         let nanos = u64::try_from(self.clock.elapsed().as_nanos()).unwrap_or(u64::MAX);
         MonotonicTime::from_nanos(nanos)
@@ -41,18 +49,41 @@ impl Immediate<'_> {
     /// Runs one request to its end; true if it succeeded.
     fn run(&mut self, request: Request) -> bool {
         let now = self.now();
-        let mut good = self.engine.submit(request, &mut self.pool, now).is_ok();
-        while let Some(effect) = self.engine.next_effect() {
-            match effect {
-                Effect::Post(operation) => {
-                    self.engine
-                        .complete(operation.id, Ok(()), &mut self.pool, now);
+        let submitted = self.engine.submit(request, &mut self.pool, now);
+        submitted.is_ok() && self.drive(now)
+    }
+
+    /// Carries out what the engine wants until it wants nothing more; true if a request succeeded.
+    fn drive(&mut self, now: MonotonicTime) -> bool {
+        let mut good = false;
+        loop {
+            while let Some(effect) = self.engine.next_effect() {
+                match effect {
+                    Effect::Post(operation) => {
+                        good &= self.transport.post(&operation, &mut self.pool, now);
+                    }
+                    Effect::Complete { result, .. } => good = result.is_ok(),
+                    _ => {}
                 }
-                Effect::Complete { result, .. } => good &= result.is_ok(),
-                _ => {}
+            }
+            self.transport.flush(&mut self.pool, now);
+            let events = &mut self.events;
+            let poll = &mut |event| events.push(event);
+            if self.transport.poll(&mut self.pool, now, poll) == 0 {
+                return good;
+            }
+            for event in self.events.drain(..) {
+                let pool = &mut self.pool;
+                match event {
+                    TransportEvent::Completed(id, result) => {
+                        self.engine.complete(id, result, pool, now);
+                    }
+                    TransportEvent::Link(server, link) => {
+                        self.engine.link_changed(server, link, pool, now);
+                    }
+                }
             }
         }
-        good
     }
 }
 
@@ -92,11 +123,51 @@ fn incarnation(server: u16) -> IncarnationId {
     IncarnationId::from_bytes([u8::try_from(server).unwrap_or(0) + 1; 16])
 }
 
+fn address(server: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], server + 1))
+}
+
+/// Memory servers that have granted every slot, and the transport to them.
+fn loopback(slab: SlabSize) -> Result<LoopbackTransport> {
+    let network = LoopbackNetwork::default();
+    let hello = Hello {
+        device: DEVICE,
+        epoch: Epoch::new(1),
+        session: SessionId::new(1),
+        queue: 0,
+    };
+    let mut transport = LoopbackTransport::new(&network, hello, Duration::ZERO);
+    for server in 0..COPIES {
+        let geometry = SlotGeometry {
+            slot_size: slab,
+            slots: SLABS,
+        };
+        let grant = |slot: u32| Grant {
+            slot: SlotIndex::new(slot),
+            owner: Owner {
+                device: DEVICE,
+                set: SetId::new(u64::from(slot) + 1),
+            },
+        };
+        let document = GrantDocument {
+            generation: Generation::new(1),
+            incarnation: incarnation(server),
+            grants: (0..SLABS).map(grant).collect(),
+        };
+        let memory_server = LoopbackServer::new(geometry, incarnation(server));
+        let memory_server = network.add(address(server), memory_server);
+        let applied = memory_server.borrow_mut().apply(&document);
+        applied.context("the benchmark's grants")?;
+        transport.set_server(ServerIndex::new(server), Some(address(server)));
+    }
+    Ok(transport)
+}
+
 /// Measures the engine.
 pub fn measure(_args: &Args, report: &mut Report) -> Result<()> {
     let slab = SlabSize::try_from(SlabSize::MIN)?;
     let geometry = Geometry::new(Bytes::from_mib(SLABS), slab, 1 + SCRATCH_PAGES)?;
-    let tables = OwnedTables::new(SwapDeviceId::from_bytes([1; 16]), geometry);
+    let tables = OwnedTables::new(DEVICE, geometry);
     let config = EngineConfig {
         geometry,
         epoch: Epoch::new(1),
@@ -109,22 +180,19 @@ pub fn measure(_args: &Args, report: &mut Report) -> Result<()> {
     };
     let engine = Engine::new(config, tables.tables())?;
     let pool = vec![7; (1 + SCRATCH_PAGES) as usize * 4096];
-    let mut run = Immediate {
+    let mut run = Looped {
         engine,
+        transport: loopback(slab)?,
         pool,
+        events: Vec::with_capacity(OPERATIONS_MAX),
         clock: Instant::now(),
     };
     let now = run.now();
     run.engine
         .apply(&document()?, &mut run.pool, now)
         .context("the benchmark's document")?;
-    for server in 0..COPIES {
-        let link = Link::Up {
-            incarnation: incarnation(server),
-        };
-        run.engine
-            .link_changed(ServerIndex::new(server), link, &mut run.pool, now);
-    }
+    // Every link comes up.
+    run.drive(now);
     bind_cost(&mut run, geometry, report)?;
     page_cost(&mut run, report)
 }
@@ -132,7 +200,7 @@ pub fn measure(_args: &Args, report: &mut Report) -> Result<()> {
 const BUFFER: BufferRange = BufferRange { first: 0, pages: 1 };
 
 /// First writes to a slab each bind a set; the second ones do not.
-fn bind_cost(run: &mut Immediate<'_>, geometry: Geometry, report: &mut Report) -> Result<()> {
+fn bind_cost(run: &mut Looped<'_>, geometry: Geometry, report: &mut Report) -> Result<()> {
     let mut pass = |page: u64| -> Result<Duration> {
         let began = Instant::now();
         for slab in 0..geometry.slabs {
@@ -159,7 +227,7 @@ fn bind_cost(run: &mut Immediate<'_>, geometry: Geometry, report: &mut Report) -
 }
 
 /// One write and one read of one page, over and over.
-fn page_cost(run: &mut Immediate<'_>, report: &mut Report) -> Result<()> {
+fn page_cost(run: &mut Looped<'_>, report: &mut Report) -> Result<()> {
     for (name, write) in [("write", true), ("read", false)] {
         let kind = if write {
             RequestKind::Write { buffer: BUFFER }

@@ -72,6 +72,9 @@ impl SwapArea {
     /// A zram device of `size`.
     pub fn zram(size: Bytes) -> Result<Self> {
         let added = "/sys/class/zram-control/hot_add";
+        if !Path::new(added).exists() {
+            tool("modprobe", &["zram"]).context("this host has no zram")?;
+        }
         let index =
             std::fs::read_to_string(added).with_context(|| format!("cannot read {added}"))?;
         let index = index.trim().to_owned();
@@ -109,6 +112,7 @@ impl Drop for SwapArea {
 #[derive(Debug)]
 pub struct LocalDevice {
     holder: Child,
+    _watchdog: Watchdog,
     // Removed after the holder has unmounted what lies in it.
     _state: tempfile::TempDir,
 }
@@ -117,6 +121,7 @@ impl LocalDevice {
     /// Starts it and waits until swap is on.
     pub fn start(size: Bytes) -> Result<Self> {
         let state = tempfile::tempdir().context("cannot make a directory")?;
+        let watchdog = Watchdog::start(state.path())?;
         let mut command = Command::new(beside("dynamicswap-swapd")?);
         command.args(["--node=bench", "--backend=local", "--slab=16Mi"]);
         command.arg(format!("--size={size}"));
@@ -131,6 +136,7 @@ impl LocalDevice {
             .context("cannot start swapd")?;
         let device = Self {
             holder,
+            _watchdog: watchdog,
             _state: state,
         };
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -151,6 +157,30 @@ impl Drop for LocalDevice {
         // SIGTERM, never -9: the holder swaps off first. One that has ended is fine.
         let _asked = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         let _ended = self.holder.wait();
+    }
+}
+
+/// The watchdog over the devices below a directory, beside them for as long as they live: it
+/// aborts one that nobody serves, and swaps them off if this program dies.
+#[derive(Debug)]
+pub struct Watchdog(Child);
+
+impl Watchdog {
+    /// Starts it.
+    pub fn start(below: &Path) -> Result<Self> {
+        let mut command = Command::new(beside("dynamicswap-workload")?);
+        command.arg("watchdog").arg("--below").arg(below);
+        command.args(["--parent", &std::process::id().to_string()]);
+        let child = command.stderr(Stdio::null()).spawn();
+        Ok(Self(child.context("cannot start the watchdog")?))
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        // One that has ended had a reason, which its device shows.
+        let _ended = self.0.kill();
+        let _reaped = self.0.wait();
     }
 }
 

@@ -21,7 +21,7 @@ pub enum Bar {
 pub struct Figure {
     /// What was measured, with its unit.
     pub name: String,
-    /// Our figure.
+    /// Our figure; null in JSON if it could not be measured.
     pub value: f64,
     /// The peer's name and figure in the same run; none for an absolute bar.
     pub peer: Option<String>,
@@ -33,6 +33,17 @@ pub struct Figure {
     pub bar: String,
     /// Whether the bar is reached; true where none is promised.
     pub holds: bool,
+    /// Why the bar is missed, or the figure is missing; absent where it holds.
+    pub reason: Option<String>,
+}
+
+impl Figure {
+    /// What decides the figure: told where its bar is missed.
+    pub fn if_missed(&mut self, reason: &str) {
+        if !self.holds {
+            self.reason = Some(reason.to_owned());
+        }
+    }
 }
 
 /// All figures of one run.
@@ -43,23 +54,44 @@ pub struct Report {
 
 impl Report {
     /// Adds a figure that is judged against a peer of the same run.
-    pub fn against(&mut self, name: &str, value: f64, peer: (&str, f64), bar: Bar) {
+    pub fn against(&mut self, name: &str, value: f64, peer: (&str, f64), bar: Bar) -> &mut Figure {
         let ratio = value / peer.1;
-        self.push(name, value, Some(peer), (ratio, bar));
+        self.push(name, value, Some(peer), (ratio, bar))
     }
 
     /// Adds a figure that is judged by itself.
-    pub fn absolute(&mut self, name: &str, value: f64, bar: Bar) {
-        self.push(name, value, None, (value, bar));
+    pub fn absolute(&mut self, name: &str, value: f64, bar: Bar) -> &mut Figure {
+        self.push(name, value, None, (value, bar))
     }
 
-    fn push(&mut self, name: &str, value: f64, peer: Option<(&str, f64)>, judged: (f64, Bar)) {
+    /// Notes that a measurement, or its comparison with a peer, could not be made.
+    pub fn missing(&mut self, name: &str, reason: &str) {
+        self.figures.push(Figure {
+            name: name.to_owned(),
+            value: f64::NAN,
+            peer: None,
+            peer_value: None,
+            ratio: f64::NAN,
+            bar: "measured".to_owned(),
+            holds: false,
+            reason: Some(reason.to_owned()),
+        });
+    }
+
+    fn push(
+        &mut self,
+        name: &str,
+        value: f64,
+        peer: Option<(&str, f64)>,
+        judged: (f64, Bar),
+    ) -> &mut Figure {
         let (ratio, bar) = judged;
         let (bar, holds) = match bar {
             Bar::AtMost(limit) => (format!("<= {limit}"), ratio <= limit),
             Bar::AtLeast(limit) => (format!(">= {limit}"), ratio >= limit),
             Bar::None => ("reported".to_owned(), ratio.is_finite()),
         };
+        let place = self.figures.len();
         self.figures.push(Figure {
             name: name.to_owned(),
             value,
@@ -68,7 +100,9 @@ impl Report {
             ratio,
             bar,
             holds,
+            reason: None,
         });
+        &mut self.figures[place]
     }
 
     /// Prints the table.
@@ -88,6 +122,11 @@ impl Report {
                 figure.bar,
                 if figure.holds { "yes" } else { "NO" },
             );
+        }
+        for figure in &self.figures {
+            if let Some(reason) = &figure.reason {
+                println!("\n{}: {reason}", figure.name);
+            }
         }
     }
 
@@ -116,5 +155,21 @@ mod tests {
         report.against("e", 0.0, ("peer", 0.0), Bar::None);
         let holds: Vec<bool> = report.figures.iter().map(|f| f.holds).collect();
         assert_eq!(holds, [false, false, true, false, false]);
+    }
+
+    #[test]
+    fn reason_stands_where_a_bar_is_missed_and_nowhere_else() {
+        let mut report = Report::default();
+        report
+            .absolute("a", 2.0, Bar::AtMost(1.0))
+            .if_missed("busy");
+        report
+            .absolute("b", 1.0, Bar::AtMost(1.0))
+            .if_missed("busy");
+        report.missing("c", "no zram");
+        let reasons: Vec<_> = report.figures.iter().map(|f| f.reason.as_deref()).collect();
+        assert_eq!(reasons, [Some("busy"), None, Some("no zram")]);
+        let json = serde_json::to_value(&report.figures).expect("JSON");
+        assert!(json[2]["value"].is_null() && json[2]["holds"] == false);
     }
 }

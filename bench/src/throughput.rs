@@ -23,7 +23,7 @@ use dynamicswap_proto::common::v1::{MemoryServerDocument, MemoryServerReport, Sl
 use dynamicswap_proto::daemon::v1::response::Kind;
 use dynamicswap_proto::daemon::v1::{ReportRequest, Request, Response, report, request};
 use dynamicswap_proto::frame;
-use dynamicswap_types::{Epoch, ServerIndex, SessionId, SlabSize, SlotIndex, SwapDeviceId};
+use dynamicswap_types::{Epoch, ServerIndex, SessionId, SetId, SlabSize, SlotIndex, SwapDeviceId};
 
 use crate::Args;
 use crate::report::{Bar, Report};
@@ -237,6 +237,7 @@ impl Borrower {
                     id: OperationId(u64::from(place)),
                     server: ServerIndex::new(0),
                     direction,
+                    set: SetId::new(1),
                     slot: SlotIndex::new(0),
                     page,
                     buffer: BufferRange {
@@ -274,6 +275,7 @@ impl Borrower {
                 id: OperationId(id),
                 server: ServerIndex::new(0),
                 direction: Direction::Read,
+                set: SetId::new(1),
                 slot: SlotIndex::new(0),
                 page: u32::try_from(id * 7919 % u64::from(SLOT_PAGES))?,
                 buffer: BufferRange { first: 0, pages: 1 },

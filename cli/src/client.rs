@@ -33,7 +33,10 @@ impl Client {
     /// # Errors
     /// A refusal if the address is none.
     pub fn new(address: &str) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
+        // With a thread of its own: the connection answers the controller's pings between two
+        // calls, so that it is not closed as dead.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
             .enable_all()
             .build()
             .context("cannot start the client's runtime")?;
@@ -61,8 +64,12 @@ impl Client {
     /// # Errors
     /// If the controller does not answer.
     pub fn status(&mut self, events_after: u64) -> Result<pb::ClusterStatus> {
-        let request = Request::new(pb::StatusRequest { events_after });
-        let answer = self.runtime.block_on(self.operator.status(request));
+        let request = pb::StatusRequest { events_after };
+        let mut answer = self.runtime.block_on(self.operator.status(request));
+        if answer.as_ref().is_err_and(is_connection_lost) {
+            // A controller that was restarted since the last call: a second try finds the new one.
+            answer = self.runtime.block_on(self.operator.status(request));
+        }
         self.answer(answer)
     }
 
@@ -103,6 +110,12 @@ impl Client {
             },
         }
     }
+}
+
+/// Whether the connection broke, as it does when the controller is restarted between two calls.
+fn is_connection_lost(status: &Status) -> bool {
+    let source = std::error::Error::source(status);
+    source.is_some_and(|source| source.is::<tonic::transport::Error>())
 }
 
 #[cfg(test)]

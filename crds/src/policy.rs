@@ -126,6 +126,9 @@ pub struct LimitsSpec {
 }
 
 /// Thresholds on the kernel's pressure figures (PSI) of a container's memory.
+///
+/// The kernel's average over 10 s takes seconds to rise. So the same share of the last second or
+/// two counts as well, whether the kernel's own trigger says so or the agent's timer finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct PressureSpec {

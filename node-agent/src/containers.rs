@@ -1,15 +1,20 @@
 //! Containers of a local cluster: one JSON file each, with the cgroups to look at.
+//!
+//! Owns the descriptors' form and what is refused of them. Opens no kernel file.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::{Component, Path, PathBuf};
 
-use dynamicswap_proto::control::v1::{ContainerReport, PressureLine};
-use procfs::{FromBufRead as _, MemoryPressure, PressureRecord};
+use dynamicswap_policy::ContainerName;
 use serde::Deserialize;
 
+use crate::limits::{CONTAINERS_MAX, DESCRIPTOR_BYTES_MAX};
+
 /// A container's descriptor.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Container {
     /// Namespace.
     pub namespace: String,
@@ -23,63 +28,160 @@ pub struct Container {
     pub unified_cgroup: PathBuf,
 }
 
-/// Reads every descriptor of a directory; what cannot be read is left out.
-#[must_use]
-pub fn discover(directory: &Path) -> Vec<Container> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut found: Vec<Container> = entries
-        .filter(|entry| entry.path().extension().is_some_and(|e| e == "json"))
-        .filter_map(|entry| serde_json::from_slice(&fs::read(entry.path()).ok()?).ok())
-        .collect();
-    found.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-    found
-}
-
-/// A PSI line as the controller takes it.
-#[must_use]
-pub fn pressure_line(record: &PressureRecord) -> PressureLine {
-    PressureLine {
-        avg10: f64::from(record.avg10),
-        avg60: f64::from(record.avg60),
-        avg300: f64::from(record.avg300),
-        total_us: record.total,
+impl Container {
+    /// Namespace and name.
+    #[must_use]
+    pub fn key(&self) -> ContainerName {
+        ContainerName {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+        }
     }
 }
 
-fn number(path: &Path) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
+/// What a directory of descriptors holds.
+#[derive(Debug, Default)]
+pub struct Discovery {
+    /// The containers, by name.
+    pub containers: BTreeMap<ContainerName, Container>,
+    /// What is wrong with descriptors that are left out, a sentence each.
+    pub warnings: Vec<String>,
 }
 
-/// What a container is doing.
+/// Reads every descriptor of a directory. A container's memory cgroup must lie below
+/// `memory_root`.
 #[must_use]
-pub fn report(container: &Container) -> ContainerReport {
-    let pressure = fs::read(container.unified_cgroup.join("memory.pressure")).ok();
-    let pressure = pressure.and_then(|bytes| MemoryPressure::from_buf_read(&bytes[..]).ok());
-    let memory = &container.memory_cgroup;
-    let figure = |v2: &str, v1: &str| {
-        number(&memory.join(v2))
-            .or_else(|| number(&memory.join(v1)))
-            .unwrap_or(0)
+pub fn discover(directory: &Path, memory_root: &Path) -> Discovery {
+    let mut discovery = Discovery::default();
+    let mut files = match descriptors(directory) {
+        Ok(files) => files,
+        Err(error) => {
+            let warning = format!(
+                "cannot list --containers-dir {}: {error}",
+                directory.display()
+            );
+            discovery.warnings.push(warning);
+            return discovery;
+        }
     };
-    let used = figure("memory.current", "memory.usage_in_bytes");
-    let swap = number(&memory.join("memory.swap.current")).unwrap_or_else(|| {
-        number(&memory.join("memory.memsw.usage_in_bytes"))
-            .unwrap_or(0)
-            .saturating_sub(used)
+    files.sort();
+    for path in files {
+        if discovery.containers.len() == CONTAINERS_MAX {
+            let warning = format!(
+                "{} has over {CONTAINERS_MAX} descriptors: those from {} on are not watched",
+                directory.display(),
+                path.display()
+            );
+            discovery.warnings.push(warning);
+            break;
+        }
+        match read(&path, memory_root) {
+            Ok(Some(container)) => {
+                discovery.containers.insert(container.key(), container);
+            }
+            Ok(None) => {}
+            Err(why) => {
+                let warning = format!("descriptor {} is left out: {why}", path.display());
+                discovery.warnings.push(warning);
+            }
+        }
+    }
+    discovery
+}
+
+fn descriptors(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let paths = fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path()));
+    let is_json = |path: &PathBuf| path.extension() == Some(OsStr::new("json"));
+    paths
+        .filter(|path| path.as_ref().map_or(true, is_json))
+        .collect()
+}
+
+/// A descriptor; nothing if it went away meanwhile.
+fn read(path: &Path, memory_root: &Path) -> Result<Option<Container>, String> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| {
+        let limit = DESCRIPTOR_BYTES_MAX + 1;
+        file.take(limit).read_to_end(&mut bytes)
     });
-    ContainerReport {
-        namespace: container.namespace.clone(),
-        name: container.name.clone(),
-        some: pressure
-            .as_ref()
-            .map(|pressure| pressure_line(&pressure.some)),
-        full: pressure
-            .as_ref()
-            .map(|pressure| pressure_line(&pressure.full)),
-        memory_bytes: used,
-        memory_limit_bytes: figure("memory.high", "memory.limit_in_bytes"),
-        swap_bytes: swap,
-        noticed_by: "timer".to_owned(),
-        ..ContainerReport::default()
+    match read {
+        Ok(length) if length as u64 > DESCRIPTOR_BYTES_MAX => {
+            return Err(format!("it is over {DESCRIPTOR_BYTES_MAX} bytes long"));
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    }
+    let container: Container =
+        serde_json::from_slice(&bytes).map_err(|error| format!("it is no descriptor: {error}"))?;
+    for cgroup in [&container.memory_cgroup, &container.unified_cgroup] {
+        let plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
+        if !cgroup.is_absolute() || !cgroup.components().all(plain) {
+            return Err(format!("{} is no absolute path", cgroup.display()));
+        }
+    }
+    if !container.memory_cgroup.starts_with(memory_root) {
+        return Err(format!(
+            "its memory cgroup {} is not below {}, where this host has them",
+            container.memory_cgroup.display(),
+            memory_root.display()
+        ));
+    }
+    Ok(Some(container))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOT: &str = "/sys/fs/cgroup/memory";
+
+    fn descriptor(memory_cgroup: &str) -> String {
+        format!(
+            r#"{{"namespace":"default","name":"web","labels":{{"app":"web"}},"memory_cgroup":"{memory_cgroup}","unified_cgroup":"/sys/fs/cgroup/unified/web"}}"#
+        )
+    }
+
+    fn discover_one(content: &str) -> Discovery {
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::write(directory.path().join("web.json"), content).expect("written");
+        fs::write(directory.path().join("web.json.new"), "{").expect("written");
+        discover(directory.path(), Path::new(ROOT))
+    }
+
+    #[test]
+    fn descriptor_is_a_container() {
+        let found = discover_one(&descriptor("/sys/fs/cgroup/memory/web"));
+        assert!(found.warnings.is_empty(), "{:?}", found.warnings);
+        let (key, container) = found.containers.first_key_value().expect("one");
+        assert_eq!(key.to_string(), "default/web");
+        assert_eq!(container.labels["app"], "web");
+    }
+
+    #[test]
+    fn wrong_descriptor_is_left_out_with_a_sentence() {
+        for (content, cause) in [
+            ("{", "no descriptor"),
+            (r#"{"namespace":"default"}"#, "no descriptor"),
+            (&descriptor("/etc"), "not below"),
+            (&descriptor("web"), "no absolute path"),
+            (
+                &descriptor("/sys/fs/cgroup/memory/../web"),
+                "no absolute path",
+            ),
+            (&" ".repeat(70_000), "bytes long"),
+        ] {
+            let found = discover_one(content);
+            assert!(found.containers.is_empty());
+            assert_eq!(found.warnings.len(), 1);
+            assert!(found.warnings[0].contains(cause), "{:?}", found.warnings);
+            assert!(found.warnings[0].contains("web.json"));
+        }
+    }
+
+    #[test]
+    fn directory_that_went_away_is_a_warning() {
+        let found = discover(Path::new("/nonexistent"), Path::new(ROOT));
+        assert!(found.warnings[0].contains("--containers-dir /nonexistent"));
     }
 }

@@ -1,7 +1,7 @@
-//! A local daemon on its unix socket: reports by long poll, documents as whole requests.
+//! A local daemon on its unix socket: requests and answers, and a follower that publishes its
+//! reports by long poll.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use dynamicswap_proto::daemon::v1::response::Kind;
@@ -10,13 +10,9 @@ use dynamicswap_proto::frame;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-/// Longest wait for a change: a report at least this often keeps the counters fresh.
-const LONG_POLL: Duration = Duration::from_millis(1000);
-/// A daemon that takes longer to answer than this is as good as gone.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-/// Pause before a daemon that is gone is looked for again.
-const RETRY: Duration = Duration::from_millis(100);
+use crate::limits::{ANSWER_LIMIT, DAEMON_RETRY, LONG_POLL, POLL_SPACING};
 
 /// What is known of a daemon.
 #[derive(Debug, Clone, Default)]
@@ -61,26 +57,54 @@ pub async fn connect(socket: &Path) -> Result<UnixStream> {
         .with_context(|| format!("no daemon at {}", socket.display()))
 }
 
-/// Follows a daemon for ever: every change of its report is published at once.
+/// Hands a document over and waits for the daemon's word.
+///
+/// # Errors
+/// The daemon's refusal, or why it cannot be asked.
+pub async fn hand_over(socket: &Path, kind: request::Kind) -> Result<()> {
+    let mut stream = connect(socket).await?;
+    match ask(&mut stream, kind).await? {
+        Kind::Applied(_) => Ok(()),
+        Kind::Refused(refused) => bail!("{}", refused.reason),
+        Kind::Report(_) => bail!("the daemon answered a document with a report"),
+    }
+}
+
+/// Follows a daemon for as long as somebody wants to know: every change of its report is
+/// published at once, and only the newest is kept.
 pub async fn follow(socket: PathBuf, known: watch::Sender<Known>) {
-    loop {
+    while !known.is_closed() {
         if let Err(error) = follow_once(&socket, &known).await {
-            known.send_replace(Known::Gone(format!("{error:#}")));
+            let reason = format!("{error:#}");
+            // The same reason again is no news.
+            let is_news = |before: &Known| !matches!(before, Known::Gone(old) if *old == reason);
+            known.send_if_modified(|before| {
+                let news = is_news(before);
+                if news {
+                    *before = Known::Gone(reason.clone());
+                }
+                news
+            });
         }
-        tokio::time::sleep(RETRY).await;
+        tokio::time::sleep(DAEMON_RETRY).await;
     }
 }
 
 async fn follow_once(socket: &Path, known: &watch::Sender<Known>) -> Result<()> {
     let mut stream = connect(socket).await?;
     let mut change = 0;
-    loop {
+    while !known.is_closed() {
+        let not_before = Instant::now() + POLL_SPACING;
         // The first request is answered at once: a daemon that has just started is reported
         // before anything changes.
-        let wait_ms = if change == 0 { 0 } else { 1000 };
+        let wait = if change == 0 {
+            0
+        } else {
+            LONG_POLL.as_millis()
+        };
         let wanted = ReportRequest {
             known_change: change,
-            wait_ms,
+            wait_ms: u32::try_from(wait).unwrap_or(u32::MAX),
         };
         match ask(&mut stream, request::Kind::Report(wanted)).await? {
             Kind::Report(report) => {
@@ -90,5 +114,7 @@ async fn follow_once(socket: &Path, known: &watch::Sender<Known>) -> Result<()> 
             Kind::Refused(refused) => bail!("the daemon refused to report: {}", refused.reason),
             Kind::Applied(_) => bail!("the daemon answered a report request with 'applied'"),
         }
+        tokio::time::sleep_until(not_before).await;
     }
+    Ok(())
 }

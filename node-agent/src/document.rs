@@ -1,13 +1,20 @@
 //! The kept document: the last one taken, on disk, so that a restarted agent goes on without the
 //! controller.
+//!
+//! The file is 8 bytes of magic, a CRC-64 of the rest, and the document. Half of a document could
+//! read as a whole one that grants less: the checksum tells.
 
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use crc_fast::CrcAlgorithm;
 use dynamicswap_proto::control::v1::DesiredDocument;
 use prost::Message as _;
 use thiserror::Error;
+
+const MAGIC: &[u8; 8] = b"DYNSWAPd";
+const HEADER_BYTES: usize = 16;
 
 /// Why a document is not taken or kept.
 #[derive(Debug, Error)]
@@ -32,8 +39,11 @@ pub enum DocumentError {
         source: std::io::Error,
     },
     /// The file holds something else.
-    #[error("{} holds no document: remove it, the controller sends a new one", path.display())]
-    Malformed {
+    #[error(
+        "the kept document {} is damaged: remove it, the controller sends a new one",
+        path.display()
+    )]
+    Damaged {
         /// The file.
         path: PathBuf,
     },
@@ -44,8 +54,7 @@ pub enum DocumentError {
 pub struct KeptDocument {
     path: PathBuf,
     current: DesiredDocument,
-    /// Documents refused because they were older.
-    pub refused: u64,
+    refused: u64,
 }
 
 impl KeptDocument {
@@ -54,10 +63,11 @@ impl KeptDocument {
     /// # Errors
     /// [`DocumentError`] if the file cannot be read or holds something else.
     pub fn load(state_dir: &Path) -> Result<Self, DocumentError> {
-        let path = state_dir.join("document.pb");
+        let path = state_dir.join("document");
         let current = match fs::read(&path) {
-            Ok(bytes) => DesiredDocument::decode(&bytes[..])
-                .map_err(|_| DocumentError::Malformed { path: path.clone() })?,
+            Ok(bytes) => {
+                decode(&bytes).ok_or_else(|| DocumentError::Damaged { path: path.clone() })?
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 DesiredDocument::default()
             }
@@ -82,6 +92,14 @@ impl KeptDocument {
         &self.current
     }
 
+    /// A sentence about documents that were refused, if any were.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        let (refused, kept) = (self.refused, self.current.generation);
+        (refused > 0)
+            .then(|| format!("documents older than generation {kept} were refused: {refused}"))
+    }
+
     /// Takes a document: on disk first, then in force. True if it is another one than before.
     ///
     /// # Errors
@@ -95,26 +113,41 @@ impl KeptDocument {
         if document == self.current {
             return Ok(false);
         }
-        self.write(&document)?;
+        self.write(&document).map_err(|source| DocumentError::Io {
+            what: "write",
+            path: self.path.clone(),
+            source,
+        })?;
         self.current = document;
         Ok(true)
     }
 
     /// Writes to another name and renames, so that no restart reads half of it.
-    fn write(&self, document: &DesiredDocument) -> Result<(), DocumentError> {
+    fn write(&self, document: &DesiredDocument) -> std::io::Result<()> {
         let new = self.path.with_extension("new");
-        let written = File::create(&new)
-            .and_then(|mut file| {
-                file.write_all(&document.encode_to_vec())?;
-                file.sync_all()
-            })
-            .and_then(|()| fs::rename(&new, &self.path));
-        written.map_err(|source| DocumentError::Io {
-            what: "write",
-            path: self.path.clone(),
-            source,
-        })
+        let mut file = File::create(&new)?;
+        file.write_all(&encode(document))?;
+        file.sync_all()?;
+        fs::rename(&new, &self.path)?;
+        // The name is part of what must survive.
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        File::open(directory)?.sync_all()
     }
+}
+
+fn checksum(body: &[u8]) -> [u8; 8] {
+    crc_fast::checksum(CrcAlgorithm::Crc64Nvme, body).to_le_bytes()
+}
+
+fn encode(document: &DesiredDocument) -> Vec<u8> {
+    let body = document.encode_to_vec();
+    [&MAGIC[..], &checksum(&body), &body].concat()
+}
+
+fn decode(bytes: &[u8]) -> Option<DesiredDocument> {
+    let (header, body) = bytes.split_at_checked(HEADER_BYTES)?;
+    let whole = header.starts_with(MAGIC) && header.ends_with(&checksum(body));
+    whole.then(|| DesiredDocument::decode(body).ok()).flatten()
 }
 
 #[cfg(test)]
@@ -125,6 +158,7 @@ mod tests {
         DesiredDocument {
             generation,
             term: 1,
+            policies_json: vec!["{}".to_owned(); 3],
             ..DesiredDocument::default()
         }
     }
@@ -136,6 +170,7 @@ mod tests {
         assert_eq!(kept.current().generation, 0);
         assert!(kept.take(document(5)).expect("newer"));
         assert!(!kept.take(document(5)).expect("the same"));
+        assert_eq!(kept.warning(), None);
         assert!(matches!(
             kept.take(document(4)),
             Err(DocumentError::Old {
@@ -143,16 +178,27 @@ mod tests {
                 kept: 5
             })
         ));
-        assert_eq!(kept.refused, 1);
+        let warning = kept.warning().expect("one");
+        assert_eq!(warning, "documents older than generation 5 were refused: 1");
         let kept = KeptDocument::load(directory.path()).expect("kept");
         assert_eq!(kept.current(), &document(5));
     }
 
     #[test]
-    fn file_with_something_else_is_named() {
+    fn damage_anywhere_in_the_file_is_noticed_and_the_file_named() {
         let directory = tempfile::tempdir().expect("a directory");
-        fs::write(directory.path().join("document.pb"), [0xff; 9]).expect("written");
-        let error = KeptDocument::load(directory.path()).expect_err("malformed");
-        assert!(error.to_string().contains("document.pb"), "{error}");
+        let path = directory.path().join("document");
+        let whole = encode(&document(5));
+        let damaged = (0..whole.len()).flat_map(|at| {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 0x10;
+            [flipped, whole[..at].to_vec()]
+        });
+        for bytes in damaged {
+            fs::write(&path, &bytes).expect("written");
+            let error = KeptDocument::load(directory.path()).expect_err("damaged");
+            let sentence = error.to_string();
+            assert!(sentence.contains("document is damaged"), "{sentence}");
+        }
     }
 }

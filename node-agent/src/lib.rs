@@ -4,8 +4,17 @@
 //! Owns the control side of a node. The data path needs none of it once slabs are mapped.
 #![forbid(unsafe_code)]
 
+pub mod agent;
+pub mod cgroup;
+pub mod config;
 pub mod containers;
+pub mod courier;
 pub mod daemon;
 pub mod document;
+pub mod limits;
 pub mod node;
+pub mod policies;
+pub mod pressure;
+pub mod report;
 pub mod session;
+pub mod watches;

@@ -1,27 +1,48 @@
-//! The node's own figures: PSI and memory.
+//! The node's own figures, and this process's, from /proc.
 
-use dynamicswap_proto::control::v1::NodePressure;
-use procfs::{Current as _, Meminfo, MemoryPressure};
+use dynamicswap_policy::Memory;
+use dynamicswap_types::Bytes;
+use procfs::{Current as _, Meminfo};
 
-use crate::containers::pressure_line;
+/// The node's pressure file.
+pub const PRESSURE_FILE: &str = "/proc/pressure/memory";
 
-/// Reads them; what the host does not have stays absent.
-#[must_use]
-pub fn pressure() -> NodePressure {
-    let pressure = MemoryPressure::current().ok();
-    let memory = Meminfo::current().ok();
-    let memory = memory.as_ref();
-    NodePressure {
-        some: pressure
-            .as_ref()
-            .map(|pressure| pressure_line(&pressure.some)),
-        full: pressure
-            .as_ref()
-            .map(|pressure| pressure_line(&pressure.full)),
-        memory_total_bytes: memory.map_or(0, |memory| memory.mem_total),
-        memory_available_bytes: memory.and_then(|memory| memory.mem_available).unwrap_or(0),
-        swap_total_bytes: memory.map_or(0, |memory| memory.swap_total),
-        swap_used_bytes: memory.map_or(0, |m| m.swap_total.saturating_sub(m.swap_free)),
+/// Memory of the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NodeMemory {
+    /// All RAM.
+    pub total: Bytes,
+    /// What could be had without swapping, as the kernel estimates it.
+    pub available: Bytes,
+    /// All swap.
+    pub swap_total: Bytes,
+    /// Swap in use.
+    pub swap_used: Bytes,
+}
+
+impl NodeMemory {
+    /// Reads it; a figure that the host does not have is zero.
+    #[must_use]
+    pub fn read() -> Self {
+        let Ok(memory) = Meminfo::current() else {
+            return Self::default();
+        };
+        Self {
+            total: Bytes::new(memory.mem_total),
+            available: Bytes::new(memory.mem_available.unwrap_or(0)),
+            swap_total: Bytes::new(memory.swap_total),
+            swap_used: Bytes::new(memory.swap_total.saturating_sub(memory.swap_free)),
+        }
+    }
+}
+
+impl From<NodeMemory> for Memory {
+    fn from(memory: NodeMemory) -> Self {
+        Self {
+            used: memory.total.saturating_sub(memory.available),
+            limit: Some(memory.total),
+            swapped: memory.swap_used,
+        }
     }
 }
 
@@ -32,4 +53,16 @@ pub fn own_resident_bytes() -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or(0).saturating_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_and_process_have_memory() {
+        let memory = NodeMemory::read();
+        assert!(memory.total > Bytes::ZERO && memory.available <= memory.total);
+        assert!(own_resident_bytes() > 0);
+    }
 }

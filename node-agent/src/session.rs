@@ -1,241 +1,193 @@
-//! The session with the controller, and the documents' way to the daemons.
+//! The session with the controller: connects, backs off, carries documents down and reports up.
+//!
+//! Owns the stream and the pauses between streams. Decides nothing about documents.
 
-use std::path::PathBuf;
+use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
-use dynamicswap_proto::SESSION_PROTOCOL;
-use dynamicswap_proto::control::v1::agent_message::Kind as Up;
+use anyhow::{Context as _, Result, anyhow};
+use dynamicswap_proto::control::v1::agent_message::Kind;
 use dynamicswap_proto::control::v1::agent_session_client::AgentSessionClient;
 use dynamicswap_proto::control::v1::{AgentMessage, DesiredDocument, Hello, NodeReport};
-use dynamicswap_proto::daemon::v1::{report, request, response};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
 use tonic::transport::Endpoint;
-use tracing::{info, warn};
 
-use crate::daemon::{self, Known};
-use crate::document::KeptDocument;
-use crate::{containers, node};
+use crate::limits::{
+    BACK_OFF_MAX, BACK_OFF_MIN, DOCUMENT_BYTES_MAX, KEEPALIVE, SESSION_OPEN_LIMIT, SESSION_WORKED,
+};
 
-/// Longest pause between two reports.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
-/// First and longest pause before a session is opened again.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-/// A document of a large device.
-const MESSAGE_BYTES_MAX: usize = 64 << 20;
-
-/// What an agent is told on its command line.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Node.
-    pub node: String,
-    /// Failure domain.
-    pub failure_domain: String,
-    /// `http://IP:PORT`.
-    pub controller: String,
-    /// Socket of swapd, on a borrower.
-    pub swapd: Option<PathBuf>,
-    /// Socket of the memory server, on a donor.
-    pub memory_server: Option<PathBuf>,
-    /// Descriptors of containers.
-    pub containers: Option<PathBuf>,
-}
-
-/// The agent's one task: owns the kept document and what is known of the daemons.
+/// What a session has to tell.
 #[derive(Debug)]
-pub struct Agent {
-    settings: Settings,
-    kept: KeptDocument,
-    swapd: watch::Receiver<Known>,
-    memory_server: watch::Receiver<Known>,
-    refusals: Vec<String>,
+pub enum SessionEvent {
+    /// The pause is over: [`Session::connect`] is wanted.
+    PauseOver,
+    /// The controller has taken the session.
+    Opened,
+    /// A document came.
+    Document(Box<DesiredDocument>),
+    /// The report that was due can be sent now.
+    MaySend,
+    /// The session is over, or did not begin; a pause follows.
+    Lost(anyhow::Error),
 }
 
-impl Agent {
-    /// Starts to follow the daemons.
+/// An open stream.
+#[derive(Debug)]
+struct Stream {
+    documents: Streaming<DesiredDocument>,
+    /// One report waits at most: a controller that reads slowly gets the newest figures later
+    /// instead of old ones.
+    up: mpsc::Sender<AgentMessage>,
+    opened: Instant,
+    had_document: bool,
+}
+
+type Connecting = Pin<Box<dyn Future<Output = Result<Stream>> + Send>>;
+
+enum State {
+    /// Waits for the end of the pause.
+    Pausing { until: Instant },
+    /// Waits for the controller's answer, at most [`SESSION_OPEN_LIMIT`].
+    Connecting(Connecting),
+    /// Waits for documents, and for room to send.
+    Open(Box<Stream>),
+}
+
+/// The session; see the module.
+pub struct Session {
+    endpoint: Endpoint,
+    state: State,
+    pause: Duration,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state = match &self.state {
+            State::Pausing { .. } => "pausing",
+            State::Connecting(_) => "connecting",
+            State::Open(_) => "open",
+        };
+        write!(f, "Session({state})")
+    }
+}
+
+impl Session {
+    /// A session that wants to connect at once.
     #[must_use]
-    pub fn new(settings: Settings, kept: KeptDocument) -> Self {
-        let follow = |socket: &Option<PathBuf>| {
-            let (sender, receiver) = watch::channel(Known::Unknown);
-            if let Some(socket) = socket.clone() {
-                tokio::spawn(daemon::follow(socket, sender));
-            }
-            receiver
-        };
-        Self {
-            swapd: follow(&settings.swapd),
-            memory_server: follow(&settings.memory_server),
-            refusals: Vec::new(),
-            settings,
-            kept,
-        }
-    }
-
-    /// Runs for ever: one session after another, and the kept document in between.
-    pub async fn run(mut self) {
-        let mut pause = BACK_OFF.0;
-        loop {
-            match self.session().await {
-                Ok(()) => pause = BACK_OFF.0,
-                Err(error) => {
-                    warn!("no session with {}: {error:#}", self.settings.controller);
-                    pause = (pause * 2).min(BACK_OFF.1);
-                }
-            }
-            // The node goes on by the kept document while the controller is away.
-            let until = tokio::time::Instant::now() + pause;
-            while tokio::time::Instant::now() < until {
-                self.apply().await;
-                tokio::select! {
-                    () = tokio::time::sleep_until(until) => {}
-                    _ = self.swapd.changed(), if self.settings.swapd.is_some() => {}
-                    _ = self.memory_server.changed(), if self.settings.memory_server.is_some() => {}
-                }
-            }
-        }
-    }
-
-    fn hello(&self) -> Hello {
-        Hello {
-            node: self.settings.node.clone(),
-            failure_domain: self.settings.failure_domain.clone(),
-            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            protocol: SESSION_PROTOCOL,
-            borrower: self.settings.swapd.is_some(),
-            donor: self.settings.memory_server.is_some(),
-            generation: self.kept.current().generation,
-        }
-    }
-
-    async fn session(&mut self) -> Result<()> {
-        let endpoint = Endpoint::from_shared(self.settings.controller.clone())?
-            .connect_timeout(Duration::from_secs(2))
-            .http2_keep_alive_interval(Duration::from_secs(2))
-            .keep_alive_timeout(Duration::from_secs(2))
+    pub fn new(endpoint: Endpoint) -> Self {
+        let endpoint = endpoint
+            .connect_timeout(SESSION_OPEN_LIMIT)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE)
             .keep_alive_while_idle(true);
-        let channel = endpoint.connect().await.context("cannot connect")?;
-        let mut client =
-            AgentSessionClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let (up, messages) = mpsc::channel(4);
-        up.send(AgentMessage {
-            kind: Some(Up::Hello(self.hello())),
-        })
-        .await?;
-        up.send(AgentMessage {
-            kind: Some(Up::Report(self.report())),
-        })
-        .await?;
-        let answer = client.open(ReceiverStream::new(messages)).await;
-        let mut documents = answer
-            .context("the controller refused the session")?
-            .into_inner();
-        info!("session with {}", self.settings.controller);
-        loop {
-            tokio::select! {
-                document = documents.message() => match document? {
-                    Some(document) => self.take(document),
-                    None => bail!("the controller ended the session"),
-                },
-                _ = self.swapd.changed(), if self.settings.swapd.is_some() => {}
-                _ = self.memory_server.changed(), if self.settings.memory_server.is_some() => {}
-                () = tokio::time::sleep(REPORT_EVERY) => {}
-            }
-            self.apply().await;
-            let report = AgentMessage {
-                kind: Some(Up::Report(self.report())),
-            };
-            up.send(report).await.context("the session is gone")?;
+        Self {
+            endpoint,
+            state: State::Pausing {
+                until: Instant::now(),
+            },
+            pause: BACK_OFF_MIN,
         }
     }
 
-    fn take(&mut self, document: DesiredDocument) {
-        let generation = document.generation;
-        match self.kept.take(document) {
-            Ok(true) => info!(generation, "document taken"),
-            Ok(false) => {}
-            Err(error) => warn!("{error}"),
-        }
-    }
-
-    /// Brings the kept document to each daemon that has not taken it in its present life.
-    async fn apply(&mut self) {
-        self.refusals.clear();
-        let document = self.kept.current();
-        let mut wanted = Vec::with_capacity(2);
-        if let (Some(device), Known::Report(known), Some(socket)) = (
-            &document.swap_device,
-            &*self.swapd.borrow(),
-            &self.settings.swapd,
-        ) && let Some(report::Kind::SwapDevice(now)) = &known.kind
-            && now.generation < device.generation
-            && now.device_id == device.device_id
-        {
-            let kind = request::Kind::ApplySwapDevice(device.clone());
-            wanted.push((kind, device.generation, socket.clone()));
-        }
-        if let (Some(server), Known::Report(known), Some(socket)) = (
-            &document.memory_server,
-            &*self.memory_server.borrow(),
-            &self.settings.memory_server,
-        ) && let Some(report::Kind::MemoryServer(now)) = &known.kind
-            && now.generation < server.generation
-            && now.incarnation == server.incarnation
-        {
-            let kind = request::Kind::ApplyMemoryServer(server.clone());
-            wanted.push((kind, server.generation, socket.clone()));
-        }
-        for (kind, generation, socket) in wanted {
-            if let Err(error) = hand_over(&socket, kind).await {
-                let sentence = format!("{}: {error:#}", socket.display());
-                warn!(generation, "document refused: {sentence}");
-                self.refusals.push(sentence);
-            }
-        }
-    }
-
-    fn report(&self) -> NodeReport {
-        let mut message = NodeReport {
-            generation: self.kept.current().generation,
-            node_pressure: Some(node::pressure()),
-            refusals: self.refusals.clone(),
-            agent_rss_bytes: node::own_resident_bytes(),
-            ..NodeReport::default()
+    /// Begins to connect.
+    pub fn connect(&mut self, hello: Hello) {
+        let endpoint = self.endpoint.clone();
+        let connecting = async move {
+            let opening = tokio::time::timeout(SESSION_OPEN_LIMIT, open(endpoint, hello));
+            opening.await.context("the controller does not answer")?
         };
-        for known in [&*self.swapd.borrow(), &*self.memory_server.borrow()] {
-            if let Known::Report(report) = known {
-                match &report.kind {
-                    Some(report::Kind::SwapDevice(device)) => {
-                        message.swap_device = Some(device.clone());
-                    }
-                    Some(report::Kind::MemoryServer(server)) => {
-                        message.memory_server = Some(server.clone());
-                    }
-                    None => {}
-                }
+        self.state = State::Connecting(Box::pin(connecting));
+    }
+
+    /// Waits for the next event. A report is due at `send_at`. Cancelling loses nothing.
+    pub async fn next(&mut self, send_at: Instant) -> SessionEvent {
+        let error = match &mut self.state {
+            State::Pausing { until } => {
+                sleep_until(*until).await;
+                return SessionEvent::PauseOver;
             }
+            State::Connecting(connecting) => match connecting.await {
+                Ok(stream) => {
+                    self.state = State::Open(Box::new(stream));
+                    return SessionEvent::Opened;
+                }
+                Err(error) => error,
+            },
+            State::Open(stream) => match stream.next(send_at).await {
+                Ok(event) => return event,
+                Err(error) => error,
+            },
+        };
+        self.back_off();
+        SessionEvent::Lost(error)
+    }
+
+    /// Sends a report if the session is open and has room.
+    pub fn send(&mut self, report: NodeReport) {
+        if let State::Open(stream) = &self.state {
+            let kind = Some(Kind::Report(report));
+            // Without room there was no MaySend; without a receiver the stream's end comes next.
+            let _sent = stream.up.try_send(AgentMessage { kind });
         }
-        if let Known::Gone(reason) = &*self.swapd.borrow() {
-            message.swap_device_error = reason.clone();
+    }
+
+    /// Sets the next pause: the shortest after a session that worked, else twice the last one.
+    fn back_off(&mut self) {
+        let worked = matches!(&self.state, State::Open(stream) if stream.worked());
+        if worked {
+            self.pause = BACK_OFF_MIN;
         }
-        if let Known::Gone(reason) = &*self.memory_server.borrow() {
-            message.memory_server_error = reason.clone();
-        }
-        if let Some(directory) = &self.settings.containers {
-            message.containers = containers::discover(directory)
-                .iter()
-                .map(containers::report)
-                .collect();
-        }
-        message
+        let until = Instant::now() + self.pause;
+        self.state = State::Pausing { until };
+        self.pause = (self.pause * 2).min(BACK_OFF_MAX);
     }
 }
 
-async fn hand_over(socket: &std::path::Path, kind: request::Kind) -> Result<()> {
-    let mut stream = daemon::connect(socket).await?;
-    match daemon::ask(&mut stream, kind).await? {
-        response::Kind::Applied(_) => Ok(()),
-        response::Kind::Refused(refused) => bail!("{}", refused.reason),
-        response::Kind::Report(_) => bail!("the daemon answered a document with a report"),
+impl Stream {
+    /// A controller that takes a session and ends it at once has not made it work.
+    fn worked(&self) -> bool {
+        self.had_document || self.opened.elapsed() >= SESSION_WORKED
     }
+
+    async fn next(&mut self, send_at: Instant) -> Result<SessionEvent> {
+        let Self { documents, up, .. } = self;
+        let room = async {
+            sleep_until(send_at).await;
+            up.reserve().await.map(drop)
+        };
+        tokio::select! {
+            document = documents.message() => {
+                let document = document?.ok_or_else(|| anyhow!("the controller ended the session"))?;
+                self.had_document = true;
+                Ok(SessionEvent::Document(Box::new(document)))
+            }
+            room = room => {
+                room.context("the session is gone")?;
+                Ok(SessionEvent::MaySend)
+            }
+        }
+    }
+}
+
+async fn open(endpoint: Endpoint, hello: Hello) -> Result<Stream> {
+    let channel = endpoint.connect().await.context("cannot connect")?;
+    let client = AgentSessionClient::new(channel);
+    let mut client = client.max_decoding_message_size(DOCUMENT_BYTES_MAX);
+    let (up, messages) = mpsc::channel(1);
+    let kind = Some(Kind::Hello(hello));
+    up.send(AgentMessage { kind }).await?;
+    let answer = client.open(ReceiverStream::new(messages)).await;
+    let documents = answer
+        .context("the controller refused the session")?
+        .into_inner();
+    Ok(Stream {
+        documents,
+        up,
+        opened: Instant::now(),
+        had_document: false,
+    })
 }

@@ -22,16 +22,9 @@ pub struct Options {
 /// Builds and becomes the benchmark program.
 pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     host::install(&[&host::RUN_NEEDS[..], &host::BENCH_NEEDS].concat())?;
-    exec::run(&mut demo::build_release(root)).context("the release build failed; see above")?;
-    let mut build = exec::cargo(root);
-    build.args([
-        "build",
-        "--release",
-        "--bins",
-        "--package",
-        "dynamicswap-bench",
-    ]);
-    exec::run(&mut build).context("the benchmark's build failed; see above")?;
+    let mut build = demo::build_release(root);
+    build.args(["--package", "dynamicswap-bench"]);
+    exec::run(&mut build).context("the release build failed; see above")?;
     let mut program = Command::new(demo::release_folder(root).join("dynamicswap-bench"));
     program
         .arg("--out")

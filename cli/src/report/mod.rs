@@ -1,7 +1,7 @@
 //! What a demo leaves: report.json for programs, report.html for people.
 //!
 //! Owns the form of both and everything that is computed from the samples. Pure but for the two
-//! files that [`write`] makes.
+//! files that [`write()`] makes.
 
 pub mod analysis;
 mod html;

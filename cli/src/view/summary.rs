@@ -503,6 +503,7 @@ pub(crate) mod tests {
                 ..pb::PressureLine::default()
             }),
             pressure_state: "Pressured".to_owned(),
+            pressure_reason: "some was 41.2 % of 10 s, the threshold is 10 %".to_owned(),
             policy: "default/demo".to_owned(),
             ..pb::ContainerReport::default()
         };

@@ -45,11 +45,13 @@ pub fn lines(summary: &Summary, title: &str, ui: &Ui) -> Vec<String> {
 /// Containers, notes and events: as much of each as the lines that are left allow.
 fn rest(summary: &Summary, room: usize, ui: &Ui) -> Vec<String> {
     let notes = note_lines(summary, NOTE_LINES, ui);
+    let figures = summary.containers.iter().take(CONTAINERS);
+    let figures: Vec<String> = figures.flat_map(|c| container_lines(c, ui)).collect();
     let section = |wanted, least| Section { wanted, least };
     let [containers, noted, events] = share(
         room,
         [
-            section(summary.containers.len().min(CONTAINERS), 1),
+            section(figures.len(), 1),
             section(notes.len(), NOTE_LINES),
             section(summary.events.len().min(EVENTS), 1),
         ],
@@ -58,8 +60,7 @@ fn rest(summary: &Summary, room: usize, ui: &Ui) -> Vec<String> {
     if containers > 0 {
         let titles = "CONTAINER               RAM        LIMIT      SWAPPED    SOME   FULL   STATE";
         lines.push(head(ui, titles));
-        let shown = summary.containers.iter().take(containers);
-        lines.extend(shown.map(|container| container_line(container, ui)));
+        lines.extend(figures.into_iter().take(containers));
     }
     if noted > 0 {
         lines.push(head(ui, "NOTE"));
@@ -209,13 +210,14 @@ fn donor_line(donor: &Donor, ui: &Ui) -> String {
     )
 }
 
-fn container_line(container: &Container, ui: &Ui) -> String {
+/// A container's figures, and why it is not calm if it is not.
+fn container_lines(container: &Container, ui: &Ui) -> Vec<String> {
     let tone = match container.state.as_str() {
         "Calm" => Tone::Good,
         "Stalled" => Tone::Bad,
         _ => Tone::Warn,
     };
-    format!(
+    let mut lines = vec![format!(
         "  {:<21} {:<10} {:<10} {:<10} {:>4.0} % {:>4.0} %  {}",
         cut(&container.name, 40),
         human_bytes(container.memory),
@@ -224,7 +226,13 @@ fn container_line(container: &Container, ui: &Ui) -> String {
         container.some,
         container.full,
         ui.paint(tone, &container.state)
-    )
+    )];
+    // A calm container needs no explanation.
+    if container.state != "Calm" && !container.reason.is_empty() {
+        let why = cut(&container.reason, COLUMNS - 4);
+        lines.push(format!("    {}", ui.paint(Tone::Dim, &why)));
+    }
+    lines
 }
 
 fn event_line(event: &Event, ui: &Ui) -> String {
@@ -365,6 +373,7 @@ mod tests {
             "400 KiB have too few copies",
             "ServerLost",
             "default/verify",
+            "some was 41.2 % of 10 s",
             "2 slabs mapped, 1 in reserve",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");

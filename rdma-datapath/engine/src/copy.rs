@@ -5,6 +5,7 @@
 use dynamicswap_types::{MonotonicTime, PageIndex, Spill};
 
 use crate::buffer::Buffers;
+use crate::document::ReplicaPlace;
 use crate::effect::EngineEvent;
 use crate::engine::{COPY_TAG, Engine};
 use crate::in_flight::{CopyTarget, OperationState, Purpose, RequestPlace, Stage, Work};
@@ -141,15 +142,28 @@ impl Engine<'_> {
         self.copy.next_slab = 0;
     }
 
+    /// Copies made so far for a target are worth nothing: it is another one now, or has missed a
+    /// write. The target may be as before by the time that the last job ends, which is why this
+    /// is noted and not asked then.
+    pub(crate) fn spoil_copy(&mut self, slab: u32, is_over: impl Fn(&Self, ReplicaPlace) -> bool) {
+        let Some(current) = self.copy.current.filter(|current| current.slab == slab) else {
+            return;
+        };
+        if let CopyTarget::Replica(target) = current.target
+            && is_over(self, target)
+        {
+            self.copy.current = Some(Current {
+                failed: true,
+                ..current
+            });
+        }
+    }
+
     fn is_still_wanted(&self, current: Current) -> bool {
         match current.target {
             CopyTarget::Disk => self.config.spill,
             CopyTarget::Replica(place) => {
-                let set = self.tables.slabs[current.slab as usize].set();
-                let found = set.and_then(|set| {
-                    let entry = &self.tables.sets[set];
-                    entry.find(place).map(|index| entry.replica(index))
-                });
+                let found = self.replica_of(current.slab, place);
                 found.is_some_and(|replica| {
                     replica.state == ReplicaState::Rebuilding && self.is_usable(replica)
                 })
@@ -226,14 +240,17 @@ impl Engine<'_> {
         buffers: &mut dyn Buffers,
         now: MonotonicTime,
     ) {
-        // posted: 0 reading, 1 writing, 2 a write failed.
+        // posted: 0 reading, 1 writing, 2 a write failed or a source could not be reached.
         let stage = self.requests[place].parts[0].posted;
         if stage == 0 {
             if !self.drive_read_parts(place, now) || self.requests[place].outstanding > 0 {
                 return;
             }
-            self.requests[place].parts[0].posted = 1;
-            self.post_copy_writes(place, now);
+            let share = &mut self.requests[place].parts[0];
+            if share.posted == 0 {
+                share.posted = 1;
+                self.post_copy_writes(place, now);
+            }
         }
         if self.requests[place].outstanding > 0 {
             return;
@@ -261,6 +278,15 @@ impl Engine<'_> {
             Work::Copy(CopyTarget::Replica(target)) => Purpose::WriteReplica(target),
             _ => Purpose::WriteDisk,
         };
+        if let Purpose::WriteReplica(target) = purpose {
+            // While it was read for, the target may have left the set or lost its memory: its
+            // slot may be somebody else's by now.
+            let replica = self.replica_of(share.slab, target);
+            if !replica.is_some_and(|replica| self.is_usable(replica)) {
+                self.requests[place].parts[0].posted = 2;
+                return;
+            }
+        }
         let good = |engine: &Self, page: &u32| {
             let index = engine.page_of(share.slab, share.first + *page);
             !engine.tables.pages[index].is_empty() && !share.need.contains(*page)

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use dynamicswap_types::{
     Durability, Epoch, Generation, IncarnationId, MonotonicTime, PageIndex, PageVersion,
-    ServerIndex,
+    ServerIndex, SetId,
 };
 
 use crate::buffer::{BufferRange, Buffers};
 use crate::copy::CopyState;
+use crate::document::ReplicaPlace;
 use crate::effect::{Effect, EngineEvent, SpillOperation};
 use crate::in_flight::{OperationState, Part, Purpose, RequestPlace, RequestState, Stage, Work};
 use crate::limits::{
@@ -127,6 +128,8 @@ pub struct Engine<'m> {
     /// Slab of each set in the set table.
     pub(crate) set_slab: Vec<Option<u32>>,
     pub(crate) copy: CopyState,
+    /// Since when no set could be had for a write, if that is so.
+    pub(crate) reserve_empty_since: Option<MonotonicTime>,
     next_tick: MonotonicTime,
     fenced: bool,
 }
@@ -174,6 +177,7 @@ impl<'m> Engine<'m> {
             slab_used,
             set_slab,
             copy: CopyState::default(),
+            reserve_empty_since: None,
             next_tick: MonotonicTime::ZERO,
             fenced: false,
             tables,
@@ -416,7 +420,14 @@ impl<'m> Engine<'m> {
         let request = &mut self.requests[state.request];
         request.outstanding -= 1;
         request.parts[state.part].outstanding -= 1;
+        // A copy that is no longer what it was has neither got a write nor refused one.
+        let over = state.disowned && !matches!(result, Err(OperationError::OldEpoch));
         self.note_result(&state, result, now);
+        let result = if over {
+            Err(OperationError::LinkDown)
+        } else {
+            result
+        };
         match state.purpose {
             Purpose::ReadReplica(_) | Purpose::ReadDisk => self.read_done(&state, result, buffers),
             Purpose::WriteReplica(place) => self.write_done(&state, place, result),
@@ -452,8 +463,24 @@ impl<'m> Engine<'m> {
             }
             Err(OperationError::LinkDown) => {}
             Err(OperationError::OldEpoch) => self.fence(place.server),
+            Err(OperationError::NotOwner | OperationError::OutOfRange) if state.disowned => {}
             Err(OperationError::NotOwner | OperationError::OutOfRange) => {
                 self.replica_refused(self.requests[state.request].parts[state.part].slab, place);
+            }
+        }
+    }
+
+    /// Answers to operations on copies that are no longer what they were say nothing from now on.
+    /// `is_over` gets the slab and the copy.
+    pub(crate) fn disown(&mut self, is_over: impl Fn(&Self, u32, ReplicaPlace) -> bool) {
+        for index in 0..self.operations.len() {
+            let state = self.operations[index];
+            let Some(target) = state.target().filter(|_| state.taken) else {
+                continue;
+            };
+            let slab = self.requests[state.request].parts[state.part].slab;
+            if is_over(self, slab, target) {
+                self.operations[index].disowned = true;
             }
         }
     }
@@ -481,6 +508,7 @@ impl<'m> Engine<'m> {
             run,
             posted: now,
             overdue: false,
+            disowned: false,
         };
         self.operations[place] = state;
         let id = state.id(place);
@@ -490,6 +518,7 @@ impl<'m> Engine<'m> {
         share.outstanding += 1;
         let buffer = owner.buffer.part(share.skip + run.0, run.1);
         let page = share.first + run.0;
+        let slab = share.slab as usize;
         let first = owner.first.get() + u64::from(share.skip + run.0);
         let (target, direction) = match purpose {
             Purpose::ReadReplica(place) => (place, Direction::Read),
@@ -506,11 +535,14 @@ impl<'m> Engine<'m> {
             }
         };
         self.servers[target.server.as_usize()].in_flight += 1;
+        let set = self.tables.slabs[slab].set();
+        let set = set.and_then(|set| self.tables.sets[set].id());
         let (server, slot) = (target.server, target.slot);
         self.effect(Effect::Post(Operation {
             id,
             server,
             direction,
+            set: set.unwrap_or(SetId::new(0)),
             slot,
             page,
             buffer,

@@ -223,6 +223,9 @@ pub(crate) struct OperationState {
     pub(crate) posted: MonotonicTime,
     /// A reset of the link was asked for because of it.
     pub(crate) overdue: bool,
+    /// Its copy is no longer the one that it was posted for: another place, or another life of
+    /// the server's memory. What it says counts as unknown.
+    pub(crate) disowned: bool,
 }
 
 impl OperationState {
@@ -235,7 +238,18 @@ impl OperationState {
         run: (0, 0),
         posted: MonotonicTime::ZERO,
         overdue: false,
+        disowned: false,
     };
+
+    /// The copy that it is on; none for the spill file.
+    pub(crate) fn target(&self) -> Option<ReplicaPlace> {
+        match self.purpose {
+            Purpose::ReadReplica(place) | Purpose::WriteReplica(place) | Purpose::Repair(place) => {
+                Some(place)
+            }
+            Purpose::ReadDisk | Purpose::WriteDisk => None,
+        }
+    }
 
     pub(crate) fn id(&self, place: usize) -> OperationId {
         OperationId((u64::from(self.generation) << 32) | place as u64)

@@ -1,6 +1,6 @@
 //! One-sided operations on a memory server: what the engine posts and a transport carries.
 
-use dynamicswap_types::{ServerIndex, SlotIndex};
+use dynamicswap_types::{ServerIndex, SetId, SlotIndex};
 use thiserror::Error;
 
 use crate::buffer::BufferRange;
@@ -28,6 +28,9 @@ pub struct Operation {
     pub server: ServerIndex,
     /// READ or WRITE.
     pub direction: Direction,
+    /// The set for which the slot was granted. The server compares it: an operation may be on its
+    /// way for so long that its slot was taken back and granted to another set meanwhile.
+    pub set: SetId,
     /// The slot.
     pub slot: SlotIndex,
     /// First page within the slot.
@@ -42,8 +45,8 @@ pub enum OperationError {
     /// The link went down; the operation may or may not have reached the server.
     #[error("the link to the memory server went down")]
     LinkDown,
-    /// The server answered that the slot belongs to somebody else or to nobody.
-    #[error("the memory server refused: this device does not own the slot")]
+    /// The server answered that the slot belongs to another device, another set or to nobody.
+    #[error("the memory server refused: this device does not own the slot for this set")]
     NotOwner,
     /// The server answered that a newer writer of this device exists.
     #[error("the memory server refused: a newer epoch of this device is known")]

@@ -117,7 +117,8 @@ impl Engine<'_> {
                     share.rounds += 1;
                     share.tried = 0;
                 }
-                Next::Wait | Next::Exhausted => return self.give_up(place, part),
+                Next::Wait => return self.give_up(place, part, false),
+                Next::Exhausted => return self.give_up(place, part, true),
             }
         }
     }
@@ -208,9 +209,18 @@ impl Engine<'_> {
         self.post((place, part), purpose, run, now);
     }
 
-    fn give_up(&mut self, place: RequestPlace, part: usize) {
+    /// Ends a part without the pages that it still needs. For a request of the kernel, a copy that
+    /// was out of reach for as long as the policy allows is as good as lost. A copy job has no
+    /// policy to keep: without a proof that the page is gone it fails, or its target would count
+    /// as whole without the page.
+    fn give_up(&mut self, place: RequestPlace, part: usize, proven: bool) {
+        let is_copy = matches!(self.requests[place].work, Work::Copy(_));
         let share = &mut self.requests[place].parts[part];
         share.done = true;
+        if is_copy && !proven {
+            share.posted = 2;
+            return;
+        }
         share.lost = true;
         let (slab, first) = (share.slab, share.first);
         let missing: u32 = (0..share.pages)

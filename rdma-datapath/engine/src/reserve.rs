@@ -76,6 +76,7 @@ impl Engine<'_> {
         for place in 0..self.tables.sets.len() {
             self.apply_known_set(place, &document.sets);
         }
+        self.disown(|engine, slab, place| engine.position(slab, place).is_none());
         for grant in &document.sets {
             self.apply_new_set(grant);
         }
@@ -144,24 +145,32 @@ impl Engine<'_> {
     }
 
     fn apply_server(&mut self, index: usize, server: &ServerDescriptor, now: MonotonicTime) {
-        let known = &mut self.servers[index];
-        let before = known.incarnation;
-        known.incarnation = server.incarnation.or(before);
-        known.domain = server.domain;
         let Ok(number) = u16::try_from(index) else {
             return;
         };
         let number = ServerIndex::new(number);
-        if before.is_some() && server.incarnation.is_some() && before != server.incarnation {
+        // The life that the copies in the tables belong to, and not what an earlier document of
+        // this process said: the document is kept before it is put in force, so an engine that
+        // died in between leaves tables that are older than the first document of the next one.
+        let life = &self.tables.lives[index];
+        let before = life.load();
+        let reborn = before.is_some() && server.incarnation.is_some_and(|now| before != Some(now));
+        if reborn {
             self.server_reborn(number);
         }
-        let known = self.servers[index];
+        if let Some(now) = server.incarnation {
+            life.store(now);
+        }
+        let known = &mut self.servers[index];
+        known.incarnation = server.incarnation.or(known.incarnation);
+        known.domain = server.domain;
+        let same = known.answered.is_some() && known.answered == known.incarnation;
         match known.link {
+            LinkState::Lost | LinkState::Up if same => self.set_link(number, LinkState::Up, now),
             LinkState::Lost | LinkState::Up => {
-                let same = known.answered.is_some() && known.answered == known.incarnation;
-                let link = if same { LinkState::Up } else { LinkState::Lost };
-                self.set_link(number, link, now);
-                if link == LinkState::Lost {
+                self.set_link(number, LinkState::Lost, now);
+                // Copies of a new life that has not answered yet are not lost with the old one.
+                if !reborn {
                     self.server_lost(number);
                 }
             }
@@ -170,16 +179,41 @@ impl Engine<'_> {
     }
 
     /// The document names a new life of a server: what the old one held is gone, and slots that
-    /// it still lists have been granted anew, empty.
+    /// it still lists have been granted anew, empty. What the old life has said, or will still
+    /// say, is not true of the new one.
     fn server_reborn(&mut self, server: ServerIndex) {
         for place in 0..self.tables.sets.len() {
-            let entry = &self.tables.sets[place];
-            for index in 0..entry.len() {
-                if entry.replica(index).place.server == server {
-                    entry.set_state(index, self.state_of_new_copy(place));
+            let mut changed = 0_u8;
+            for index in 0..self.tables.sets[place].len() {
+                if self.tables.sets[place].replica(index).place.server == server {
+                    let state = self.state_of_new_copy(place);
+                    self.tables.sets[place].set_state(index, state);
+                    changed |= 1 << index;
                 }
             }
+            if let (Some(slab), true) = (self.set_slab[place], changed != 0) {
+                self.forget_progress(slab, changed);
+            }
         }
+        self.disown(|_, _, place| place.server == server);
+    }
+
+    /// The copy at a position has missed a write, or is gone.
+    pub(crate) fn worsen(&mut self, place: usize, index: usize, state: ReplicaState) {
+        let entry = &self.tables.sets[place];
+        let target = entry.replica(index).place;
+        entry.set_state(index, state);
+        if let Some(id) = entry.id() {
+            self.event(EngineEvent::ReplicaStale(id, target.server));
+        }
+        let Some(slab) = self.set_slab[place] else {
+            return;
+        };
+        if state == ReplicaState::Lost {
+            // What it has acknowledged is gone as well.
+            self.forget_progress(slab, 1 << index);
+        }
+        self.spoil_copy(slab, |_, copied| copied == target);
     }
 
     /// State of a copy whose slot is empty: whole if the set holds nothing either.
@@ -191,7 +225,9 @@ impl Engine<'_> {
         }
     }
 
-    /// Brings one place of the set table to what the document says of its set.
+    /// Brings one place of the set table to what the document says of its set. A copy that stays
+    /// keeps its position where it can, and is written to its new one before the old one goes: a
+    /// process that is killed in between must not forget that the copy was whole.
     fn apply_known_set(&mut self, place: usize, grants: &[SetGrant]) {
         let entry = &self.tables.sets[place];
         let Some(id) = entry.id() else {
@@ -201,34 +237,35 @@ impl Engine<'_> {
             entry.free();
             return;
         };
+        let (wanted, len) = (&grant.replicas, grant.replicas.len());
         let before = [0, 1, 2].map(|index| (index < entry.len()).then(|| entry.replica(index)));
+        let is_wanted = |replica: &Replica| wanted.contains(&replica.place);
+        let moved = before[len..].iter().flatten().copied().filter(is_wanted);
+        let state = self.state_of_new_copy(place);
+        let is_new = |wish: &&ReplicaPlace| {
+            let mut known = before.iter().flatten();
+            known.all(|replica| replica.place != **wish)
+        };
+        let new = wanted.iter().filter(is_new).map(|place| Replica {
+            place: *place,
+            state,
+        });
+        let holes = (0..len).filter(|index| !before[*index].is_some_and(|it| is_wanted(&it)));
         let mut changed = 0_u8;
-        for (index, wanted) in grant.replicas.iter().enumerate() {
-            let kept = before
-                .iter()
-                .flatten()
-                .find(|replica| replica.place == *wanted);
-            let state = kept.map_or_else(|| self.state_of_new_copy(place), |kept| kept.state);
-            let replica = Replica {
-                place: *wanted,
-                state,
-            };
-            if before[index].map(|replica| replica.place) != Some(*wanted) {
-                changed |= 1 << index;
-            }
+        for (index, replica) in holes.zip(moved.chain(new)) {
             entry.store(index, replica);
-        }
-        for index in grant.replicas.len()..before.len() {
             changed |= 1 << index;
         }
-        entry.set_len(grant.replicas.len());
+        entry.set_len(len);
+        let dropped = (len..before.len()).filter(|index| before[*index].is_some());
+        changed = dropped.fold(changed, |changed, index| changed | 1 << index);
         if let (Some(slab), true) = (self.set_slab[place], changed != 0) {
             self.forget_progress(slab, changed);
         }
     }
 
-    /// Copies at the positions in `changed` are other ones now: what was sent to the old ones no
-    /// longer counts.
+    /// Copies at the positions in `changed` are other ones now, or empty ones: what was sent to the
+    /// old ones no longer counts, and what is being copied there begins anew.
     fn forget_progress(&mut self, slab: u32, changed: u8) {
         for place in self.active.iter().copied() {
             let state = &mut self.requests[place];
@@ -241,11 +278,18 @@ impl Engine<'_> {
                         share.acked &= !changed;
                         share.posted &= !changed;
                     }
-                    Work::Read | Work::Copy(_) => share.tried &= !changed,
+                    Work::Read | Work::Copy(_) => {
+                        share.tried &= !changed;
+                        share.bad &= !changed;
+                    }
                     Work::Discard | Work::Flush => {}
                 }
             }
         }
+        self.spoil_copy(slab, |engine, target| {
+            let index = engine.position(slab, target);
+            index.is_none_or(|index| changed & (1 << index) != 0)
+        });
     }
 
     fn apply_new_set(&mut self, grant: &SetGrant) {
@@ -278,13 +322,16 @@ impl Engine<'_> {
         let place = (0..self.tables.sets.len())
             .filter(free)
             .min_by_key(|p| self.tables.sets[*p].id())?;
-        entry.bind(Some(place));
         self.set_slab[place] = Some(slab);
         let set = &self.tables.sets[place];
         let state = self.state_of_new_copy(place);
         for index in 0..set.len() {
             set.set_state(index, state);
         }
+        // Last: a process that is killed before has bound nothing, and none that is killed after
+        // leaves copies that count as whole beside pages that only the disk has.
+        entry.bind(Some(place));
+        self.reserve_empty_since = None;
         self.tables.header.count(Counter::SlabsMapped, 1);
         if let Some(id) = set.id() {
             self.event(EngineEvent::SlabBound(SlabIndex::new(slab), id));
@@ -421,24 +468,35 @@ impl Engine<'_> {
                 }
             }
         }
+        self.disown(|_, _, place| place.server == server);
     }
 
     /// A server refused a slot: that copy is gone.
     pub(crate) fn replica_refused(&mut self, slab: u32, replica: ReplicaPlace) {
         let set = self.tables.slabs[slab as usize].set();
-        let index = set.and_then(|set| self.tables.sets[set].find(replica));
-        if let (Some(set), Some(index)) = (set, index) {
+        if let (Some(set), Some(index)) = (set, self.position(slab, replica)) {
             self.lose(set, index);
+            self.disown(|_, _, place| place == replica);
         }
     }
 
     fn lose(&mut self, place: usize, index: usize) {
-        let entry = &self.tables.sets[place];
-        let replica = entry.replica(index);
-        if let (Some(id), true) = (entry.id(), replica.state != ReplicaState::Lost) {
-            entry.set_state(index, ReplicaState::Lost);
-            self.event(EngineEvent::ReplicaStale(id, replica.place.server));
+        if self.tables.sets[place].replica(index).state != ReplicaState::Lost {
+            self.worsen(place, index, ReplicaState::Lost);
         }
+    }
+
+    /// A copy of the set of a slab, if it is one.
+    pub(crate) fn replica_of(&self, slab: u32, place: ReplicaPlace) -> Option<Replica> {
+        let set = self.tables.slabs[slab as usize].set()?;
+        let index = self.tables.sets[set].find(place)?;
+        Some(self.tables.sets[set].replica(index))
+    }
+
+    /// Position of a copy in the set of a slab.
+    pub(crate) fn position(&self, slab: u32, place: ReplicaPlace) -> Option<usize> {
+        let set = self.tables.slabs[slab as usize].set()?;
+        self.tables.sets[set].find(place)
     }
 }
 

@@ -9,7 +9,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use dynamicswap_types::{Epoch, Generation, IncarnationId, SlotIndex, SwapDeviceId};
+use dynamicswap_types::{Epoch, Generation, IncarnationId, SetId, SlotIndex, SwapDeviceId};
 
 use crate::operation::OperationError;
 
@@ -82,6 +82,8 @@ impl Permit {
 /// Pages of a slot, as an operation names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlotPages {
+    /// The set for which the slot was granted.
+    pub set: SetId,
     /// The slot.
     pub slot: SlotIndex,
     /// First page.
@@ -163,7 +165,7 @@ impl MemoryServerCore {
     ///
     /// # Errors
     /// `OldEpoch` for a connection without a session or with an outdated one, `NotOwner` for a
-    /// slot that is not granted to its device, `OutOfRange` beyond the slot.
+    /// slot that is not granted to its device for this set, `OutOfRange` beyond the slot.
     pub fn check(
         &mut self,
         connection: ConnectionIndex,

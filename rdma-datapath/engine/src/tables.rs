@@ -1,22 +1,22 @@
 //! Persistent tables in the memory file: layout and typed access.
 //!
 //! Owns what outlives an engine process: the header with the holder's and the engine's shared
-//! words, the slab table, the set table and the page table. Behind them, in the same file, lies
+//! words, the servers' lives, the slab table, the set table and the page table. Behind them, in the same file, lies
 //! the buffer pool, whose content does not outlive anything. Every field that changes is atomic:
 //! the holder reads them from another process, and a process killed between two stores leaves
 //! each field whole. Mapping the file is the shell's; see [`Tables`].
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use dynamicswap_types::{Bytes, PAGE_SIZE, PageVersion, SlabSize, SwapDeviceId};
+use dynamicswap_types::{Bytes, IncarnationId, PAGE_SIZE, PageVersion, SlabSize, SwapDeviceId};
 use thiserror::Error;
 
-use crate::limits::{DEVICE_PAGES_MAX, SETS_SPARE_MAX};
+use crate::limits::{DEVICE_PAGES_MAX, SERVERS_MAX, SETS_SPARE_MAX};
 
 /// "DSWAPTBL" as it stands in the file.
 const MAGIC: u64 = u64::from_le_bytes(*b"DSWAPTBL");
 /// Version of this layout; another one is refused.
-const LAYOUT_VERSION: u32 = 1;
+const LAYOUT_VERSION: u32 = 2;
 
 /// Why a memory file cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -81,6 +81,8 @@ impl Geometry {
 pub struct Layout {
     /// What it was computed from.
     pub geometry: Geometry,
+    /// Lives of servers.
+    pub lives: usize,
     /// Slab entries.
     pub slabs: usize,
     /// Set entries.
@@ -101,13 +103,15 @@ impl Layout {
             bytes.next_multiple_of(PAGE_SIZE.as_usize())
         }
         let page_count = Bytes::new(geometry.device_pages).as_usize();
-        let slabs = size_of::<Header>();
+        let lives = size_of::<Header>();
+        let slabs = lives + aligned(SERVERS_MAX * size_of::<ServerLife>());
         let sets = slabs + aligned(geometry.slabs as usize * size_of::<SlabEntry>());
         let pages = sets + aligned(geometry.sets as usize * size_of::<SetEntry>());
         let pool = pages + aligned(page_count * size_of::<PageEntry>());
         let total = pool + geometry.pool_pages as usize * PAGE_SIZE.as_usize();
         Self {
             geometry,
+            lives,
             slabs,
             sets,
             pages,
@@ -317,6 +321,35 @@ impl Header {
     }
 }
 
+/// The life of a memory server's memory in which this device's copies there were granted; zero
+/// before the first document that names the server. It stands beside the copies' states and not
+/// in the kept document, because the two are not replaced at the same moment.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct ServerLife([AtomicU64; 2]);
+
+const _: () = assert!(size_of::<ServerLife>() == 16);
+
+impl ServerLife {
+    /// The life, if one is known.
+    #[must_use]
+    pub fn load(&self) -> Option<IncarnationId> {
+        let words = [0, 1].map(|index: usize| self.0[index].load(Ordering::Acquire));
+        let value = u128::from(words[0]) | (u128::from(words[1]) << 64);
+        (value != 0).then(|| IncarnationId::from_bytes(value.to_le_bytes()))
+    }
+
+    /// Notes the life. A process killed between the two stores leaves one that never was: the
+    /// next document's differs from it, and the copies are made again.
+    pub(crate) fn store(&self, life: IncarnationId) {
+        let value = u128::from_le_bytes(life.to_bytes());
+        let halves = [value & u128::from(u64::MAX), value >> 64];
+        for (word, half) in self.0.iter().zip(halves) {
+            word.store(u64::try_from(half).unwrap_or(0), Ordering::Release);
+        }
+    }
+}
+
 /// One slab: the place of its set in the set table plus 1, or 0.
 #[repr(transparent)]
 #[derive(Debug, Default)]
@@ -431,6 +464,8 @@ impl PageEntry {
 pub struct Tables<'m> {
     /// First page.
     pub header: &'m Header,
+    /// One entry per server index.
+    pub lives: &'m [ServerLife],
     /// One entry per slab.
     pub slabs: &'m [SlabEntry],
     /// Places for sets.
@@ -446,7 +481,8 @@ impl Tables<'_> {
     /// [`TablesError`].
     pub fn check(&self, geometry: Geometry) -> Result<(), TablesError> {
         self.header.check(geometry)?;
-        let lengths = self.slabs.len() == geometry.slabs as usize
+        let lengths = self.lives.len() == SERVERS_MAX
+            && self.slabs.len() == geometry.slabs as usize
             && self.sets.len() == geometry.sets as usize
             && self.pages.len() as u64 == geometry.device_pages;
         if lengths {
@@ -461,6 +497,7 @@ impl Tables<'_> {
 #[derive(Debug)]
 pub struct OwnedTables {
     header: Box<Header>,
+    lives: Vec<ServerLife>,
     slabs: Vec<SlabEntry>,
     sets: Vec<SetEntry>,
     pages: Vec<PageEntry>,
@@ -477,6 +514,7 @@ impl OwnedTables {
         header.initialise(device, geometry);
         Self {
             header,
+            lives: table(SERVERS_MAX as u64),
             slabs: table(u64::from(geometry.slabs)),
             sets: table(u64::from(geometry.sets)),
             pages: table(geometry.device_pages),
@@ -488,6 +526,7 @@ impl OwnedTables {
     pub fn tables(&self) -> Tables<'_> {
         Tables {
             header: &self.header,
+            lives: &self.lives,
             slabs: &self.slabs,
             sets: &self.sets,
             pages: &self.pages,
@@ -509,6 +548,7 @@ mod tests {
         let layout = Layout::new(geometry());
         let edges = [
             0,
+            layout.lives,
             layout.slabs,
             layout.sets,
             layout.pages,
@@ -544,6 +584,15 @@ mod tests {
         assert_eq!(header.check(other), Err(TablesError::Geometry));
         header.layout_version.store(9, Ordering::Relaxed);
         assert_eq!(header.check(geometry()), Err(TablesError::LayoutVersion(9)));
+    }
+
+    #[test]
+    fn life_of_a_server_is_kept() {
+        let life = ServerLife::default();
+        assert_eq!(life.load(), None);
+        let id = IncarnationId::from_bytes(*b"ABCDEFGHIJKLMNOP");
+        life.store(id);
+        assert_eq!(life.load(), Some(id));
     }
 
     #[test]

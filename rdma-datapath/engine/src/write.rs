@@ -8,7 +8,7 @@ use crate::checksum::page_tag;
 use crate::document::ReplicaPlace;
 use crate::effect::EngineEvent;
 use crate::engine::{Desired, Engine};
-use crate::in_flight::{DiskStage, OperationState, Purpose, RequestPlace, Stage, Work};
+use crate::in_flight::{DiskStage, OperationState, Part, Purpose, RequestPlace, Stage, Work};
 use crate::limits::PARTS_MAX;
 use crate::operation::OperationResult;
 use crate::request::RequestError;
@@ -60,6 +60,7 @@ impl Engine<'_> {
             }
         }
         if all_durable {
+            self.mark_missed(place);
             self.publish(place);
             if desired.durability.spill == Spill::Async {
                 self.write_behind(place, now);
@@ -70,27 +71,41 @@ impl Engine<'_> {
             return;
         }
         self.hold(place);
-        let state = &self.requests[place];
-        let over = now.since(state.submitted) >= desired.write_hold;
-        if over && state.outstanding == 0 {
+        let since = self.stuck_since(place, now);
+        let over = now.since(since) >= desired.write_hold;
+        if over && self.requests[place].outstanding == 0 {
             self.answer(place, Err(RequestError::NotDurable), (buffers, now));
         }
     }
 
-    /// Tells once that a write waits.
+    /// Tells once that a write waits for its copies.
     fn hold(&mut self, place: RequestPlace) {
         let state = &mut self.requests[place];
-        if !state.held {
-            state.held = true;
-            let slab = SlabIndex::new(state.parts[0].slab);
-            self.tables.header.count(Counter::WritesHeld, 1);
-            let bound = self.tables.slabs[slab.as_usize()].set().is_some();
-            self.event(if bound {
-                EngineEvent::WritesHeld(slab)
-            } else {
-                EngineEvent::ReserveEmpty(slab)
-            });
+        if std::mem::replace(&mut state.held, true) {
+            return;
         }
+        let slab = SlabIndex::new(state.parts[0].slab);
+        self.tables.header.count(Counter::WritesHeld, 1);
+        if self.tables.slabs[slab.as_usize()].set().is_some() {
+            self.event(EngineEvent::WritesHeld(slab));
+        }
+    }
+
+    /// Since when a write that is stuck could have hoped. One that waits for its copies hopes from
+    /// its beginning. One for which there is no set hopes since the reserve ran dry, however new it
+    /// is: with a pool that is full, the hold would else be paid by every write of a storm, and the
+    /// workload would stand still although nothing is lost by telling the kernel to keep the page.
+    fn stuck_since(&mut self, place: RequestPlace, now: MonotonicTime) -> MonotonicTime {
+        let state = &self.requests[place];
+        let unbound = |share: &&Part| self.tables.slabs[share.slab as usize].set().is_none();
+        let Some(share) = state.parts[..state.part_count].iter().find(unbound) else {
+            return state.submitted;
+        };
+        let slab = SlabIndex::new(share.slab);
+        if self.reserve_empty_since.is_none() {
+            self.event(EngineEvent::ReserveEmpty(slab));
+        }
+        *self.reserve_empty_since.get_or_insert(now)
     }
 
     fn drive_write_part(
@@ -101,7 +116,6 @@ impl Engine<'_> {
         now: MonotonicTime,
     ) -> Progress {
         let share = self.requests[place].parts[part];
-        let run = (0, share.pages);
         let required = desired.durability.remote_copies();
         let disk_helps = desired.durability.spill != Spill::None && self.config.spill;
         let set = if required == 0 {
@@ -109,38 +123,22 @@ impl Engine<'_> {
         } else {
             self.bind(share.slab)
         };
-        let mut usable = 0;
-        if let Some(set) = set {
-            for index in 0..self.tables.sets[set].len() {
-                let bit = 1 << index;
-                let replica = self.tables.sets[set].replica(index);
-                let stale = replica.state == ReplicaState::Stale;
-                if share.acked & bit != 0 || (self.is_usable(replica) && !stale) {
-                    usable += 1;
-                    if (share.acked | share.posted) & bit == 0 {
-                        self.requests[place].parts[part].posted |= bit;
-                        self.post(
-                            (place, part),
-                            Purpose::WriteReplica(replica.place),
-                            run,
-                            now,
-                        );
-                    }
-                }
-            }
-        }
+        let usable = set.map_or(0, |set| self.post_write(place, part, set, now));
         let acked = share.acked.count_ones() as usize;
-        if acked >= required && required > 0 {
+        // Every copy that can be reached answers first, also those beyond what the class asks
+        // for: a set may have more copies than that while it grows, shrinks or moves. A copy
+        // without this write must be on record as such before the write is acknowledged, or it
+        // would count as whole, and the next step of the move could drop the last one that is.
+        if required > 0 && acked >= required && acked == usable {
             return Progress::Durable;
         }
         // The disk stands in for copies that cannot be reached: they have missed this write.
         if disk_helps && usable < required.max(1) {
             if share.disk == DiskStage::Idle {
                 self.requests[place].parts[part].disk = DiskStage::Posted;
-                self.post((place, part), Purpose::WriteDisk, run, now);
+                self.post((place, part), Purpose::WriteDisk, (0, share.pages), now);
             }
-            if share.disk == DiskStage::Done && acked >= usable {
-                self.mark_missed(share.slab, share.acked);
+            if share.disk == DiskStage::Done && acked == usable {
                 return Progress::Durable;
             }
         }
@@ -151,19 +149,46 @@ impl Engine<'_> {
         }
     }
 
-    /// Notes that every copy of the slab beyond `acked` has missed a write.
-    fn mark_missed(&mut self, slab: u32, acked: u8) {
-        let Some(set) = self.tables.slabs[slab as usize].set() else {
-            return;
-        };
-        let entry = &self.tables.sets[set];
-        for index in 0..entry.len() {
-            let replica = entry.replica(index);
-            let good = matches!(replica.state, ReplicaState::Live | ReplicaState::Rebuilding);
-            if acked & (1 << index) == 0 && good {
-                entry.set_state(index, ReplicaState::Stale);
-                if let Some(id) = entry.id() {
-                    self.event(EngineEvent::ReplicaStale(id, replica.place.server));
+    /// Posts a part to each copy that can be reached and has not got it yet. Gives the number of
+    /// copies that have it or may get it.
+    fn post_write(
+        &mut self,
+        place: RequestPlace,
+        part: usize,
+        set: usize,
+        now: MonotonicTime,
+    ) -> usize {
+        let share = self.requests[place].parts[part];
+        let mut usable = 0;
+        for index in 0..self.tables.sets[set].len() {
+            let bit = 1 << index;
+            let replica = self.tables.sets[set].replica(index);
+            let reachable = self.is_usable(replica) && replica.state != ReplicaState::Stale;
+            if share.acked & bit == 0 && !reachable {
+                continue;
+            }
+            usable += 1;
+            if (share.acked | share.posted) & bit == 0 {
+                self.requests[place].parts[part].posted |= bit;
+                let purpose = Purpose::WriteReplica(replica.place);
+                self.post((place, part), purpose, (0, share.pages), now);
+            }
+        }
+        usable
+    }
+
+    /// Notes that every copy without this write has missed it.
+    fn mark_missed(&mut self, place: RequestPlace) {
+        for part in 0..self.requests[place].part_count {
+            let share = self.requests[place].parts[part];
+            let Some(set) = self.tables.slabs[share.slab as usize].set() else {
+                continue;
+            };
+            for index in 0..self.tables.sets[set].len() {
+                let replica = self.tables.sets[set].replica(index);
+                let good = matches!(replica.state, ReplicaState::Live | ReplicaState::Rebuilding);
+                if share.acked & (1 << index) == 0 && good {
+                    self.worsen(set, index, ReplicaState::Stale);
                 }
             }
         }

@@ -27,7 +27,7 @@ fn handshakes() -> [[u8; HANDSHAKE_BYTES]; 2] {
         queue: 0,
     };
     let accepted = Accepted {
-        version: 1,
+        version: 2,
         incarnation: IncarnationId::from_bytes([8; 16]),
         slot_size: SlabSize::DEFAULT,
         slots: 1,

@@ -7,6 +7,7 @@
 
 pub mod loop_device;
 mod page;
+mod queue;
 mod self_test;
 pub mod swap_area;
 
@@ -110,7 +111,9 @@ pub fn attach(plan: &AttachPlan) -> Result<PathBuf, DeviceError> {
             what: "the swap header differs".to_owned(),
         });
     }
-    swap_area::turn_on(device.path(), plan.priority)?;
+    queue::release_throttle(device.path());
+    let turned_on = swap_area::turn_on(device.path(), plan.priority);
+    turned_on.inspect_err(|_| queue::restore_throttle(device.path()))?;
     // From here on the swap area keeps the device open.
     Ok(device.path().to_owned())
 }
@@ -124,5 +127,7 @@ pub fn detach(device: &Path, backing: &Path) -> Result<(), DeviceError> {
     if swap_area::is_on(device)? {
         swap_area::turn_off(device)?;
     }
-    loop_device::ensure_gone(device, backing)
+    let gone = loop_device::ensure_gone(device, backing);
+    queue::restore_throttle(device);
+    gone
 }

@@ -181,6 +181,7 @@ mod tests {
             id: OperationId(id),
             server: SERVER,
             direction,
+            set: SetId::new(1),
             slot: SlotIndex::new(slot),
             page,
             buffer: BufferRange {

@@ -7,9 +7,10 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use dynamicswap_engine::buffer::BufferRange;
-use dynamicswap_engine::limits::SCRATCH_PAGES;
+use dynamicswap_engine::limits::{SCRATCH_PAGES, SERVERS_MAX};
 use dynamicswap_engine::tables::{
-    AttachState, Geometry, Header, Layout, PageEntry, SetEntry, SlabEntry, Tables, TablesError,
+    AttachState, Geometry, Header, Layout, PageEntry, ServerLife, SetEntry, SlabEntry, Tables,
+    TablesError,
 };
 use dynamicswap_types::{Bytes, Epoch, PAGE_SIZE, SlabSize, SwapDeviceId};
 use thiserror::Error;
@@ -203,6 +204,7 @@ impl SwapdMemory {
         let pages = Bytes::new(self.layout.geometry.device_pages).as_usize();
         Tables {
             header: self.header(),
+            lives: self.table::<ServerLife>(self.layout.lives, SERVERS_MAX),
             slabs: self.table::<SlabEntry>(self.layout.slabs, slabs as usize),
             sets: self.table::<SetEntry>(self.layout.sets, sets as usize),
             pages: self.table::<PageEntry>(self.layout.pages, pages),
@@ -358,6 +360,7 @@ impl SwapdMemory {
 /// Types of the engine's tables: nothing but atomics, aligned to a page at most.
 trait TableType {}
 impl TableType for Header {}
+impl TableType for ServerLife {}
 impl TableType for SlabEntry {}
 impl TableType for SetEntry {}
 impl TableType for PageEntry {}

@@ -91,12 +91,17 @@ fn serve(options: &Options) -> anyhow::Result<()> {
     let identity = memory.identity()?;
     let epoch = memory.take_epoch();
     let spill = spill.map(open_spill).transpose()?;
+    let mut carrier = make_carrier(options.backend, &identity, epoch, &paths)?;
+    carrier
+        .transport()
+        .register(pool.as_mut_slice())
+        .context("register the buffers with the transport")?;
     let (outbox, inbox, events) = mailbox().context("make the mailbox")?;
     let latencies = Arc::new(Latencies::default());
     let mut io = IoThread::new(Parts {
         engine: make_engine(&memory, epoch, spill.is_some())?,
         front_end: FuseLoop::new(fuse, identity.size),
-        carrier: make_carrier(options.backend, &identity, epoch, &paths)?,
+        carrier,
         spill,
         pool: Pool::new(pool.as_mut_slice()).context("the memory file's pool is too short")?,
         memory: &memory,

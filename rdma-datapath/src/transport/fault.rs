@@ -387,6 +387,10 @@ impl<T: Transport> FaultTransport<T> {
 }
 
 impl<T: Transport> Transport for FaultTransport<T> {
+    fn register(&mut self, pool: &mut [u8]) -> std::io::Result<()> {
+        self.inner.register(pool)
+    }
+
     fn set_server(&mut self, server: ServerIndex, address: Option<SocketAddr>) {
         let _ = self.link(server);
         self.inner.set_server(server, address);

@@ -1,6 +1,6 @@
 //! Transports: how one-sided operations reach a memory server.
 //!
-//! Shaped after RDMA: the buffer pool is registered once, operations are posted without
+//! Shaped after RDMA: the buffer pool is registered once ([`Transport::register`]), operations are posted without
 //! blocking and flushed together (the doorbell), completions are polled from a queue, and an
 //! idle engine arms one event descriptor before it sleeps (`ibv_req_notify_cq`). `tcp`,
 //! `loopback` and `fault` implement the same trait.
@@ -9,6 +9,7 @@ pub mod fault;
 pub mod loopback;
 pub mod tcp;
 
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
@@ -28,6 +29,17 @@ pub enum TransportEvent {
 
 /// Carries one-sided operations. One instance belongs to one I/O thread; nothing is shared.
 pub trait Transport {
+    /// Registers the pool in which every operation's buffer lies: called once, before the first
+    /// post, with all of it. A transport whose hardware reads and writes memory by itself makes
+    /// its memory region here, so that nothing is ever registered on the I/O path; the others have
+    /// nothing to do. The pool neither moves nor shrinks for as long as the transport lives.
+    ///
+    /// # Errors
+    /// The host's, if it does not permit the registration (a memlock limit, say).
+    fn register(&mut self, _pool: &mut [u8]) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Connects to `address`, or stops using the server if `None`. Reconnects by itself, with
     /// bounded back-off, until told otherwise. Not on the I/O path: may allocate.
     fn set_server(&mut self, server: ServerIndex, address: Option<SocketAddr>);

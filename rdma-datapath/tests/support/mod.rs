@@ -19,7 +19,9 @@ use dynamicswap_proto::daemon::v1::{
     ReportRequest, Request, Response, report, request, response::Kind,
 };
 use dynamicswap_proto::frame;
-use dynamicswap_types::{Bytes, Epoch, ServerIndex, SessionId, SlabSize, SlotIndex, SwapDeviceId};
+use dynamicswap_types::{
+    Bytes, Epoch, ServerIndex, SessionId, SetId, SlabSize, SlotIndex, SwapDeviceId,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -315,6 +317,7 @@ impl Borrower {
             id: OperationId(self.next),
             server: SERVER,
             direction,
+            set: SetId::new(1),
             slot: SlotIndex::new(slot),
             page,
             buffer,

@@ -6,12 +6,16 @@
 
 #[path = "native/damage.rs"]
 mod damage;
+#[path = "native/demo.rs"]
+mod demo;
 #[path = "native/input.rs"]
 mod input;
 #[path = "native/kills.rs"]
 mod kills;
 
 use std::process::ExitCode;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
 use dynamicswap_native_tests::host;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -19,7 +23,10 @@ use libtest_mimic::{Arguments, Failed, Trial};
 /// A test: its name and what it does.
 type Test = (&'static str, fn() -> anyhow::Result<()>);
 
-const TESTS: [Test; 9] = [
+/// A test that takes longer hangs. The slowest takes about a minute on two processors.
+const TEST_TIME_MAX: Duration = Duration::from_secs(300);
+
+const TESTS: [Test; 11] = [
     (
         "pages_go_to_donors_and_come_back_right",
         kills::pages_go_to_donors_and_come_back_right,
@@ -46,12 +53,32 @@ const TESTS: [Test; 9] = [
         "full_pool_fails_writes_early_and_the_workload_lives",
         damage::full_pool,
     ),
+    (
+        "demo_with_redis_keeps_its_data_set",
+        demo::redis_keeps_its_data_set,
+    ),
+    (
+        "demo_that_is_interrupted_leaves_nothing",
+        demo::interrupted_demo_leaves_nothing,
+    ),
     ("bad_input_is_refused_and_leaves_nothing", input::bad_input),
 ];
 
 fn trial((name, run): Test) -> Trial {
     Trial::test(name, move || {
-        run().map_err(|error| Failed::from(format!("{error:#}")))
+        let (ended, watch) = channel::<()>();
+        std::thread::spawn(move || {
+            if watch.recv_timeout(TEST_TIME_MAX) == Err(RecvTimeoutError::Timeout) {
+                eprintln!(
+                    "{name} has not ended after {TEST_TIME_MAX:?}: the whole run is given up"
+                );
+                // The watchdog of the test's cluster swaps its device off once this process is gone.
+                std::process::exit(101);
+            }
+        });
+        let result = run().map_err(|error| Failed::from(format!("{error:#}")));
+        drop(ended);
+        result
     })
 }
 

@@ -13,6 +13,7 @@ pub const REQUIRED: &[&str] = &[
     // Troubles.
     "trouble: engine killed",
     "trouble: engine killed between two effects",
+    "trouble: engine killed over a document",
     "trouble: engine hung",
     "trouble: server killed",
     "trouble: server lost its memory",

@@ -84,9 +84,9 @@ impl Donor {
         look: impl FnOnce(&mut [u8]) -> R,
     ) -> Option<R> {
         let mut server = self.server.borrow_mut();
-        let bytes = server.slot_mut(SlotIndex::new(slot))?;
         let start = page as usize * 4096;
-        bytes.get_mut(start..start + 4096).map(look)
+        let bytes = server.range_mut(SlotIndex::new(slot), start..start + 4096);
+        bytes.map(look)
     }
 
     /// kill -9.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use clap::Parser;
 use dynamicswap_sim::coverage::Coverage;
 use dynamicswap_sim::mutation::Mutation;
-use dynamicswap_sim::sweep::{Sweep, run_seed, sweep};
+use dynamicswap_sim::sweep::{Notice, Sweep, notice, run_seed, sweep};
 
 /// Seeds above which every required thing must have been seen.
 const COVERAGE_SEEDS_MIN: u64 = 5000;
@@ -77,7 +77,7 @@ fn sweep_all(seeds: Range<u64>, with_coverage: bool) -> bool {
     if with_coverage {
         print_coverage(&result.coverage);
     }
-    report_failures(&result, None);
+    report_failures(&result);
     let missing = if count >= COVERAGE_SEEDS_MIN && result.failures.is_empty() {
         result.coverage.missing()
     } else {
@@ -102,31 +102,28 @@ fn print_coverage(coverage: &Coverage) {
     }
 }
 
-fn report_failures(result: &Sweep, mutation: Option<Mutation>) {
+fn report_failures(result: &Sweep) {
     for (seed, failure) in &result.failures {
-        match mutation {
-            Some(mutation) => println!("{mutation:?}: noticed by seed {seed}: {failure}"),
-            None => {
-                println!("seed {seed} FAILED: {failure}");
-                println!("  replay: cargo xtask sim --seed {seed} --trace");
-            }
-        }
+        println!("seed {seed} FAILED: {failure}");
+        println!("  replay: cargo xtask sim --seed {seed} --trace");
     }
 }
 
 fn check_mutations() -> bool {
     let mut good = true;
     for mutation in Mutation::ALL {
-        let mut result = sweep(0..mutation.seeds_max(), Some(mutation), 1);
-        result.failures.truncate(1);
-        report_failures(&result, Some(mutation));
-        if result.failures.is_empty() {
-            println!(
-                "{mutation:?}: NOT noticed in {} seeds",
-                mutation.seeds_max()
-            );
-            good = false;
+        let within = mutation.seeds_max();
+        match notice(mutation) {
+            Ok(Some(Notice { seed, failure })) => {
+                println!("{mutation:?}: noticed by seed {seed}: {failure}");
+                continue;
+            }
+            Ok(None) => println!("{mutation:?}: NOT noticed in {within} seeds"),
+            Err(Notice { seed, failure }) => {
+                println!("{mutation:?}: seed {seed} FAILED without it as well: {failure}");
+            }
         }
+        good = false;
     }
     good
 }

@@ -18,8 +18,9 @@ pub enum Mutation {
     IncarnationKept,
     /// Unfinished requests are not sent again to a new engine.
     NoResend,
-    /// Slots are taken back before the borrower has let go of them.
-    EarlyTakeBack,
+    /// A copy leaves its set before the one in its place is whole. (A slot that is merely taken
+    /// back too early breaks nothing: the server refuses, and the copy counts as lost.)
+    EarlyDrop,
 }
 
 impl Mutation {
@@ -31,7 +32,7 @@ impl Mutation {
         Self::NoVerification,
         Self::IncarnationKept,
         Self::NoResend,
-        Self::EarlyTakeBack,
+        Self::EarlyDrop,
     ];
 
     /// Seeds within which it must be noticed.
@@ -39,7 +40,7 @@ impl Mutation {
     pub const fn seeds_max(self) -> u64 {
         match self {
             Self::EarlyAcknowledge | Self::FailureAsSuccess | Self::NoResend => 100,
-            Self::NoVerification | Self::IncarnationKept | Self::EarlyTakeBack => 400,
+            Self::NoVerification | Self::IncarnationKept | Self::EarlyDrop => 400,
             Self::EpochKept => 2000,
         }
     }

@@ -129,7 +129,7 @@ pub struct Plane {
     /// Copies that the policy asks for.
     pub wanted: Copies,
     published: Document,
-    early_take_back: bool,
+    early_drop: bool,
     deeds: Deeds,
 }
 
@@ -140,7 +140,7 @@ impl Plane {
         scenario: &Scenario,
         device: SwapDeviceId,
         domains: &[u16],
-        early_take_back: bool,
+        early_drop: bool,
     ) -> Self {
         let server = |domain: &u16| Server {
             domain: *domain,
@@ -164,7 +164,7 @@ impl Plane {
             next_set: 1,
             wanted: scenario.class.copies,
             published: render::empty(scenario),
-            early_take_back,
+            early_drop,
             deeds: Vec::new(),
         }
     }
@@ -283,10 +283,9 @@ impl Plane {
                 }
             }
         }
-        let early = self.early_take_back;
         for set in self.sets.values_mut() {
             set.seats.retain(|seat| match seat.phase {
-                Phase::Leaving { since } => device.generation < since && !early,
+                Phase::Leaving { since } => device.generation < since,
                 Phase::Granting { .. } | Phase::Serving => true,
             });
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use dynamicswap_datapath::transport::fault::{FaultTransport, Faults, SeededRandom};
 use dynamicswap_datapath::transport::loopback::{LoopbackNetwork, LoopbackTransport};
 use dynamicswap_datapath::transport::{Transport, TransportEvent};
-use dynamicswap_engine::buffer::{BufferRange, Buffers as _};
+use dynamicswap_engine::buffer::{BufferRange, Buffers};
 use dynamicswap_engine::checksum::page_tag;
 use dynamicswap_engine::engine::{Engine, EngineConfig};
 use dynamicswap_engine::limits::SCRATCH_PAGES;
@@ -43,6 +43,8 @@ pub struct Birth<'w, 'm> {
     pub device: SwapDeviceId,
     /// The epoch that its memory file says.
     pub epoch: u64,
+    /// Its place in the order of processes.
+    pub start: u16,
     /// A broken rule.
     pub mutation: Option<Mutation>,
 }
@@ -72,6 +74,23 @@ pub struct Process<'m> {
     buffer_pages: u32,
 }
 
+/// The buffers of a process that is gone: what still arrives for them is nobody's.
+#[derive(Default)]
+pub struct Nowhere {
+    bytes: Vec<u8>,
+}
+
+impl Buffers for Nowhere {
+    fn bytes(&self, _: BufferRange) -> &[u8] {
+        &[]
+    }
+
+    fn bytes_mut(&mut self, range: BufferRange) -> &mut [u8] {
+        self.bytes.resize(range.byte_len(), 0);
+        &mut self.bytes
+    }
+}
+
 /// Longest request of a scenario.
 const fn request_pages(scenario: &Scenario) -> u32 {
     if scenario.slab_pages < 256 {
@@ -82,11 +101,15 @@ const fn request_pages(scenario: &Scenario) -> u32 {
 }
 
 impl<'m> Process<'m> {
-    /// Starts a process on the memory file.
+    /// Starts a process on the memory file, of which the buffer pool is a part as well.
     ///
     /// # Errors
     /// The engine's, for tables that are not its own.
-    pub fn start(birth: Birth<'_, 'm>, now: MonotonicTime) -> Result<Self, TablesError> {
+    pub fn start(
+        birth: Birth<'_, 'm>,
+        mut pool: Vec<u8>,
+        now: MonotonicTime,
+    ) -> Result<Self, TablesError> {
         let Birth {
             scenario,
             geometry,
@@ -110,17 +133,19 @@ impl<'m> Process<'m> {
             device: birth.device,
             epoch: Epoch::new(epoch),
             session: SessionId::new(epoch),
-            queue: 0,
+            // A server closes an older connection of the same queue by itself. A real process has
+            // several queues: with another one each time, it is the epoch alone that fences.
+            queue: birth.start,
         };
         let seed = scenario.seed ^ epoch.wrapping_mul(0x5851_f42d_4c95_7f2d);
         // With the epoch kept, two processes must still not share a story.
         let seed = seed ^ now.as_nanos();
         let inner = LoopbackTransport::new(birth.network, hello, scenario.latency);
-        let pool_pages = (scratch.first + scratch.pages) as usize;
+        pool.resize((scratch.first + scratch.pages) as usize * 4096, 0);
         Ok(Self {
             engine: Engine::new(config, birth.tables.tables())?,
             transport: FaultTransport::new(inner, SeededRandom::new(seed)),
-            pool: vec![0; pool_pages * 4096],
+            pool,
             started: now,
             effects_left: None,
             hung: false,

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use dynamicswap_engine::tables::OwnedTables;
 
@@ -54,6 +54,38 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     text.unwrap_or_else(|| "a panic without a text".to_owned())
 }
 
+/// Seeds that have failed once: every sweep runs them first.
+#[must_use]
+pub fn known_seeds() -> Vec<u64> {
+    let lines = include_str!("../seeds.txt").lines();
+    let seeds = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    seeds.filter_map(|line| line.trim().parse().ok()).collect()
+}
+
+/// A seed that notices a broken rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// The seed.
+    pub seed: u64,
+    /// The promise that it found broken.
+    pub failure: String,
+}
+
+/// Looks for a seed that notices the mutation, and passes without it.
+///
+/// # Errors
+/// The failure of a seed that does not pass without the mutation either: it proves nothing.
+pub fn notice(mutation: Mutation) -> Result<Option<Notice>, Notice> {
+    let failures = sweep(0..mutation.seeds_max(), Some(mutation), 1).failures;
+    let Some((seed, failure)) = failures.into_iter().next() else {
+        return Ok(None);
+    };
+    match run_seed(seed, None, 0).failure {
+        Some(failure) => Err(Notice { seed, failure }),
+        None => Ok(Some(Notice { seed, failure })),
+    }
+}
+
 /// What a sweep found.
 #[derive(Debug, Default)]
 pub struct Sweep {
@@ -65,48 +97,75 @@ pub struct Sweep {
     pub failures: Vec<(u64, String)>,
 }
 
-/// Runs the seeds on every core; stops early after `failures_max` failures.
+/// Runs the seeds on every core, the known ones first if no rule is broken; stops early after
+/// `failures_max` failures.
 #[must_use]
 pub fn sweep(
     seeds: std::ops::Range<u64>,
     mutation: Option<Mutation>,
     failures_max: usize,
 ) -> Sweep {
-    let next = AtomicU64::new(seeds.start);
+    let known = if mutation.is_none() {
+        known_seeds()
+    } else {
+        Vec::new()
+    };
+    let queue = Queue {
+        known,
+        seeds,
+        next: AtomicU64::new(0),
+        failed: AtomicUsize::new(0),
+        failures_max,
+    };
     let total = Mutex::new(Sweep::default());
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..workers {
-            scope.spawn(|| worker(&next, seeds.end, mutation, failures_max, &total));
+            scope.spawn(|| worker(&queue, mutation, &total));
         }
     });
     let mut total = total
         .into_inner()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
     total.failures.sort();
+    total.failures.dedup();
     total
 }
 
-fn worker(
-    next: &AtomicU64,
-    end: u64,
-    mutation: Option<Mutation>,
+/// Seeds that are still to run, for all workers.
+struct Queue {
+    known: Vec<u64>,
+    seeds: std::ops::Range<u64>,
+    next: AtomicU64,
+    failed: AtomicUsize,
     failures_max: usize,
-    total: &Mutex<Sweep>,
-) {
-    let mut own = Sweep::default();
-    loop {
-        let seed = next.fetch_add(1, Ordering::Relaxed);
-        if seed >= end {
-            break;
+}
+
+impl Queue {
+    fn next(&self) -> Option<u64> {
+        if self.failed.load(Ordering::Relaxed) >= self.failures_max {
+            return None;
         }
+        let place = self.next.fetch_add(1, Ordering::Relaxed);
+        let known = usize::try_from(place).ok();
+        if let Some(seed) = known.and_then(|place| self.known.get(place)) {
+            return Some(*seed);
+        }
+        let rest = place - u64::try_from(self.known.len()).unwrap_or_default();
+        let seed = self.seeds.start + rest;
+        (seed < self.seeds.end).then_some(seed)
+    }
+}
+
+fn worker(queue: &Queue, mutation: Option<Mutation>, total: &Mutex<Sweep>) {
+    let mut own = Sweep::default();
+    while let Some(seed) = queue.next() {
         let ending = run_seed(seed, mutation, 0);
         own.seeds += 1;
         own.coverage.add_seed(&ending.coverage);
-        own.failures
-            .extend(ending.failure.map(|failure| (seed, failure)));
-        if own.failures.len() >= failures_max {
-            next.store(end, Ordering::Relaxed);
+        if let Some(failure) = ending.failure {
+            queue.failed.fetch_add(1, Ordering::Relaxed);
+            own.failures.push((seed, failure));
         }
     }
     let mut total = total
@@ -115,4 +174,27 @@ fn worker(
     total.seeds += own.seeds;
     total.coverage.merge(&own.coverage);
     total.failures.append(&mut own.failures);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_seeds_are_read_and_run_first() {
+        let known = known_seeds();
+        assert!(known.contains(&1858));
+        let queue = Queue {
+            known: vec![7],
+            seeds: 2..4,
+            next: AtomicU64::new(0),
+            failed: AtomicUsize::new(0),
+            failures_max: 1,
+        };
+        let seeds: Vec<u64> = std::iter::from_fn(|| queue.next()).collect();
+        assert_eq!(seeds, [7, 2, 3]);
+        queue.failed.store(1, Ordering::Relaxed);
+        queue.next.store(0, Ordering::Relaxed);
+        assert_eq!(queue.next(), None);
+    }
 }

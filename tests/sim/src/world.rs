@@ -46,7 +46,6 @@ enum Mail {
 /// A dead process whose bytes are still on their way.
 struct Ghost {
     transport: Network,
-    pool: Vec<u8>,
     /// When what the network has held back goes on.
     thaw: Option<MonotonicTime>,
     until: MonotonicTime,
@@ -72,6 +71,9 @@ pub struct World<'m> {
     restart_at: Option<MonotonicTime>,
     ghosts: Vec<Ghost>,
     epoch: u64,
+    starts: u16,
+    /// The memory file's buffer pool while no engine runs.
+    pool: Vec<u8>,
     disk: Disk,
     kernel: Kernel,
     next_request: MonotonicTime,
@@ -122,7 +124,7 @@ impl<'m> World<'m> {
             .collect();
         let domains: Vec<u16> = donors.iter().map(|donor| donor.domain).collect();
         let device = device_of(&scenario);
-        let early = mutation == Some(Mutation::EarlyTakeBack);
+        let early = mutation == Some(Mutation::EarlyDrop);
         Self {
             mutation,
             now: MonotonicTime::from_nanos(1),
@@ -138,6 +140,8 @@ impl<'m> World<'m> {
             restart_at: Some(MonotonicTime::from_nanos(1)),
             ghosts: Vec::new(),
             epoch: 0,
+            starts: 0,
+            pool: Vec::new(),
             disk: Disk::default(),
             kernel: Kernel::new(&scenario, &mut random),
             next_request: MonotonicTime::ZERO.after(Duration::from_millis(60)),
@@ -383,6 +387,14 @@ impl<'m> World<'m> {
         if process.is_none_or(|process| newest <= Some(process.engine.generation())) {
             return Ok(());
         }
+        // swapd keeps a document before it puts it in force: see `control.rs` there.
+        self.kept = self.wanted.clone();
+        let armed = process.is_some_and(|process| process.effects_left.is_some());
+        if armed && self.random.below(4) == 0 {
+            self.coverage.saw("trouble: engine killed over a document");
+            self.bury();
+            return Ok(());
+        }
         let before = self.pages_with_copies();
         let (Some(process), Some(wanted)) = (&mut self.process, &self.wanted) else {
             return Ok(());
@@ -391,7 +403,6 @@ impl<'m> World<'m> {
             Ok(()) => {
                 self.story
                     .tell(self.now, || format!("document taken: {wanted:?}"));
-                self.kept = self.wanted.clone();
                 self.judge_document(&before)?;
                 self.pump()
             }

@@ -247,11 +247,7 @@ impl Worker<'_> {
     fn churn(&mut self) {
         let mut passes = 0;
         while self.shared.control.take_op() {
-            if passes < self.shared.control.passes() {
-                passes += 1;
-                self.check_all();
-                self.shared.parts_checked.fetch_add(1, Ordering::Release);
-            }
+            self.make_asked_passes(&mut passes);
             if self.pages.is_empty() {
                 continue;
             }
@@ -259,6 +255,18 @@ impl Worker<'_> {
             let write = self.draw() % 100 < self.shared.write_percent;
             let access = if write { Access::Rewrite } else { Access::Read };
             self.access(position, access);
+        }
+        // The other workers may have used the budget up before this one's first access.
+        self.make_asked_passes(&mut passes);
+    }
+
+    /// Makes this worker's part of the passes that a command asked for and it still owes.
+    fn make_asked_passes(&mut self, passes: &mut u32) {
+        let control = self.shared.control;
+        while *passes < control.passes() && !control.is_aborted() {
+            *passes += 1;
+            self.check_all();
+            self.shared.parts_checked.fetch_add(1, Ordering::Release);
         }
     }
 

@@ -6,11 +6,11 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use super::report::Status;
-use crate::{demo, exec, host, sim, tidy};
+use crate::{exec, host, sim, tidy};
 
-/// Package of the native tests; they want the release build and root, so that the workspace's
-/// own run leaves them out.
-const NATIVE_PACKAGE: &str = "dynamicswap-native-tests";
+/// The native tests. They want every program built, and root, so that their manifest keeps them
+/// out of a plain run of the workspace's tests.
+const NATIVE_TESTS: &str = "native";
 
 /// Seeds of a full run; the issue asks for at least 10,000 in under 3 minutes.
 const SIMULATION_SEEDS: &str = "0..10000";
@@ -60,6 +60,11 @@ const STEPS: [Step; 9] = [
         obstacle: None,
     },
     step("clippy", "no lint fires", clippy),
+    step(
+        "programs",
+        "every program, test and example builds",
+        programs,
+    ),
     Step {
         name: "unit",
         proves: "rules, codecs and tables, by unit and property tests",
@@ -69,11 +74,6 @@ const STEPS: [Step; 9] = [
     step("docs", "documentation builds without a warning", docs),
     step("simulation", "no seed breaks a promise", simulation),
     step("mutation", "the simulation notices broken rules", mutation),
-    step(
-        "release",
-        "every program builds for release",
-        demo::build_release,
-    ),
     Step {
         name: "native",
         proves: "real swap, real processes, kill -9",
@@ -101,17 +101,14 @@ fn clippy(root: &Path) -> Command {
     cargo(root, &arguments)
 }
 
+/// Of the whole workspace, as is every later build: another choice of packages would resolve
+/// other features and build half of the dependencies again.
+fn programs(root: &Path) -> Command {
+    cargo(root, &["build", "--workspace", "--all-targets"])
+}
+
 fn unit(root: &Path) -> Command {
-    cargo(
-        root,
-        &[
-            "test",
-            "--quiet",
-            "--workspace",
-            "--exclude",
-            NATIVE_PACKAGE,
-        ],
-    )
+    cargo(root, &["test", "--quiet", "--workspace"])
 }
 
 fn docs(root: &Path) -> Command {
@@ -132,8 +129,10 @@ fn mutation(root: &Path) -> Command {
     command
 }
 
+/// With the programs of the development profile: their assertions and overflow checks are on
+/// while they are killed.
 fn native(root: &Path) -> Command {
-    cargo(root, &["test", "--release", "--package", NATIVE_PACKAGE])
+    cargo(root, &["test", "--workspace", "--test", NATIVE_TESTS])
 }
 
 /// The steps with these names; all of them for none.

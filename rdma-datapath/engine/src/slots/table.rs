@@ -314,7 +314,9 @@ impl SlotTable {
         let slot = self.slots.get(range.slot.as_usize());
         let slot = slot.ok_or(OperationError::OutOfRange)?;
         match slot.state {
-            SlotState::Granted(owner) if owner.device == device => {}
+            // The device alone is not enough: its own late write for a set that has left the slot
+            // must not land in the set that was given the slot after it.
+            SlotState::Granted(owner) if owner.device == device && owner.set == range.set => {}
             _ => return Err(OperationError::NotOwner),
         }
         let end = u64::from(range.page) + u64::from(range.pages);

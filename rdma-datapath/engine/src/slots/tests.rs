@@ -62,8 +62,10 @@ fn hello(device: u8, epoch: u64, session: u64) -> Hello {
     }
 }
 
+/// Pages of a slot that was granted for set 10.
 fn pages(slot: u32, page: u32, pages: u32) -> SlotPages {
     SlotPages {
+        set: SetId::new(10),
         slot: SlotIndex::new(slot),
         page,
         pages,
@@ -85,6 +87,26 @@ fn granted_slot_is_served_to_its_owner_only() {
     assert_eq!(core.check(B, pages(1, 3, 2)), Err(OperationError::NotOwner));
     assert_eq!(core.check(A, pages(0, 0, 1)), Err(OperationError::NotOwner));
     assert_eq!(core.counters().refused_owner, 2);
+}
+
+#[test]
+fn late_operation_for_a_set_that_left_the_slot_is_refused() {
+    let mut core = core();
+    core.apply(&document(1, &[(1, 1, 10)]), &mut Vec::new())
+        .expect("valid");
+    core.open(A, hello(1, 1, 7), &mut Vec::new()).expect("new");
+    assert!(core.check(A, pages(1, 0, 1)).is_ok());
+    for (generation, grants) in [(2, &[][..]), (3, &[(1, 1, 11)][..])] {
+        core.apply(&document(generation, grants), &mut Vec::new())
+            .expect("valid");
+        core.zeroed(SlotIndex::new(1), &mut Vec::new());
+    }
+    assert_eq!(core.check(A, pages(1, 0, 1)), Err(OperationError::NotOwner));
+    let of_new_set = SlotPages {
+        set: SetId::new(11),
+        ..pages(1, 0, 1)
+    };
+    assert!(core.check(A, of_new_set).is_ok());
 }
 
 #[test]
@@ -163,7 +185,7 @@ fn slot_taken_back_is_zeroed_before_the_next_owner_gets_it() {
         ]
     );
     assert!(!core.still_valid(old), "work under way ends with the grant");
-    core.apply(&document(3, &[(1, 2, 11)]), &mut Vec::new())
+    core.apply(&document(3, &[(1, 2, 10)]), &mut Vec::new())
         .expect("waits");
     assert_eq!(core.grants().count(), 0);
     assert_eq!(core.check(B, pages(1, 0, 1)), Err(OperationError::NotOwner));
@@ -270,7 +292,7 @@ enum Step {
     Zeroed(u32),
     Open(u16, u8, u64),
     Close(u16),
-    Check(u16, u32),
+    Check(u16, u32, u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -279,7 +301,7 @@ fn step() -> impl Strategy<Value = Step> {
         (0..SLOTS).prop_map(Step::Zeroed),
         (0_u16..6, 1_u8..4, 1_u64..5).prop_map(|(c, d, e)| Step::Open(c, d, e)),
         (0_u16..6).prop_map(Step::Close),
-        (0_u16..6, 0..SLOTS).prop_map(|(c, s)| Step::Check(c, s)),
+        (0_u16..6, 0..SLOTS, 1_u64..3).prop_map(|(c, s, set)| Step::Check(c, s, set)),
     ]
 }
 
@@ -357,13 +379,14 @@ proptest! {
                     core.close(ConnectionIndex::new(connection));
                     model.open.remove(&connection);
                 }
-                Step::Check(connection, slot) => {
+                Step::Check(connection, slot, set) => {
                     let expected = match model.open.get(&connection) {
                         None => Err(OperationError::OldEpoch),
-                        Some((device, _)) if model.granted.get(&slot).map(|o| o.0) == Some(*device) => Ok(()),
+                        Some((device, _)) if model.granted.get(&slot) == Some(&(*device, set)) => Ok(()),
                         Some(_) => Err(OperationError::NotOwner),
                     };
-                    let got = core.check(ConnectionIndex::new(connection), pages(slot, 0, 1));
+                    let range = SlotPages { set: SetId::new(set), ..pages(slot, 0, 1) };
+                    let got = core.check(ConnectionIndex::new(connection), range);
                     prop_assert_eq!(got.map(|_| ()), expected);
                 }
             }

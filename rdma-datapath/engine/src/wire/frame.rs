@@ -1,6 +1,6 @@
-//! Requests and responses of version 1.
+//! Requests and responses of version 2.
 
-use dynamicswap_types::SlotIndex;
+use dynamicswap_types::{SetId, SlotIndex};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -9,7 +9,7 @@ use crate::operation::OperationError;
 use crate::slots::SlotPages;
 
 /// Length of a request's header; a WRITE's payload follows it.
-pub const REQUEST_BYTES: usize = 32;
+pub const REQUEST_BYTES: usize = 40;
 /// Length of a response's header; the payload of a READ that succeeded follows it.
 pub const RESPONSE_BYTES: usize = 24;
 
@@ -27,6 +27,7 @@ struct RequestBytes {
     reserved: [u8; 3],
     pages: U32,
     tag: U64,
+    set: U64,
     slot: U32,
     page: U32,
     payload: U32,
@@ -92,6 +93,7 @@ impl Request {
             reserved: [0; 3],
             pages: range.pages.into(),
             tag: self.tag.into(),
+            set: range.set.get().into(),
             slot: range.slot.get().into(),
             page: range.page.into(),
             payload: self.payload_len().into(),
@@ -114,6 +116,7 @@ impl Request {
             return Err(WireError::Reserved);
         }
         let range = SlotPages {
+            set: SetId::new(request.set.get()),
             slot: SlotIndex::new(request.slot.get()),
             page: request.page.get(),
             pages: request.pages.get(),
@@ -143,6 +146,7 @@ impl Request {
 
 /// What a PING has where others have pages.
 const NO_PAGES: SlotPages = SlotPages {
+    set: SetId::new(0),
     slot: SlotIndex::new(0),
     page: 0,
     pages: 0,

@@ -20,6 +20,7 @@ const REPLY_MAGIC: [u8; 8] = *b"DYNSWAPs";
 /// | version | reason |
 /// |---|---|
 /// | 1 | first |
+/// | 2 | a request names the set: a late one must not reach the slot's next owner of the same device. 1 is no longer spoken, it cannot be made safe |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VersionRange {
     /// Oldest.
@@ -30,7 +31,7 @@ pub struct VersionRange {
 
 impl VersionRange {
     /// What this program speaks.
-    pub const OURS: Self = Self { min: 1, max: 1 };
+    pub const OURS: Self = Self { min: 2, max: 2 };
 
     /// The newest version that both speak.
     #[must_use]

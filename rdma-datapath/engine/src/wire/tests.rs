@@ -1,7 +1,7 @@
 //! Byte-exact golden tests, round trips, and a name for each malformed input.
 
 use dynamicswap_types::{
-    Bytes, Epoch, IncarnationId, SessionId, SlabSize, SlotIndex, SwapDeviceId,
+    Bytes, Epoch, IncarnationId, SessionId, SetId, SlabSize, SlotIndex, SwapDeviceId,
 };
 use proptest::prelude::*;
 
@@ -24,7 +24,7 @@ fn hello() -> Hello {
 
 fn accepted() -> Accepted {
     Accepted {
-        version: 1,
+        version: 2,
         incarnation: IncarnationId::from_bytes(*b"ABCDEFGHIJKLMNOP"),
         slot_size: SlabSize::try_from(Bytes::from_mib(16)).expect("a slab size"),
         slots: 64,
@@ -32,6 +32,7 @@ fn accepted() -> Accepted {
 }
 
 const RANGE: SlotPages = SlotPages {
+    set: SetId::new(0x0a0b),
     slot: SlotIndex::new(5),
     page: 0x0102,
     pages: 2,
@@ -41,34 +42,34 @@ const RANGE: SlotPages = SlotPages {
 fn handshake_bytes_never_change() {
     assert_eq!(
         hex(&encode_hello(&hello(), VersionRange::OURS)),
-        "44594e535741506301000100020000003031323334353637383961626364656603000000000000008877665544332211000000000000000000000000dd56bada"
+        "44594e535741506302000200020000003031323334353637383961626364656603000000000000008877665544332211000000000000000000000000f8510c14"
     );
     assert_eq!(
         hex(&encode_accepted(&accepted())),
-        "44594e535741507301000100010000004142434445464748494a4b4c4d4e4f500000000100000000400000000000000000000000000000000000000057b5597b"
+        "44594e535741507302000200020000004142434445464748494a4b4c4d4e4f50000000010000000040000000000000000000000000000000000000007e959491"
     );
     assert_eq!(
         hex(&encode_refusal(Refusal::OldEpoch {
             known: Some(Epoch::new(9))
         })),
-        "44594e53574150730100010000000200000000000000000000000000000000000000000000000000000000000000000009000000000000000000000032ec405a"
+        "44594e53574150730200020000000200000000000000000000000000000000000000000000000000000000000000000009000000000000000000000017ebf694"
     );
 }
 
 #[test]
-fn frame_bytes_of_version_1_never_change() {
+fn frame_bytes_of_version_2_never_change() {
     let request = |kind| Request { tag: 7, kind }.encode();
     assert_eq!(
         hex(&request(RequestKind::Read(RANGE))),
-        "01000000020000000700000000000000050000000201000000000000f52ba9ae"
+        "010000000200000007000000000000000b0a000000000000050000000201000000000000fdb21c96"
     );
     assert_eq!(
         hex(&request(RequestKind::Write(RANGE))),
-        "020000000200000007000000000000000500000002010000002000004c3b3fac"
+        "020000000200000007000000000000000b0a0000000000000500000002010000002000002d850d23"
     );
     assert_eq!(
         hex(&request(RequestKind::Ping)),
-        "03000000000000000700000000000000000000000000000000000000f7ead090"
+        "03000000000000000700000000000000000000000000000000000000000000000000000089c02fce"
     );
     let response = |status, payload_len| {
         Response {
@@ -106,7 +107,7 @@ fn refusals_keep_their_names() {
 
 #[test]
 fn peers_without_a_common_version_are_told_so() {
-    let newer = VersionRange { min: 2, max: 9 };
+    let newer = VersionRange { min: 3, max: 9 };
     let bytes = encode_hello(&hello(), newer);
     let error = decode_hello(&bytes).expect_err("no common version");
     assert_eq!(error, WireError::Version { peer: newer });
@@ -114,7 +115,7 @@ fn peers_without_a_common_version_are_told_so() {
     let both = VersionRange { min: 1, max: 9 };
     assert_eq!(
         decode_hello(&encode_hello(&hello(), both)),
-        Ok((hello(), 1))
+        Ok((hello(), 2))
     );
 }
 
@@ -151,7 +152,7 @@ fn malformed_requests_are_refused_by_name() {
         })
     );
     assert_eq!(
-        decode(|b| b[24] = 1),
+        decode(|b| b[32] = 1),
         Err(WireError::Length {
             pages: 2,
             payload: 8193
@@ -246,7 +247,14 @@ fn malformed_handshakes_are_refused_by_name() {
 }
 
 fn ranges() -> impl Strategy<Value = SlotPages> {
-    (any::<u32>(), any::<u32>(), 1..=REQUEST_PAGES_MAX).prop_map(|(slot, page, pages)| SlotPages {
+    let numbers = (
+        any::<u64>(),
+        any::<u32>(),
+        any::<u32>(),
+        1..=REQUEST_PAGES_MAX,
+    );
+    numbers.prop_map(|(set, slot, page, pages)| SlotPages {
+        set: SetId::new(set),
         slot: SlotIndex::new(slot),
         page,
         pages,
@@ -284,11 +292,11 @@ proptest! {
             session: SessionId::new(session),
             queue,
         };
-        prop_assert_eq!(decode_hello(&encode_hello(&hello, VersionRange::OURS)), Ok((hello, 1)));
+        prop_assert_eq!(decode_hello(&encode_hello(&hello, VersionRange::OURS)), Ok((hello, 2)));
     }
 
     #[test]
-    fn single_flipped_bit_is_always_found(kind in kinds(), bit in 0_usize..256) {
+    fn single_flipped_bit_is_always_found(kind in kinds(), bit in 0_usize..8 * REQUEST_BYTES) {
         let mut bytes = Request { tag: 1, kind }.encode();
         bytes[bit / 8] ^= 1 << (bit % 8);
         prop_assert_eq!(Request::decode(&bytes), Err(WireError::Checksum));

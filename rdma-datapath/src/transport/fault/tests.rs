@@ -85,6 +85,7 @@ impl World {
             id: OperationId(id),
             server: SERVER,
             direction,
+            set: SetId::new(1),
             slot: SLOT,
             page: 0,
             buffer: BufferRange { first, pages: 1 },

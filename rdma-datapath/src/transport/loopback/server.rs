@@ -1,13 +1,15 @@
 //! A memory server in this process: the real core over ordinary memory.
 
+use std::ops::Range;
+
 use dynamicswap_engine::buffer::Buffers;
 use dynamicswap_engine::limits::DEVICES_MAX;
-use dynamicswap_engine::operation::{Direction, Operation, OperationResult};
+use dynamicswap_engine::operation::{Direction, Operation, OperationError, OperationResult};
 use dynamicswap_engine::slots::{
     Applied, ApplyError, ConnectionIndex, CoreLimits, GrantDocument, Hello, Kept, MemoryServerCore,
     SessionEffect, SessionRefusal, SlotEffect, SlotGeometry, SlotPages, SlotRecord,
 };
-use dynamicswap_types::{IncarnationId, SlotIndex};
+use dynamicswap_types::{IncarnationId, PAGE_SIZE, SlotIndex};
 
 /// Connections at once.
 const CONNECTIONS: u16 = 64;
@@ -25,7 +27,8 @@ pub struct LoopbackServer {
     limits: CoreLimits,
     kept: Kept,
     core: MemoryServerCore,
-    memory: Vec<u8>,
+    /// Bytes of each slot, up to the last page that was touched; zeroes behind them.
+    memory: Vec<Vec<u8>>,
     running: bool,
     connections: Vec<Option<u64>>,
     next_serial: u64,
@@ -45,7 +48,7 @@ impl LoopbackServer {
             limits,
             core: MemoryServerCore::restore(limits, &kept, &mut Vec::new()),
             kept,
-            memory: vec![0; usize::try_from(geometry.bytes()).unwrap_or_default()],
+            memory: vec![Vec::new(); SlotIndex::new(geometry.slots).as_usize()],
             running: true,
             connections: vec![None; usize::from(CONNECTIONS)],
             next_serial: 0,
@@ -100,13 +103,26 @@ impl LoopbackServer {
     pub fn lose_memory(&mut self, incarnation: IncarnationId) {
         self.stop();
         self.kept = fresh(self.limits.geometry, incarnation);
-        self.memory.fill(0);
+        self.memory.iter_mut().for_each(Vec::clear);
     }
 
     /// The bytes of a slot, to look at or to corrupt; `None` if there is no such slot.
     pub fn slot_mut(&mut self, slot: SlotIndex) -> Option<&mut [u8]> {
         let len = self.limits.geometry.slot_size.bytes().as_usize();
-        self.memory.chunks_exact_mut(len).nth(slot.as_usize())
+        self.range_mut(slot, 0..len)
+    }
+
+    /// The same for some bytes of a slot: pages that nobody touches take no memory.
+    pub fn range_mut(&mut self, slot: SlotIndex, range: Range<usize>) -> Option<&mut [u8]> {
+        let len = self.limits.geometry.slot_size.bytes().as_usize();
+        let bytes = self.memory.get_mut(slot.as_usize())?;
+        if range.end > len {
+            return None;
+        }
+        if bytes.len() < range.end {
+            bytes.resize(range.end, 0);
+        }
+        bytes.get_mut(range)
     }
 
     fn carry_out_effects(&mut self, effects: Vec<SlotEffect>) {
@@ -115,8 +131,8 @@ impl LoopbackServer {
                 SlotEffect::Record(slot, record) => self.kept.slots[slot.as_usize()] = record,
                 SlotEffect::Generation(generation) => self.kept.generation = generation,
                 SlotEffect::Zero(slot) => {
-                    if let Some(bytes) = self.slot_mut(slot) {
-                        bytes.fill(0);
+                    if let Some(bytes) = self.memory.get_mut(slot.as_usize()) {
+                        bytes.clear();
                     }
                     let mut next = Vec::new();
                     self.core.zeroed(slot, &mut next);
@@ -171,13 +187,15 @@ impl LoopbackServer {
         buffers: &mut dyn Buffers,
     ) -> OperationResult {
         let range = SlotPages {
+            set: operation.set,
             slot: operation.slot,
             page: operation.page,
             pages: operation.buffer.pages,
         };
         let permit = self.core.check(connection.index, range)?;
-        let offset = usize::try_from(permit.offset).unwrap_or(usize::MAX);
-        let remote = &mut self.memory[offset..][..permit.len];
+        let offset = operation.page as usize * PAGE_SIZE.as_usize();
+        let remote = self.range_mut(permit.slot(), offset..offset + permit.len);
+        let remote = remote.ok_or(OperationError::OutOfRange)?;
         match operation.direction {
             Direction::Read => buffers.bytes_mut(operation.buffer).copy_from_slice(remote),
             Direction::Write => remote.copy_from_slice(buffers.bytes(operation.buffer)),

@@ -69,6 +69,7 @@ fn post(transport: &mut LoopbackTransport, pool: &mut Vec<u8>, id: u64, directio
         id: OperationId(id),
         server: SERVER,
         direction,
+        set: SetId::new(1),
         slot: SlotIndex::new(0),
         page: 5,
         buffer: BufferRange { first, pages: 1 },

@@ -74,6 +74,7 @@ impl Flights {
             return false;
         }
         let range = SlotPages {
+            set: operation.set,
             slot: operation.slot,
             page: operation.page,
             pages: operation.buffer.pages,
@@ -183,7 +184,7 @@ mod tests {
     use super::*;
     use dynamicswap_engine::buffer::BufferRange;
     use dynamicswap_engine::operation::OperationId;
-    use dynamicswap_types::{ServerIndex, SlotIndex};
+    use dynamicswap_types::{ServerIndex, SetId, SlotIndex};
     use proptest::prelude::*;
 
     fn operation(id: u64, direction: Direction) -> Operation {
@@ -191,6 +192,7 @@ mod tests {
             id: OperationId(id),
             server: ServerIndex::new(0),
             direction,
+            set: SetId::new(1),
             slot: SlotIndex::new(0),
             page: 0,
             buffer: BufferRange { first: 0, pages: 1 },

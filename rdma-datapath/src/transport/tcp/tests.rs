@@ -12,7 +12,7 @@ use dynamicswap_engine::wire::{
     Accepted, HANDSHAKE_BYTES, REQUEST_BYTES, Refusal, Request, RequestKind, Response, Status,
     decode_hello, encode_accepted, encode_refusal,
 };
-use dynamicswap_types::{Bytes, Epoch, IncarnationId, SessionId, SlotIndex, SwapDeviceId};
+use dynamicswap_types::{Bytes, Epoch, IncarnationId, SessionId, SetId, SlotIndex, SwapDeviceId};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::*;
@@ -114,6 +114,7 @@ impl Client {
             id: OperationId(id),
             server: SERVER,
             direction,
+            set: SetId::new(1),
             slot: SlotIndex::new(slot),
             page: 0,
             buffer: range,

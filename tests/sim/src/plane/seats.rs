@@ -203,7 +203,7 @@ impl Plane {
                 .all(|seat| copy_state(view, seat) == Some(ReplicaState::Live));
             if serving > wanted.max(in_force)
                 && settled
-                && all_whole
+                && (all_whole || self.early_drop)
                 && device.generation == self.published.generation
             {
                 let leaving = pick(&mut self.random, serving);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use dynamicswap_datapath::transport::fault::Faults;
 use dynamicswap_engine::sets::{Replica, ReplicaState};
 use dynamicswap_types::{MonotonicTime, Spill};
-use dynamicswap_workload::page::PAGE_WORDS;
+use dynamicswap_workload::page::{PAGE_WORDS, Page};
 
 use super::World;
 use crate::disk::LATENCY_SLOW;
@@ -97,12 +97,21 @@ impl World<'_> {
 
     /// Bits by which a copy differs from a version of the page; none if there is no such slot.
     fn difference(&self, page: u64, version: u32, replica: Replica) -> Option<u32> {
+        self.difference_from(page, &self.content(page, version), replica)
+    }
+
+    /// What a version of a page consists of.
+    fn content(&self, page: u64, version: u32) -> Page {
+        let mut content = [0; PAGE_WORDS];
+        self.kernel.stamp(page, version).fill(&mut content);
+        content
+    }
+
+    fn difference_from(&self, page: u64, expected: &Page, replica: Replica) -> Option<u32> {
         let donor = self.donors.get(replica.place.server.as_usize())?;
-        let mut expected = [0; PAGE_WORDS];
-        self.kernel.stamp(page, version).fill(&mut expected);
         donor.with_page(replica.place.slot.get(), self.offset(page), |bytes| {
             let found = words(bytes);
-            let pairs = found.iter().zip(&expected);
+            let pairs = found.iter().zip(expected);
             pairs
                 .map(|(found, expected)| (found ^ expected).count_ones())
                 .sum()
@@ -122,7 +131,8 @@ impl World<'_> {
     /// Where the acknowledged version of a page stands.
     pub(super) fn copies_of(&self, page: u64) -> Vec<Copy> {
         let version = self.kernel.register(page).acked;
-        let right = |replica: &Replica| self.difference(page, version, *replica) == Some(0);
+        let content = self.content(page, version);
+        let right = |replica: &Replica| self.difference_from(page, &content, *replica) == Some(0);
         let replicas = self.replicas(page).into_iter().filter(right);
         let on_donors = replicas.map(|replica| Copy::Donor(replica.place.server.as_usize()));
         let mut copies: Vec<Copy> = on_donors.collect();
@@ -236,7 +246,8 @@ impl World<'_> {
         };
         for page in sent.draft.range() {
             let replicas = self.replicas(page);
-            let bits = |replica: &Replica| self.difference(page, version, *replica);
+            let content = self.content(page, version);
+            let bits = |replica: &Replica| self.difference_from(page, &content, *replica);
             let differences: Vec<Option<u32>> = replicas.iter().map(bits).collect();
             let arrived = |replica: &Replica, bits: &Option<u32>| {
                 // Copies that were destroyed after they had arrived still count.

@@ -15,7 +15,7 @@ use dynamicswap_types::ServerIndex;
 use super::{Ghost, World};
 use crate::kernel::{Draft, Seen, Verb};
 use crate::mutation::Mutation;
-use crate::process::{Birth, Process};
+use crate::process::{Birth, Nowhere, Process};
 use crate::story::Verdict;
 
 /// Rounds of one moment after which the rest waits for the next.
@@ -34,6 +34,7 @@ impl World<'_> {
         if self.mutation != Some(Mutation::EpochKept) || self.epoch == 0 {
             self.epoch += 1;
         }
+        self.starts += 1;
         let birth = Birth {
             scenario: &self.scenario,
             tables: self.tables,
@@ -41,9 +42,11 @@ impl World<'_> {
             network: &self.network,
             device: self.device,
             epoch: self.epoch,
+            start: self.starts,
             mutation: self.mutation,
         };
-        let mut process = match Process::start(birth, self.now) {
+        let pool = std::mem::take(&mut self.pool);
+        let mut process = match Process::start(birth, pool, self.now) {
             Ok(process) => process,
             Err(error) => {
                 return Err(self.broken("an engine starts on its tables", error.to_string()));
@@ -54,12 +57,15 @@ impl World<'_> {
         let epoch = self.epoch;
         self.story
             .tell(self.now, || format!("engine of epoch {epoch} starts"));
+        // It may be one that the process before has kept and not put in force.
+        let before = self.pages_with_copies();
         if let Some(kept) = &self.kept
             && let Err(error) = process.engine.apply(kept, &mut process.pool, self.now)
         {
             return Err(self.broken("an engine takes the kept document again", error.to_string()));
         }
         self.process = Some(process);
+        self.judge_document(&before)?;
         self.resend()?;
         self.apply_wanted()
     }
@@ -337,9 +343,9 @@ impl World<'_> {
                 },
             );
         }
+        self.pool = pool;
         self.ghosts.push(Ghost {
             transport,
-            pool,
             thaw: Some(thaw),
             until,
         });
@@ -359,9 +365,11 @@ impl World<'_> {
                         .set_faults(ServerIndex::new(number), Faults::default());
                 }
             }
-            ghost.transport.poll(&mut ghost.pool, now, &mut |event| {
-                fenced |= matches!(event, TransportEvent::Link(_, Link::Down | Link::Refused));
-            });
+            ghost
+                .transport
+                .poll(&mut Nowhere::default(), now, &mut |event| {
+                    fenced |= matches!(event, TransportEvent::Link(_, Link::Down | Link::Refused));
+                });
         }
         if fenced && self.process.is_some() {
             self.coverage.saw("old session fenced by a new engine");

@@ -1,0 +1,181 @@
+//! Memory figures of a container, on v2 and on v1.
+
+use std::path::Path;
+
+use dynamicswap_policy::Memory;
+use dynamicswap_types::Bytes;
+
+use super::{CgroupError, Layout, beginning, read_text};
+
+impl Layout {
+    /// Memory of the container whose directory in the memory hierarchy is `cgroup`.
+    ///
+    /// # Errors
+    /// [`CgroupError`] if a file that this layout has cannot be read.
+    pub fn memory(&self, cgroup: &Path) -> Result<Memory, CgroupError> {
+        match self {
+            Self::Unified { .. } => unified(cgroup),
+            Self::Hybrid { .. } | Self::MemoryOnly { .. } => legacy(cgroup),
+        }
+    }
+}
+
+/// The limit is the lower of memory.high and memory.max: the kernel holds a container down from
+/// there on.
+fn unified(cgroup: &Path) -> Result<Memory, CgroupError> {
+    let limit = |name: &str| match read(cgroup, name)? {
+        Figure::Bytes(bytes) => Ok(Some(bytes)),
+        Figure::Max => Ok(None),
+    };
+    let limits = [limit("memory.high")?, limit("memory.max")?];
+    Ok(Memory {
+        used: bytes(cgroup, "memory.current")?,
+        limit: limits.into_iter().flatten().min(),
+        // The file is missing on a kernel that does no swap accounting.
+        swapped: optional(bytes(cgroup, "memory.swap.current"))?.unwrap_or_default(),
+    })
+}
+
+/// v1 counts memory, and memory with swap; it writes no limit as the largest number of whole
+/// pages.
+fn legacy(cgroup: &Path) -> Result<Memory, CgroupError> {
+    const NO_LIMIT: Bytes = Bytes::new(1 << 62);
+    let used = bytes(cgroup, "memory.usage_in_bytes")?;
+    let limit = bytes(cgroup, "memory.limit_in_bytes")?;
+    // The file is missing on a kernel that does no swap accounting.
+    let both = optional(bytes(cgroup, "memory.memsw.usage_in_bytes"))?;
+    Ok(Memory {
+        used,
+        limit: (limit < NO_LIMIT).then_some(limit),
+        swapped: both.unwrap_or(used).saturating_sub(used),
+    })
+}
+
+/// What stands in a file with one figure.
+enum Figure {
+    Bytes(Bytes),
+    Max,
+}
+
+fn read(cgroup: &Path, name: &str) -> Result<Figure, CgroupError> {
+    let path = cgroup.join(name);
+    let text = read_text(&path)?;
+    match text.trim() {
+        "max" => Ok(Figure::Max),
+        number => number
+            .parse()
+            .map(|number| Figure::Bytes(Bytes::new(number)))
+            .map_err(|_| CgroupError::Content {
+                path,
+                found: beginning(&text),
+                wanted: "a number of bytes",
+            }),
+    }
+}
+
+fn bytes(cgroup: &Path, name: &str) -> Result<Bytes, CgroupError> {
+    match read(cgroup, name)? {
+        Figure::Bytes(bytes) => Ok(bytes),
+        Figure::Max => Err(CgroupError::Content {
+            path: cgroup.join(name),
+            found: "max".to_owned(),
+            wanted: "a number of bytes",
+        }),
+    }
+}
+
+/// None if the file does not exist.
+fn optional(figure: Result<Bytes, CgroupError>) -> Result<Option<Bytes>, CgroupError> {
+    match figure {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.is_gone() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{Files, Host};
+    use super::*;
+
+    fn mib(mib: u32) -> Bytes {
+        Bytes::from_mib(mib)
+    }
+
+    fn memory(host: &Host, name: &str) -> Result<Memory, CgroupError> {
+        let layout = Layout::probe(host.root()).expect("a layout");
+        let cgroup = layout.memory_root().join(name);
+        layout.memory(&cgroup)
+    }
+
+    #[test]
+    fn unified_limit_is_the_lower_of_high_and_max() {
+        let host = Host::unified();
+        host.container("web", Files::default());
+        let expected = Memory {
+            used: mib(64),
+            limit: None,
+            swapped: Bytes::ZERO,
+        };
+        assert_eq!(memory(&host, "web").ok(), Some(expected));
+        let files = Files {
+            swapped: mib(10),
+            high: Some(mib(100)),
+            max: Some(mib(125)),
+            ..Files::default()
+        };
+        host.container("web", files);
+        let expected = Memory {
+            used: mib(64),
+            limit: Some(mib(100)),
+            swapped: mib(10),
+        };
+        assert_eq!(memory(&host, "web").ok(), Some(expected));
+    }
+
+    #[test]
+    fn v1_counts_swap_as_what_is_above_memory_and_no_limit_as_none() {
+        let host = Host::hybrid();
+        let files = Files {
+            swapped: mib(30),
+            max: Some(mib(64)),
+            ..Files::default()
+        };
+        host.container("web", files);
+        let expected = Memory {
+            used: mib(64),
+            limit: Some(mib(64)),
+            swapped: mib(30),
+        };
+        assert_eq!(memory(&host, "web").ok(), Some(expected));
+        host.container("web", Files::default());
+        assert_eq!(memory(&host, "web").expect("read").limit, None);
+    }
+
+    #[test]
+    fn kernel_without_swap_accounting_has_no_swap() {
+        for (host, file) in [
+            (Host::unified(), "web/memory.swap.current"),
+            (Host::hybrid(), "memory/web/memory.memsw.usage_in_bytes"),
+        ] {
+            host.container("web", Files::default());
+            std::fs::remove_file(host.root().join(file)).expect("was there");
+            let memory = memory(&host, "web").expect("read");
+            assert_eq!((memory.used, memory.swapped), (mib(64), Bytes::ZERO));
+        }
+    }
+
+    #[test]
+    fn removed_cgroup_is_gone_and_a_strange_file_is_named() {
+        let host = Host::unified();
+        assert!(memory(&host, "web").expect_err("not there").is_gone());
+        host.container("web", Files::default());
+        std::fs::write(host.root().join("web/memory.current"), "many\n").expect("written");
+        let error = memory(&host, "web").expect_err("strange");
+        assert!(!error.is_gone());
+        assert!(
+            error.to_string().contains("memory.current holds 'many'"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,51 @@
+//! Every limit of the agent, in one place, with its reason.
+
+use std::time::Duration;
+
+/// Shortest time between two reports, and between two looks at pressure: triggers and daemons may
+/// storm, the controller and this node's processor shall not notice.
+pub const REPORT_SPACING: Duration = Duration::from_millis(50);
+/// Longest time between two reports, so that figures stay fresh and a silent agent is known to be
+/// gone; also the time until a document that a daemon refused is offered again.
+pub const TICK: Duration = Duration::from_secs(1);
+/// Longest `--look-every-ms`, a minute: above, an average over 10 s is missed.
+pub const LOOK_EVERY_MS_MAX: u64 = 60_000;
+/// First pause before a session is opened again; doubled for each failure in a row.
+pub const BACK_OFF_MIN: Duration = Duration::from_millis(100);
+/// Longest of these pauses: a controller that is back is found within it.
+pub const BACK_OFF_MAX: Duration = Duration::from_secs(2);
+/// A session that lasted so long has worked, even if no document came.
+pub const SESSION_WORKED: Duration = Duration::from_secs(5);
+/// Time that a connection and the controller's answer may take together.
+pub const SESSION_OPEN_LIMIT: Duration = Duration::from_secs(4);
+/// A controller that has vanished without a word is noticed within this time and once more.
+pub const KEEPALIVE: Duration = Duration::from_secs(2);
+/// Longest document: a daemon's frame takes no longer one.
+pub const DOCUMENT_BYTES_MAX: usize = 16 << 20;
+
+/// Longest wait for a daemon's change: a report at least this often keeps the counters fresh.
+pub const LONG_POLL: Duration = Duration::from_secs(1);
+/// A daemon that takes longer to answer than this is as good as gone.
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// Pause before a daemon that is gone is looked for again.
+pub const DAEMON_RETRY: Duration = Duration::from_millis(100);
+/// Shortest time between two questions to a daemon, should it answer without waiting.
+pub const POLL_SPACING: Duration = Duration::from_millis(10);
+/// Longest path of a unix socket: the kernel's address has 108 bytes with the zero at the end.
+pub const SOCKET_PATH_MAX: usize = 107;
+
+/// Containers that are watched; a kubelet runs 110 pods as a rule, 500 at most.
+pub const CONTAINERS_MAX: usize = 1024;
+/// Longest descriptor of a container: names, some labels and two paths.
+pub const DESCRIPTOR_BYTES_MAX: u64 = 64 << 10;
+/// Longest kernel file that is read: memory.stat, the longest of a cgroup, has a few KiB.
+pub const KERNEL_FILE_BYTES_MAX: u64 = 64 << 10;
+/// Warnings that a report carries.
+pub const WARNINGS_MAX: usize = 16;
+
+const _: () = {
+    assert!(REPORT_SPACING.as_nanos() < TICK.as_nanos());
+    assert!(BACK_OFF_MIN.as_nanos() < BACK_OFF_MAX.as_nanos());
+    assert!(LONG_POLL.as_nanos() < ANSWER_LIMIT.as_nanos());
+    assert!(WARNINGS_MAX < CONTAINERS_MAX);
+};

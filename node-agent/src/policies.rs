@@ -1,0 +1,138 @@
+//! The policies of the kept document, as far as they concern pressure: which one a container has.
+
+use std::collections::BTreeMap;
+
+use dynamicswap_crds::{ObjectKey, PressureSpec, RemoteMemoryPolicy};
+use dynamicswap_policy::{Share, Thresholds};
+
+use crate::containers::Container;
+
+/// The policies of a document, by namespace and name.
+#[derive(Debug, Default)]
+pub struct Policies {
+    policies: BTreeMap<ObjectKey, RemoteMemoryPolicy>,
+    /// What is wrong with policies that are left out, a sentence each.
+    pub warnings: Vec<String>,
+}
+
+impl Policies {
+    /// Reads the policies of a document.
+    #[must_use]
+    pub fn of(documents: &[String]) -> Self {
+        let mut policies = Self::default();
+        for json in documents {
+            match serde_json::from_str::<RemoteMemoryPolicy>(json) {
+                Ok(policy) => {
+                    policies.policies.insert(policy.metadata.key(), policy);
+                }
+                Err(error) => policies.warnings.push(format!(
+                    "a policy of the controller is not understood, so that its containers are \
+                     judged without it: {error}: upgrade this agent"
+                )),
+            }
+        }
+        policies
+    }
+
+    /// The policy that judges a container: of those that select it, the one that is reached
+    /// first, and among equals the first by name. A paused one selects nothing; a dry run does,
+    /// because it shall report.
+    #[must_use]
+    pub fn select(&self, container: &Container) -> Option<(&ObjectKey, Thresholds)> {
+        let selects = |(key, policy): &(&ObjectKey, &RemoteMemoryPolicy)| {
+            !policy.spec.paused
+                && key.namespace.as_str() == container.namespace
+                && policy.spec.pod_selector.selects(&container.labels)
+        };
+        self.policies
+            .iter()
+            .filter(selects)
+            .map(|(key, policy)| (key, thresholds(&policy.spec.pressure)))
+            .min_by_key(|(_, thresholds)| *thresholds)
+    }
+}
+
+fn thresholds(spec: &PressureSpec) -> Thresholds {
+    Thresholds {
+        some: Share::from_hundredths(spec.some_avg10_percent.hundredths()),
+        full: Share::from_hundredths(spec.full_avg10_percent.hundredths()),
+        calm_after: spec.calm_after.as_duration(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use dynamicswap_crds::parse_policies;
+
+    use super::*;
+
+    fn policies(specs: &[(&str, &str)]) -> Policies {
+        let yaml = |(name, spec): &(&str, &str)| {
+            format!(
+                "apiVersion: dynamicswap.io/v1alpha1\nkind: RemoteMemoryPolicy\n\
+                 metadata: {{name: {name}}}\nspec: {spec}\n"
+            )
+        };
+        let json = |yaml: String| {
+            let policies = parse_policies(&yaml).expect("valid");
+            serde_json::to_string(&policies[0]).expect("plain")
+        };
+        Policies::of(&specs.iter().map(yaml).map(json).collect::<Vec<_>>())
+    }
+
+    fn container(namespace: &str) -> Container {
+        Container {
+            namespace: namespace.to_owned(),
+            name: "web-1".to_owned(),
+            labels: BTreeMap::from([("app".to_owned(), "web".to_owned())]),
+            memory_cgroup: PathBuf::from("/m"),
+            unified_cgroup: PathBuf::from("/u"),
+        }
+    }
+
+    fn selected(specs: &[(&str, &str)], namespace: &str) -> Option<(String, Thresholds)> {
+        let policies = policies(specs);
+        let found = policies.select(&container(namespace));
+        found.map(|(key, thresholds)| (key.to_string(), thresholds))
+    }
+
+    #[test]
+    fn policy_of_the_namespace_whose_labels_match_is_selected() {
+        let all = ("all", "{pressure: {someAvg10Percent: 20, calmAfter: 3s}}");
+        let other = ("other", "{podSelector: {matchLabels: {app: db}}}");
+        let (name, thresholds) = selected(&[all, other], "default").expect("one");
+        assert_eq!(name, "default/all");
+        assert_eq!(thresholds.some, Share::from_hundredths(2_000));
+        assert_eq!(thresholds.calm_after, Duration::from_secs(3));
+        assert_eq!(selected(&[all, other], "elsewhere"), None);
+    }
+
+    #[test]
+    fn of_several_the_one_that_is_reached_first_decides() {
+        let high = ("a", "{pressure: {someAvg10Percent: 50}}");
+        let low = ("b", "{dryRun: true}");
+        let (name, _) = selected(&[high, low], "default").expect("one");
+        assert_eq!(name, "default/b");
+        let (name, _) = selected(&[("y", "{}"), ("x", "{}")], "default").expect("one");
+        assert_eq!(name, "default/x");
+    }
+
+    #[test]
+    fn paused_policy_selects_nothing() {
+        assert_eq!(selected(&[("a", "{paused: true}")], "default"), None);
+    }
+
+    #[test]
+    fn default_thresholds_are_those_of_a_policy_that_says_nothing() {
+        assert_eq!(thresholds(&PressureSpec::default()), Thresholds::default());
+    }
+
+    #[test]
+    fn policy_of_a_later_version_is_a_warning() {
+        let policies = Policies::of(&["{\"spec\": {\"later\": 1}}".to_owned()]);
+        assert!(policies.warnings[0].contains("upgrade this agent"));
+    }
+}

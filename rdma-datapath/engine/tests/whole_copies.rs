@@ -1,0 +1,341 @@
+//! A copy that counts as whole is whole: one test for each way in which it might not be.
+#![expect(clippy::expect_used, reason = "helpers of tests are tests")]
+
+use std::time::Duration;
+
+use dynamicswap_engine::buffer::BufferRange;
+use dynamicswap_engine::document::{Document, ReplicaPlace, ServerDescriptor, SetGrant};
+use dynamicswap_engine::effect::Effect;
+use dynamicswap_engine::engine::{Engine, EngineConfig};
+use dynamicswap_engine::limits::SCRATCH_PAGES;
+use dynamicswap_engine::link::Link;
+use dynamicswap_engine::operation::{Direction, Operation, OperationError};
+use dynamicswap_engine::request::{Request, RequestKind, RequestTag};
+use dynamicswap_engine::sets::ReplicaState::{self, Live, Rebuilding, Stale};
+use dynamicswap_engine::tables::{Geometry, OwnedTables};
+use dynamicswap_types::{
+    Bytes, Copies, Durability, Epoch, Generation, IncarnationId, MonotonicTime, PageIndex,
+    ServerIndex, SetId, SlabSize, SlotIndex, Spill, SwapDeviceId,
+};
+
+const SERVERS: u16 = 3;
+
+fn life(server: u16, number: u8) -> IncarnationId {
+    let mut bytes = [number; 16];
+    bytes[0] = u8::try_from(server).expect("small") + 1;
+    IncarnationId::from_bytes(bytes)
+}
+
+fn place(server: u16) -> ReplicaPlace {
+    ReplicaPlace {
+        server: ServerIndex::new(server),
+        slot: SlotIndex::new(0),
+    }
+}
+
+fn geometry() -> Geometry {
+    let slab = SlabSize::try_from(Bytes::from_mib(1)).expect("a slab size");
+    Geometry::new(Bytes::from_mib(1), slab, 0).expect("a geometry")
+}
+
+fn tables() -> OwnedTables {
+    OwnedTables::new(SwapDeviceId::from_bytes([1; 16]), geometry())
+}
+
+struct World<'m> {
+    engine: Engine<'m>,
+    document: Document,
+    pool: Vec<u8>,
+    now: MonotonicTime,
+    posted: Vec<Operation>,
+    answered: usize,
+}
+
+impl<'m> World<'m> {
+    /// An engine of one slab, every link up, a set with copies on these servers.
+    fn new(tables: &'m OwnedTables, epoch: u64, copies: Copies, servers: &[u16]) -> Self {
+        let config = EngineConfig {
+            geometry: geometry(),
+            epoch: Epoch::new(epoch),
+            scratch: BufferRange {
+                first: 4,
+                pages: SCRATCH_PAGES,
+            },
+            spill: false,
+            operation_timeout: Duration::from_millis(300),
+        };
+        let descriptor = |server| ServerDescriptor {
+            incarnation: Some(life(server, 0)),
+            domain: server,
+        };
+        let replicas = servers.iter().map(|server| place(*server)).collect();
+        let set = SetGrant {
+            id: SetId::new(1),
+            replicas,
+        };
+        let spill = Spill::None;
+        Self {
+            engine: Engine::new(config, tables.tables()).expect("its tables"),
+            document: Document {
+                generation: Generation::new(1),
+                durability: Durability { copies, spill },
+                write_hold: Duration::from_secs(1),
+                read_stall: Duration::from_secs(2),
+                empty_slab_hold: Duration::from_secs(9),
+                reserve_sets_max: 4,
+                servers: (0..SERVERS).map(descriptor).collect(),
+                sets: vec![set],
+            },
+            pool: vec![0; (4 + SCRATCH_PAGES as usize) * 4096],
+            now: MonotonicTime::from_nanos(1),
+            posted: Vec::new(),
+            answered: 0,
+        }
+    }
+
+    fn serving(tables: &'m OwnedTables, copies: Copies, servers: &[u16]) -> Self {
+        let mut world = Self::new(tables, 1, copies, servers);
+        world.apply();
+        (0..SERVERS).for_each(|server| world.up(server, 0));
+        world
+    }
+
+    fn apply(&mut self) {
+        self.document.generation = self.document.generation.next();
+        self.engine
+            .apply(&self.document, &mut self.pool, self.now)
+            .expect("a legal document");
+        self.effects();
+    }
+
+    fn name_copies(&mut self, servers: &[u16]) {
+        self.document.sets[0].replicas = servers.iter().map(|server| place(*server)).collect();
+        self.apply();
+    }
+
+    fn link(&mut self, server: u16, link: Link) {
+        let server = ServerIndex::new(server);
+        self.engine
+            .link_changed(server, link, &mut self.pool, self.now);
+        self.effects();
+    }
+
+    fn up(&mut self, server: u16, number: u8) {
+        let incarnation = life(server, number);
+        self.link(server, Link::Up { incarnation });
+    }
+
+    fn down(&mut self, server: u16) {
+        while let Some(operation) = self.take(server) {
+            self.end(operation, Err(OperationError::LinkDown));
+        }
+        self.link(server, Link::Down);
+    }
+
+    fn effects(&mut self) {
+        while let Some(effect) = self.engine.next_effect() {
+            match effect {
+                Effect::Post(operation) => self.posted.push(operation),
+                Effect::Complete { result, .. } => {
+                    result.expect("nothing fails here");
+                    self.answered += 1;
+                }
+                _ => {}
+            }
+        }
+        self.engine.check_invariants();
+    }
+
+    /// The oldest operation under way on a server.
+    fn take(&mut self, server: u16) -> Option<Operation> {
+        let mut posted = self.posted.iter();
+        let index = posted.position(|operation| operation.server.get() == server)?;
+        Some(self.posted.remove(index))
+    }
+
+    fn end(&mut self, operation: Operation, result: Result<(), OperationError>) {
+        self.engine
+            .complete(operation.id, result, &mut self.pool, self.now);
+        self.effects();
+    }
+
+    /// Everything that is under way on a server goes well. The page is all zeroes everywhere.
+    fn serve(&mut self, server: u16) {
+        while let Some(operation) = self.take(server) {
+            self.end(operation, Ok(()));
+        }
+    }
+
+    fn write(&mut self, page: u64) {
+        let buffer = BufferRange { first: 0, pages: 1 };
+        let request = Request {
+            tag: RequestTag(page),
+            page: PageIndex::new(page),
+            pages: 1,
+            kind: RequestKind::Write { buffer },
+        };
+        self.engine
+            .submit(request, &mut self.pool, self.now)
+            .expect("room");
+        self.effects();
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.now = self.now.after(time);
+        self.engine.tick(&mut self.pool, self.now);
+        self.effects();
+    }
+
+    fn state(&self, server: u16) -> Option<ReplicaState> {
+        let sets: Vec<_> = self.engine.sets().collect();
+        let mut replicas = sets[0].replicas.iter().flatten();
+        let found = replicas.find(|replica| replica.place == place(server));
+        found.map(|replica| replica.state)
+    }
+}
+
+#[test]
+fn copy_beyond_the_class_that_missed_a_write_is_stale() {
+    let tables = tables();
+    let mut world = World::serving(&tables, Copies::ONE, &[0, 1]);
+    world.write(2);
+    world.serve(0);
+    world.serve(1);
+    world.down(1);
+    world.write(3);
+    world.serve(0);
+    assert_eq!(world.answered, 2, "the class asks for one copy");
+    assert_eq!((world.state(0), world.state(1)), (Some(Live), Some(Stale)));
+}
+
+#[test]
+fn every_copy_within_reach_has_a_write_before_it_is_acknowledged() {
+    let tables = tables();
+    let mut world = World::serving(&tables, Copies::ONE, &[0, 1]);
+    world.write(3);
+    world.serve(0);
+    assert_eq!(world.answered, 0);
+    world.serve(1);
+    assert_eq!(world.answered, 1);
+    world.write(4);
+    world.serve(0);
+    world.down(1);
+    assert_eq!((world.answered, world.state(1)), (2, Some(Stale)));
+}
+
+#[test]
+fn copy_that_was_lost_after_its_acknowledgement_does_not_count() {
+    let tables = tables();
+    let mut world = World::serving(&tables, Copies::TWO, &[0, 1]);
+    world.write(3);
+    world.serve(0);
+    world.down(0);
+    world.up(0, 1);
+    world.serve(1);
+    assert_eq!(
+        world.answered, 0,
+        "one copy is gone, the class asks for two"
+    );
+    world.document.servers[0].incarnation = Some(life(0, 1));
+    world.apply();
+    world.serve(0);
+    assert_eq!(world.answered, 1, "written again, to the new memory");
+}
+
+#[test]
+fn late_answer_of_a_copy_that_left_and_came_back_does_not_count() {
+    let tables = tables();
+    let mut world = World::serving(&tables, Copies::TWO, &[0, 1]);
+    world.write(3);
+    world.serve(0);
+    let late = world.take(1).expect("posted");
+    world.name_copies(&[0, 2]);
+    world.name_copies(&[0, 1]);
+    world.end(late, Ok(()));
+    assert_eq!(world.answered, 0, "its slot was zeroed in between");
+    world.serve(1);
+    assert_eq!(world.answered, 1);
+}
+
+#[test]
+fn copy_is_not_whole_while_its_source_is_out_of_reach() {
+    let tables = tables();
+    let mut world = World::serving(&tables, Copies::ONE, &[0]);
+    world.write(3);
+    world.serve(0);
+    world.down(0);
+    world.name_copies(&[0, 1]);
+    assert_eq!(world.state(1), Some(Rebuilding));
+    for _ in 0..10 {
+        world.wait(Duration::from_secs(3));
+        world.serve(1);
+    }
+    assert_eq!(world.state(1), Some(Rebuilding));
+    world.up(0, 0);
+    world.serve(0);
+    world.serve(1);
+    assert_eq!(world.state(1), Some(Live));
+}
+
+#[test]
+fn rebuild_writes_nothing_to_a_slot_that_has_left_the_set() {
+    let tables = tables();
+    let mut world = World::serving(&tables, Copies::ONE, &[0]);
+    world.write(3);
+    world.serve(0);
+    world.name_copies(&[0, 1]);
+    let read = world.take(0).expect("the rebuild reads");
+    assert_eq!(read.direction, Direction::Read);
+    world.name_copies(&[0]);
+    world.end(read, Ok(()));
+    assert_eq!(world.take(1), None);
+}
+
+#[test]
+fn rebuild_of_a_target_that_lost_its_memory_begins_anew() {
+    let tables = tables();
+    let mut world = World::serving(&tables, Copies::ONE, &[0]);
+    for page in [3, 200] {
+        world.write(page);
+        world.serve(0);
+    }
+    world.name_copies(&[0, 1]);
+    let first = world.take(0).expect("the first page is read");
+    world.end(first, Ok(()));
+    world.serve(1);
+    // The second page is being read while the target loses its memory and comes back.
+    let second = world.take(0).expect("the second page is read");
+    world.down(1);
+    world.document.servers[1].incarnation = Some(life(1, 1));
+    world.apply();
+    world.up(1, 1);
+    world.end(second, Ok(()));
+    world.serve(1);
+    assert_eq!(
+        world.state(1),
+        Some(Rebuilding),
+        "the first page is missing"
+    );
+    for _ in 0..3 {
+        world.serve(0);
+        world.serve(1);
+    }
+    assert_eq!(world.state(1), Some(Live));
+}
+
+#[test]
+fn document_kept_but_not_put_in_force_still_tells_the_next_engine_what_was_lost() {
+    let tables = tables();
+    let mut world = World::serving(&tables, Copies::TWO, &[0, 1]);
+    world.write(3);
+    world.serve(0);
+    world.serve(1);
+    let mut next = World::new(&tables, 2, Copies::TWO, &[0, 1]);
+    next.document.generation = world.document.generation;
+    next.document.servers[1].incarnation = Some(life(1, 1));
+    next.apply();
+    assert_eq!(
+        (next.state(0), next.state(1)),
+        (Some(Live), Some(Rebuilding))
+    );
+}
