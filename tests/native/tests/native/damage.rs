@@ -152,7 +152,7 @@ fn failed_writes(cluster: &mut Cluster) -> Result<u64> {
 
 /// Asks the kernel to swap out everything of a cgroup. It says that not everything could leave,
 /// which is the point.
-fn push_out(cgroup: &Path) {
+fn push_out(cgroup: &str) {
     let memory = Path::new("/sys/fs/cgroup/memory").join(cgroup);
     let _not_all = if memory.exists() {
         std::fs::write(memory.join("memory.force_empty"), "1")
