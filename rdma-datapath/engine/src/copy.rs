@@ -292,8 +292,8 @@ impl Engine<'_> {
             let index = engine.page_of(share.slab, share.first + *page);
             let record = engine.tables.pages[index].load();
             // What the disk had before the job began was not read: the buffer does not hold it.
-            let was_read = !record.version.is_empty() && !(to_disk && record.disk);
-            was_read && !share.need.contains(*page)
+            let was_there = to_disk && record.disk;
+            !record.version.is_empty() && !was_there && !share.need.contains(*page)
         };
         let mut page = 0;
         while let Some(first) = (page..share.pages).find(|p| good(self, p)) {

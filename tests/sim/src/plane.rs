@@ -155,7 +155,7 @@ impl Plane {
         let slabs = scenario.slabs as usize;
         Self {
             device,
-            random: SeededRandom::new(scenario.seed ^ 0x91a_4e),
+            random: SeededRandom::new(scenario.seed ^ 0x0009_1a4e),
             slots: scenario.slots,
             sets_max: slabs + 8,
             reserve_target: 2,
