@@ -235,8 +235,11 @@ impl Plane {
             let seats = || self.sets.values().flat_map(|set| &set.seats);
             let here = || seats().filter(move |seat| seat.server == number);
             let mut listed = here().filter(|seat| seat.phase == Phase::Serving);
-            if listed.all(|seat| seat.granted) {
+            if listed.all(|seat| seat.granted)
+                && self.servers[number].named != self.servers[number].life
+            {
                 self.servers[number].named = self.servers[number].life;
+                self.keep_reborn(number);
             }
         }
         let named =
@@ -266,6 +269,20 @@ impl Plane {
                 if Some(seat.server) == replaces && seat.phase == Phase::Serving {
                     seat.phase = Phase::Leaving { since: next };
                 }
+            }
+        }
+    }
+
+    /// The slots of a donor that lost its memory serve again: they are no longer hopeless, and
+    /// what was asked for in their place comes beside them.
+    fn keep_reborn(&mut self, number: usize) {
+        let seats = self.sets.values_mut().flat_map(|set| &mut set.seats);
+        for seat in seats {
+            let phase = Phase::Granting {
+                replaces: Some(number),
+            };
+            if seat.phase == phase {
+                seat.phase = Phase::Granting { replaces: None };
             }
         }
     }

@@ -85,7 +85,8 @@ impl Plane {
         };
         let others = set.seats.iter().filter(|seat| seat.server != gone.server);
         let unused = view.is_some_and(|view| view.slab.is_none());
-        let hopeless = view.is_some_and(|view| {
+        // Of a slot that is granted anew, the report does not know yet that it serves again.
+        let hopeless = view.filter(|_| !gone.granted).is_some_and(|view| {
             view.replicas
                 .iter()
                 .flatten()
