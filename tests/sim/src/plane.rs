@@ -273,16 +273,16 @@ impl Plane {
         }
     }
 
-    /// The slots of a donor that lost its memory serve again: they are no longer hopeless, and
-    /// what was asked for in their place comes beside them.
+    /// The slots of a donor that lost its memory serve again: a set whose only copy is there was
+    /// hopeless and is no longer, so what was asked for in its place is not wanted any more.
     fn keep_reborn(&mut self, number: usize) {
-        let seats = self.sets.values_mut().flat_map(|set| &mut set.seats);
-        for seat in seats {
-            let phase = Phase::Granting {
-                replaces: Some(number),
-            };
-            if seat.phase == phase {
-                seat.phase = Phase::Granting { replaces: None };
+        let in_its_place = Phase::Granting {
+            replaces: Some(number),
+        };
+        for set in self.sets.values_mut() {
+            let serving = set.seats.iter().filter(|seat| seat.phase == Phase::Serving);
+            if serving.count() == 1 {
+                set.seats.retain(|seat| seat.phase != in_its_place);
             }
         }
     }
