@@ -287,9 +287,13 @@ impl Engine<'_> {
                 return;
             }
         }
+        let to_disk = purpose == Purpose::WriteDisk;
         let good = |engine: &Self, page: &u32| {
             let index = engine.page_of(share.slab, share.first + *page);
-            !engine.tables.pages[index].is_empty() && !share.need.contains(*page)
+            let record = engine.tables.pages[index].load();
+            // What the disk had before the job began was not read: the buffer does not hold it.
+            let was_there = to_disk && record.disk;
+            !record.version.is_empty() && !was_there && !share.need.contains(*page)
         };
         let mut page = 0;
         while let Some(first) = (page..share.pages).find(|p| good(self, p)) {

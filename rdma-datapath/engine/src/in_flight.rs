@@ -95,6 +95,8 @@ pub(crate) struct Part {
     pub(crate) source: Option<u8>,
     /// Read: rounds through all sources.
     pub(crate) rounds: u8,
+    /// Read: when the next round begins.
+    pub(crate) again_at: Option<MonotonicTime>,
     /// Read: replicas that gave a wrong page.
     pub(crate) bad: u8,
     /// Read: pages of which every copy is lost.
@@ -118,6 +120,7 @@ impl Part {
         tried: 0,
         source: None,
         rounds: 0,
+        again_at: None,
         bad: 0,
         lost: false,
         done: false,

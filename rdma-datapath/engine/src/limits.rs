@@ -41,12 +41,17 @@ pub const PARTS_MAX: usize = 2;
 pub const OPERATIONS_MAX: usize = 4096;
 /// Effects that wait for the shell; one call never makes more.
 pub const EFFECTS_MAX: usize = 2 * OPERATIONS_MAX;
-/// Times that all copies are read again before a mismatch counts as a loss: a bit that flipped on
-/// its way is right the next time.
-pub const READ_ROUNDS_MAX: u8 = 3;
+/// Times that all copies are read before a mismatch counts as a loss: a bit that flipped on its
+/// way is right the next time. With one payload of five damaged, as by a failing cable, one page
+/// of ten million is given up.
+pub const READ_ROUNDS_MAX: u8 = 10;
+/// How many of these follow one another at once. The others come a tick apart, because whatever
+/// damages payloads on their way comes in bursts.
+pub const READ_ROUNDS_AT_ONCE: u8 = 3;
 /// Time between two looks at deadlines while anything is under way.
 pub const TICK: std::time::Duration = std::time::Duration::from_millis(20);
 
+const _: () = assert!(READ_ROUNDS_AT_ONCE <= READ_ROUNDS_MAX);
 const _: () = assert!(SCRATCH_PAGES as usize == COPY_PAGES_MAX as usize * COPY_JOBS_MAX);
 const _: () = assert!(
     (1 << 20) / 4096 >= REQUEST_PAGES_MAX,

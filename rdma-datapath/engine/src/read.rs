@@ -9,7 +9,7 @@ use crate::document::ReplicaPlace;
 use crate::effect::EngineEvent;
 use crate::engine::{Engine, LinkState};
 use crate::in_flight::{CopyTarget, DISK_BIT, OperationState, Purpose, RequestPlace, Stage, Work};
-use crate::limits::READ_ROUNDS_MAX;
+use crate::limits::{READ_ROUNDS_AT_ONCE, READ_ROUNDS_MAX, TICK};
 use crate::operation::{OperationError, OperationResult};
 use crate::request::RequestError;
 use crate::sets::{Replica, ReplicaState};
@@ -114,6 +114,13 @@ impl Engine<'_> {
                 }
                 Next::Wait if !stall_over => return,
                 Next::Exhausted if share.rounds + 1 < READ_ROUNDS_MAX && share.tried != 0 => {
+                    if share.rounds + 1 >= READ_ROUNDS_AT_ONCE {
+                        let again_at = *share.again_at.get_or_insert(now.after(TICK));
+                        if now < again_at {
+                            return;
+                        }
+                    }
+                    share.again_at = None;
                     share.rounds += 1;
                     share.tried = 0;
                 }

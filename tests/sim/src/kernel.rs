@@ -189,7 +189,7 @@ impl Kernel {
         let pages = if random.below(3) == 0 {
             longest
         } else {
-            1 + pick(random, longest as usize) as u32
+            1 + u32::try_from(pick(random, longest as usize)).unwrap_or_default()
         };
         self.allowed(self.draft(random, (page, longest), pages, verb))
     }

@@ -155,7 +155,7 @@ impl Plane {
         let slabs = scenario.slabs as usize;
         Self {
             device,
-            random: SeededRandom::new(scenario.seed ^ 0x91a_4e),
+            random: SeededRandom::new(scenario.seed ^ 0x0009_1a4e),
             slots: scenario.slots,
             sets_max: slabs + 8,
             reserve_target: 2,
@@ -235,8 +235,11 @@ impl Plane {
             let seats = || self.sets.values().flat_map(|set| &set.seats);
             let here = || seats().filter(move |seat| seat.server == number);
             let mut listed = here().filter(|seat| seat.phase == Phase::Serving);
-            if listed.all(|seat| seat.granted) {
+            if listed.all(|seat| seat.granted)
+                && self.servers[number].named != self.servers[number].life
+            {
                 self.servers[number].named = self.servers[number].life;
+                self.keep_reborn(number);
             }
         }
         let named =
@@ -266,6 +269,20 @@ impl Plane {
                 if Some(seat.server) == replaces && seat.phase == Phase::Serving {
                     seat.phase = Phase::Leaving { since: next };
                 }
+            }
+        }
+    }
+
+    /// The slots of a donor that lost its memory serve again: a set whose only copy is there was
+    /// hopeless and is no longer, so what was asked for in its place is not wanted any more.
+    fn keep_reborn(&mut self, number: usize) {
+        let in_its_place = Phase::Granting {
+            replaces: Some(number),
+        };
+        for set in self.sets.values_mut() {
+            let serving = set.seats.iter().filter(|seat| seat.phase == Phase::Serving);
+            if serving.count() == 1 {
+                set.seats.retain(|seat| seat.phase != in_its_place);
             }
         }
     }

@@ -48,50 +48,95 @@ impl Kind {
     ];
 }
 
-/// One trouble. `server` is a position in the scenario's list.
+/// One trouble. `server` is a position in the scenario's list, `gap` the time until it is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
-    /// kill -9 of the engine, after so many more effects; a new one starts after `gap`.
-    KillEngine { effects: Option<u32>, gap: Duration },
-    /// SIGSTOP of the engine; it is replaced after `gap`.
-    HangEngine { gap: Duration },
-    /// kill -9 of a memory server; `lose` says whether its memory goes with it.
+    /// kill -9 of the engine.
+    KillEngine {
+        /// Effects that it still carries out before; none: at once.
+        effects: Option<u32>,
+        /// Until a new one starts.
+        gap: Duration,
+    },
+    /// SIGSTOP of the engine.
+    HangEngine {
+        /// Until it is replaced.
+        gap: Duration,
+    },
+    /// kill -9 of a memory server.
     KillServer {
+        /// Which.
         server: usize,
+        /// Whether its memory goes with it.
         lose: bool,
+        /// Until it starts again.
         gap: Duration,
     },
     /// The way is cut.
     Cut {
+        /// To which server.
         server: usize,
+        /// In which direction.
         cut: Cut,
+        /// Until it is whole again.
         gap: Duration,
     },
     /// The way is slow or lossy.
     Weather {
+        /// To which server.
         server: usize,
+        /// Longest delay of each direction.
         delay: Duration,
+        /// Operations of 1000 that are lost.
         loss_per_mille: u16,
+        /// Until it is good again.
         gap: Duration,
     },
     /// Payloads are damaged.
     Corruption {
+        /// On the way to which server.
         server: usize,
+        /// How many of 1000.
         per_mille: u16,
+        /// Until none is any more.
         gap: Duration,
     },
     /// One bit in a server's memory.
-    Flip { server: usize, draw: u64 },
+    Flip {
+        /// Which server.
+        server: usize,
+        /// Chooses page and bit.
+        draw: u64,
+    },
     /// The controller is away.
-    Controller { gap: Duration },
+    Controller {
+        /// Until it is back.
+        gap: Duration,
+    },
     /// A server's agent is away.
-    Agent { server: usize, gap: Duration },
+    Agent {
+        /// Which server's.
+        server: usize,
+        /// Until it is back.
+        gap: Duration,
+    },
     /// The policy asks for another number of copies.
-    Class { copies: u32 },
+    Class {
+        /// How many.
+        copies: u32,
+    },
     /// The controller moves a copy of a healthy set.
-    Move { draw: u64 },
+    Move {
+        /// Chooses the set.
+        draw: u64,
+    },
     /// The disk answers late, or refuses.
-    Disk { failing: bool, gap: Duration },
+    Disk {
+        /// Whether it refuses.
+        failing: bool,
+        /// Until it is well again.
+        gap: Duration,
+    },
 }
 
 /// The next trouble and its time; draws from the scenario's kinds.

@@ -395,6 +395,7 @@ impl<'m> World<'m> {
             self.bury();
             return Ok(());
         }
+        self.note_damage();
         let before = self.pages_with_copies();
         let (Some(process), Some(wanted)) = (&mut self.process, &self.wanted) else {
             return Ok(());

@@ -7,6 +7,17 @@ use dynamicswap_types::MonotonicTime;
 use super::{DeviceReport, Phase, Plane, Seat, Set, Stage, copy_state};
 use crate::kernel::pick;
 
+/// Where another copy may go.
+#[derive(Clone, Copy)]
+struct Wish<'a> {
+    /// Seats whose domains are taken.
+    kept: &'a [Seat],
+    /// Donors that do not come into question.
+    without: &'a [usize],
+    /// Donor whose seat leaves for it.
+    replaces: Option<usize>,
+}
+
 impl Plane {
     /// Free slots on donors that are heard and whose domain holds no seat of `seats`.
     fn places(&self, seats: &[Seat], without: &[usize]) -> Vec<(usize, u32)> {
@@ -74,7 +85,8 @@ impl Plane {
         };
         let others = set.seats.iter().filter(|seat| seat.server != gone.server);
         let unused = view.is_some_and(|view| view.slab.is_none());
-        let hopeless = view.is_some_and(|view| {
+        // Of a slot that is granted anew, the report does not know yet that it serves again.
+        let hopeless = view.filter(|_| !gone.granted).is_some_and(|view| {
             view.replicas
                 .iter()
                 .flatten()
@@ -95,17 +107,20 @@ impl Plane {
             .collect();
         let mut without = dead.to_vec();
         without.push(gone.server);
-        self.ask(id, &kept, &without, Some(gone.server), what);
+        let wish = Wish {
+            kept: &kept,
+            without: &without,
+            replaces: Some(gone.server),
+        };
+        self.ask(id, wish, what);
     }
 
-    fn ask(
-        &mut self,
-        id: u64,
-        kept: &[Seat],
-        without: &[usize],
-        replaces: Option<usize>,
-        what: &'static str,
-    ) {
+    fn ask(&mut self, id: u64, wish: Wish<'_>, what: &'static str) {
+        let Wish {
+            kept,
+            without,
+            replaces,
+        } = wish;
         let places = self.places(kept, without);
         if places.is_empty() {
             return;
@@ -172,7 +187,12 @@ impl Plane {
         }
         // Fewer grow another one first, and shrink back once that one is whole.
         if serving.len() < 3 && set.seats.len() == serving.len() {
-            self.ask(id, &serving, &dead, None, "trouble: copy moved");
+            let wish = Wish {
+                kept: &serving,
+                without: &dead,
+                replaces: None,
+            };
+            self.ask(id, wish, "trouble: copy moved");
         }
     }
 
@@ -211,7 +231,12 @@ impl Plane {
                 self.deed("copy dropped", format!("set {id}: seat {leaving}"));
             } else if serving < wanted && settled {
                 let kept = set.seats.clone();
-                self.ask(id, &kept, &[], None, "copy added");
+                let wish = Wish {
+                    kept: &kept,
+                    without: &[],
+                    replaces: None,
+                };
+                self.ask(id, wish, "copy added");
             }
         }
     }

@@ -132,6 +132,7 @@ impl World<'_> {
             return Ok(());
         }
         self.coverage.saw("trouble: server lost its memory");
+        self.note_damage();
         let endangered = self.only_on(server);
         let kept = self.mutation == Some(Mutation::IncarnationKept);
         let times = (self.now, back_at);

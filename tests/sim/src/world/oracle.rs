@@ -171,6 +171,20 @@ impl World<'_> {
         self.held_pages().filter_map(place).collect()
     }
 
+    /// Pages of which every copy was damaged on its way are lost. To be noted before a copy goes:
+    /// nobody can tell afterwards that its bytes were wrong already.
+    pub(super) fn note_damage(&mut self) {
+        if !self.damage.corruption {
+            return;
+        }
+        let is_lost = |page: &u64| self.copies_of(*page).is_empty() && self.is_damaged(*page);
+        let lost: Vec<u64> = self.held_pages().filter(is_lost).collect();
+        for page in lost {
+            self.coverage.saw("page damaged on the way to every copy");
+            self.kernel.register_mut(page).lost = true;
+        }
+    }
+
     /// Pages of which there is a copy.
     pub(super) fn pages_with_copies(&self) -> Vec<u64> {
         self.held_pages()

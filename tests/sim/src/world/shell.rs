@@ -58,6 +58,7 @@ impl World<'_> {
         self.story
             .tell(self.now, || format!("engine of epoch {epoch} starts"));
         // It may be one that the process before has kept and not put in force.
+        self.note_damage();
         let before = self.pages_with_copies();
         if let Some(kept) = &self.kept
             && let Err(error) = process.engine.apply(kept, &mut process.pool, self.now)
