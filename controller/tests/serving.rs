@@ -284,8 +284,8 @@ async fn too_few_donors_are_explained() {
     let donor = Agent::join(&controller.address, "d1", Daemons::donor("d1", 1, 8)).await;
     let borrower = Agent::join(&controller.address, "b1", Daemons::borrower(2, 8)).await;
     controller.apply(&policy("{}")).await.expect("applied");
-    eventually("the report says why", async || {
-        let report = controller.status().await.plan_report.join("\n");
+    eventually("the plan says why it waits", async || {
+        let report = controller.status().await.plan_waits.join("\n");
         report.contains("waits with 8 sets for b1: no donor fits (1 in a failure domain")
             || report.contains("waits with 8 sets for b1: no donor fits (1 with a copy already")
     })
