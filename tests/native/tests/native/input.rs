@@ -86,8 +86,13 @@ fn bad_documents() -> Result<()> {
         ),
         (
             "kind.yaml",
-            "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\n".to_owned(),
+            "apiVersion: dynamicswap.io/v1alpha1\nkind: Pod\nmetadata: {name: x}\n".to_owned(),
             "Pod",
+        ),
+        (
+            "version.yaml",
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\n".to_owned(),
+            "write dynamicswap.io/v1alpha1",
         ),
         ("text.yaml", "{ not yaml".to_owned(), "line"),
     ];
