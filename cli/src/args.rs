@@ -120,7 +120,7 @@ pub struct UpArgs {
     #[arg(long, value_name = "SIZE", default_value = "16Mi", value_parser = parse_slab)]
     pub slab: SlabSize,
     /// Port of the controller on 127.0.0.1; without it, any free one.
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub controller_port: Option<u16>,
     /// Give the device a spill file, for policies with spill: Async or Only.
     ///

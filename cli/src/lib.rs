@@ -22,13 +22,13 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::args::{Cli, Command, ConnectArgs, Target, UpArgs};
+use crate::args::{Cli, Command, ConnectArgs, Target, UpArgs, WhenUnserved};
 use crate::client::Client;
 use crate::cluster::leftovers::Leftovers;
-use crate::cluster::paths::ClusterPaths;
+use crate::cluster::paths::{ClusterPaths, Programs};
 use crate::cluster::record::{ClusterRecord, name_option};
-use crate::cluster::up::{Cluster, Settings};
-use crate::cluster::{caution, down};
+use crate::cluster::up::{Cluster, Settings, watchdog_command};
+use crate::cluster::{caution, down, host};
 use crate::interrupt::Interrupt;
 use crate::ui::Ui;
 
@@ -70,10 +70,17 @@ fn up(args: &UpArgs) -> Result<ExitCode> {
         spill: args.spill,
         when_unserved: args.when_unserved,
     };
+    host::check(&settings.shape)?;
     // Asked now: once a policy is applied, the cluster's own device is swap that is on.
     let cautions = caution::all();
     ui.headline(&format!("starting the local cluster '{}'", settings.name));
-    let cluster = Cluster::start(&settings, &interrupt, &mut ui)?;
+    let mut cluster = Cluster::start(&settings, &interrupt, &mut ui)?;
+    if settings.when_unserved == WhenUnserved::Abort {
+        // Before any policy attaches the device: the last resort that is left when the holder,
+        // which has one of its own, is the process that hangs.
+        let mut watchdog = watchdog_command(&Programs::find()?, &cluster.paths, None);
+        cluster.spawn("watchdog", &mut watchdog)?;
+    }
     for caution in cautions {
         ui.warn("warning", &caution);
     }

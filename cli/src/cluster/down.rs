@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dynamicswap_workload::container::{Usage, remove_cgroup};
@@ -33,6 +33,9 @@ pub fn take_down(paths: &ClusterPaths, processes: &[ProcessRecord], ui: &mut Ui)
     for holder in holder {
         end_holder(holder, ui);
     }
+    // A holder that died has swapped nothing off, and its engine serves on: the pages come home
+    // while their donors are there.
+    swap_off(paths, ui);
     end_all(&others, ui);
     remove_leftovers(paths);
     ui.clear_live();
@@ -51,20 +54,43 @@ fn remove_containers(paths: &ClusterPaths) {
 /// in use shrinks.
 fn end_holder(holder: &ProcessRecord, ui: &mut Ui) {
     holder.signal(Signal::TERM);
+    if !has_ended_after_swap_off(holder, ui) {
+        eprintln!("swapd does not end: its swap device is taken away without it");
+    }
+}
+
+fn swap_off(paths: &ClusterPaths, ui: &mut Ui) {
+    for device in Leftovers::find(paths).swaps {
+        let device = format!("/dev/{device}");
+        let Some((mut child, swapoff)) = start("swapoff", std::slice::from_ref(&device)) else {
+            continue;
+        };
+        if has_ended_after_swap_off(&swapoff, ui) {
+            // Takes it off the kernel's table.
+            let _status = child.wait();
+        } else {
+            eprintln!("swapoff {device} makes no progress: it is taken away without it");
+        }
+    }
+}
+
+/// Waits for a process that swaps off, for as long as the swap in use shrinks; false if it stands
+/// still.
+fn has_ended_after_swap_off(process: &ProcessRecord, ui: &mut Ui) -> bool {
     let mut least = u64::MAX;
     let mut deadline = Instant::now() + SWAP_OFF_PATIENCE;
-    while !holder.wait_end(Duration::from_millis(100)) {
+    while !process.wait_end(Duration::from_millis(100)) {
         let used = swap_used();
         if used < least {
             least = used;
             deadline = Instant::now() + SWAP_OFF_PATIENCE;
         }
         if Instant::now() >= deadline {
-            eprintln!("swapd does not end: its swap device is taken away without it");
-            return;
+            return false;
         }
         ui.live(&format!("swapoff: {} to come home", human_bytes(used)));
     }
+    true
 }
 
 /// Bytes in use on all swap devices together.
@@ -97,9 +123,6 @@ fn end_all(processes: &[&ProcessRecord], ui: &mut Ui) {
 /// What a killed holder or engine left: processes, swap, loop devices, mounts, the directory.
 fn remove_leftovers(paths: &ClusterPaths) {
     let left = Leftovers::find(paths);
-    for device in &left.swaps {
-        run("swapoff", &[format!("/dev/{device}")]);
-    }
     for process in &left.processes {
         process.signal(Signal::KILL);
     }
@@ -136,24 +159,32 @@ fn remove_directory(root: &Path) {
 
 /// Runs a tool that undoes something, bounded in time; whether it worked is looked at later.
 fn run(tool: &str, arguments: &[String]) {
+    let Some((mut child, record)) = start(tool, arguments) else {
+        return;
+    };
+    if record.wait_end(SWAP_OFF_PATIENCE) {
+        // Takes it off the kernel's table.
+        let _status = child.wait();
+    } else {
+        eprintln!("{tool} {} does not end", arguments.join(" "));
+    }
+}
+
+/// Starts a tool with nothing to say.
+fn start(tool: &str, arguments: &[String]) -> Option<(Child, ProcessRecord)> {
     let child = Command::new(tool)
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn();
-    let Ok(mut child) = child else {
+    let Ok(child) = child else {
         eprintln!("cannot run {tool}");
-        return;
+        return None;
     };
-    let pid = i32::try_from(child.id()).unwrap_or(0);
-    let record = ProcessRecord::of(tool, pid, Path::new("/dev/null"));
-    if record.is_ok_and(|record| record.wait_end(SWAP_OFF_PATIENCE)) {
-        // Takes it off the kernel's table.
-        let _status = child.wait();
-    } else {
-        eprintln!("{tool} {} does not end", arguments.join(" "));
-    }
+    let pid = i32::try_from(child.id()).ok()?;
+    let record = ProcessRecord::of(tool, pid, Path::new("/dev/null")).ok()?;
+    Some((child, record))
 }
 
 /// Bytes of a container's memory that are swapped out.
@@ -227,7 +258,8 @@ mod tests {
         let mut command = Command::new(&program);
         let state = paths.node("borrower", "swapd");
         command
-            .args(["-c", "while :; do sleep 1; done"])
+            // It ends by itself, should this test be killed before it has ended it.
+            .args(["-c", "sleep 30; true"])
             .arg(&state);
         let mut stray = spawn("stray", &mut command, &dir.path().join("log")).expect("started");
         // The shell's child has the same arguments until it has become sleep.

@@ -359,6 +359,19 @@ fn make_spill_directory(path: &Path) -> Result<()> {
     make_directory(path)
 }
 
+/// The command of the watchdog over the cluster's device; with a parent it swaps the device off
+/// once that process is gone.
+#[must_use]
+pub fn watchdog_command(programs: &Programs, paths: &ClusterPaths, parent: Option<u32>) -> Command {
+    let mut command = Command::new(programs.path("workload"));
+    command.args(["watchdog", "--unserved-s", "30", "--below"]);
+    command.arg(paths.root());
+    if let Some(parent) = parent {
+        command.args(["--parent", &parent.to_string()]);
+    }
+    command
+}
+
 fn controller_command(programs: &Programs, paths: &ClusterPaths, address: &str) -> Command {
     let mut command = Command::new(programs.path("controller"));
     command.args(["--listen", address]);

@@ -3,7 +3,6 @@
 //! Owns every part of a running demo, so that whatever ends the story ends them all.
 
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -106,10 +105,8 @@ impl Demo {
 
     fn start_cluster(&mut self, programs: &Programs, ui: &mut Ui) -> Result<()> {
         let mut cluster = Cluster::start(&self.settings, &self.interrupt, ui)?;
-        let mut watchdog = Command::new(programs.path("workload"));
-        watchdog.args(["watchdog", "--unserved-s", "30", "--below"]);
-        watchdog.arg(cluster.paths.root());
-        watchdog.args(["--parent", &std::process::id().to_string()]);
+        let parent = Some(std::process::id());
+        let mut watchdog = up::watchdog_command(programs, &cluster.paths, parent);
         cluster.spawn("watchdog", &mut watchdog)?;
         self.cluster = Some(cluster);
         ui.done("watchdog", "aborts the device if nobody serves it for 30 s");

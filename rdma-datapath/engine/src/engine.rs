@@ -128,8 +128,8 @@ pub struct Engine<'m> {
     /// Slab of each set in the set table.
     pub(crate) set_slab: Vec<Option<u32>>,
     pub(crate) copy: CopyState,
-    /// Since when no set could be had for a write, if that is so.
-    pub(crate) reserve_empty_since: Option<MonotonicTime>,
+    /// Since when no set could be had for a write, and when a write last met that.
+    pub(crate) reserve_empty: Option<(MonotonicTime, MonotonicTime)>,
     next_tick: MonotonicTime,
     fenced: bool,
 }
@@ -177,7 +177,7 @@ impl<'m> Engine<'m> {
             slab_used,
             set_slab,
             copy: CopyState::default(),
-            reserve_empty_since: None,
+            reserve_empty: None,
             next_tick: MonotonicTime::ZERO,
             fenced: false,
             tables,
@@ -629,9 +629,20 @@ impl<'m> Engine<'m> {
         }
         self.next_tick = now.after(TICK);
         self.reset_overdue(now);
+        self.end_rests();
         self.return_empty_slabs(now);
         self.release_surplus();
         self.drive_all(buffers, now);
+    }
+
+    /// A disk that refused may be asked again.
+    fn end_rests(&mut self) {
+        for place in self.active.iter().copied() {
+            let state = &mut self.requests[place];
+            for share in &mut state.parts[..state.part_count] {
+                share.disk_rests = false;
+            }
+        }
     }
 
     /// Asks for a reset of each link with an overdue operation, once per operation.

@@ -95,6 +95,8 @@ pub(crate) struct Part {
     pub(crate) source: Option<u8>,
     /// Read: rounds through all sources.
     pub(crate) rounds: u8,
+    /// Read: the disk has just refused, and is asked again at the next tick.
+    pub(crate) disk_rests: bool,
     /// Read: when the next round begins.
     pub(crate) again_at: Option<MonotonicTime>,
     /// Read: replicas that gave a wrong page.
@@ -120,6 +122,7 @@ impl Part {
         tried: 0,
         source: None,
         rounds: 0,
+        disk_rests: false,
         again_at: None,
         bad: 0,
         lost: false,

@@ -2,7 +2,7 @@
 
 /// Pages of one read or write: 1 MiB, the most that FUSE and ublk hand over at once.
 pub const REQUEST_PAGES_MAX: u32 = 256;
-/// Requests under way: above FUSE's `max_background` (64) and ublk's usual depth (128).
+/// Requests under way: above FUSE's `max_background` (128, as the front end sets it) and ublk's usual depth (128).
 pub const REQUESTS_MAX: usize = 256;
 /// Memory servers that one device can know in its life.
 pub const SERVERS_MAX: usize = 256;

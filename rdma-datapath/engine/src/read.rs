@@ -165,8 +165,10 @@ impl Engine<'_> {
         let disk = self.config.spill && share.tried & DISK_BIT == 0;
         let on_disk =
             disk && state.work != Work::Copy(CopyTarget::Disk) && self.disk_has(place, part);
+        wait |= on_disk && share.disk_rests;
         match best {
             Some((_, bit)) => Next::Source(bit),
+            None if on_disk && share.disk_rests => Next::Wait,
             None if on_disk => Next::Source(DISK_BIT),
             None if wait => Next::Wait,
             None => Next::Exhausted,
@@ -252,8 +254,12 @@ impl Engine<'_> {
         match result {
             Ok(()) => self.verify(operation, buffers),
             Err(OperationError::LinkDown) => {
-                // Not proven wrong: it may be asked again once the link is up.
-                self.requests[place].parts[part].source = None;
+                // Not proven wrong: it may be asked again once the link is up. A disk has no link,
+                // so it rests until the next tick, or a bad sector would be read for ever without
+                // the stall's end ever being looked at.
+                let share = &mut self.requests[place].parts[part];
+                share.source = None;
+                share.disk_rests |= operation.purpose == Purpose::ReadDisk;
             }
             Err(_) => {
                 let share = &mut self.requests[place].parts[part];

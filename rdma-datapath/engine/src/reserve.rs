@@ -331,7 +331,7 @@ impl Engine<'_> {
         // Last: a process that is killed before has bound nothing, and none that is killed after
         // leaves copies that count as whole beside pages that only the disk has.
         entry.bind(Some(place));
-        self.reserve_empty_since = None;
+        self.reserve_empty = None;
         self.tables.header.count(Counter::SlabsMapped, 1);
         if let Some(id) = set.id() {
             self.event(EngineEvent::SlabBound(SlabIndex::new(slab), id));

@@ -71,7 +71,7 @@ impl Engine<'_> {
             return;
         }
         self.hold(place);
-        let since = self.stuck_since(place, now);
+        let since = self.stuck_since(place, desired, now);
         let over = now.since(since) >= desired.write_hold;
         if over && self.requests[place].outstanding == 0 {
             self.answer(place, Err(RequestError::NotDurable), (buffers, now));
@@ -95,17 +95,28 @@ impl Engine<'_> {
     /// its beginning. One for which there is no set hopes since the reserve ran dry, however new it
     /// is: with a pool that is full, the hold would else be paid by every write of a storm, and the
     /// workload would stand still although nothing is lost by telling the kernel to keep the page.
-    fn stuck_since(&mut self, place: RequestPlace, now: MonotonicTime) -> MonotonicTime {
+    fn stuck_since(
+        &mut self,
+        place: RequestPlace,
+        desired: Desired,
+        now: MonotonicTime,
+    ) -> MonotonicTime {
         let state = &self.requests[place];
         let unbound = |share: &&Part| self.tables.slabs[share.slab as usize].set().is_none();
-        let Some(share) = state.parts[..state.part_count].iter().find(unbound) else {
+        let share = state.parts[..state.part_count].iter().find(unbound);
+        let Some(share) = share.filter(|_| desired.durability.remote_copies() > 0) else {
             return state.submitted;
         };
         let slab = SlabIndex::new(share.slab);
-        if self.reserve_empty_since.is_none() {
+        // An emptiness that nobody met for as long as the hold is over: another one has begun.
+        let met = |(_, met): &(MonotonicTime, MonotonicTime)| now.since(*met) <= desired.write_hold;
+        let known = self.reserve_empty.filter(met);
+        if known.is_none() {
             self.event(EngineEvent::ReserveEmpty(slab));
         }
-        *self.reserve_empty_since.get_or_insert(now)
+        let since = known.map_or(now, |(since, _)| since);
+        self.reserve_empty = Some((since, now));
+        since
     }
 
     fn drive_write_part(

@@ -120,6 +120,10 @@ impl Supervisor {
         self.heartbeat = heartbeat;
         if beats {
             self.served_at = now;
+        } else if gap > self.limits.heartbeat_timeout / 2 {
+            // This process itself did not run, and the engine perhaps neither: a machine that was
+            // paused has not left its device unserved.
+            self.served_at = self.served_at.after(gap);
         }
         self.step(now, beats, gap).or_else(|| self.give_up(now))
     }
@@ -220,6 +224,19 @@ mod tests {
         assert_eq!(supervisor.look(ms(60_000), 1), None);
         assert_eq!(silence(&mut supervisor, 60_100, 61_000, 1), None);
         assert!(silence(&mut supervisor, 61_000, 62_000, 1).is_some());
+    }
+
+    #[test]
+    fn pause_of_the_whole_machine_gives_nothing_up() {
+        let limits = Limits {
+            unserved_timeout: Some(Duration::from_secs(30)),
+            ..LIMITS
+        };
+        let mut supervisor = Supervisor::new(limits, ms(0));
+        supervisor.started(ms(0));
+        assert_eq!(supervisor.look(ms(100), 1), None);
+        assert_eq!(supervisor.look(ms(60_000), 1), None, "nobody ran meanwhile");
+        assert_eq!(supervisor.look(ms(60_100), 2), None);
     }
 
     #[test]

@@ -413,9 +413,19 @@ impl Watch {
         let Some(stop) = &self.stop else {
             return false;
         };
-        let given_up = matches!(stop, Stop::Gone(_)) && self.gone_tries >= GONE_TRIES_MAX;
+        let given_up =
+            matches!(stop, Stop::Gone(_)) && self.gone_tries >= GONE_TRIES_MAX && !self.is_swap();
         let detached = self.attachment.state().0 == AttachState::Detached;
         self.helper.is_none() && (detached || given_up)
+    }
+
+    /// Whether the device is still in use as swap: then it is not left to itself, served or not.
+    fn is_swap(&self) -> bool {
+        let number = self.attachment.state().1;
+        number.is_some_and(|number| {
+            let device = PathBuf::from(format!("/dev/loop{number}"));
+            swap_area::is_on(&device).unwrap_or(true)
+        })
     }
 
     /// Nothing needs the engine any more.

@@ -16,7 +16,7 @@ use dynamicswap_engine::engine::{Engine, EngineConfig};
 use dynamicswap_engine::slots::Hello;
 use dynamicswap_engine::tables::EngineState;
 use dynamicswap_proto::daemon::v1::KeptDocument;
-use dynamicswap_types::{Epoch, SessionId};
+use dynamicswap_types::{Epoch, PAGE_SIZE, SessionId};
 
 use super::carrier::Carrier;
 use super::control::Control;
@@ -151,6 +151,15 @@ fn open_memory(file: OwnedFd, paths: &Paths) -> anyhow::Result<(SwapdMemory, Map
 }
 
 fn open_spill(file: OwnedFd) -> Result<SpillFile, BadInput> {
+    // Direct I/O of an engine that was killed may still be under way, out of or into buffers that
+    // this one is about to use: the end of a process does not wait for it. File systems wait for
+    // it before they allocate, and all of the file is allocated already.
+    let flags = rustix::fs::FallocateFlags::KEEP_SIZE;
+    if let Err(error) = rustix::fs::fallocate(&file, flags, 0, PAGE_SIZE.get()) {
+        return Err(BadInput::new(format!(
+            "the spill file's disk does not wait for I/O under way ({error}): put --spill-file on ext4 or xfs"
+        )));
+    }
     SpillFile::new(file).map_err(|error| {
         BadInput::new(format!(
             "the host does not permit io_uring ({error}), which the spill file needs: start swapd without --spill-file"

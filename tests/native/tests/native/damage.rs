@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use dynamicswap_native_tests::TWO_COPIES;
-use dynamicswap_native_tests::cluster::{Cluster, device};
+use dynamicswap_native_tests::cluster::Cluster;
 use dynamicswap_native_tests::workload::{Size, Workload};
 use dynamicswap_types::Bytes;
 use rustix::process::Signal;
