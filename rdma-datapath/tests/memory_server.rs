@@ -16,8 +16,8 @@ use dynamicswap_datapath::transport::TransportEvent;
 use dynamicswap_engine::link::Link;
 use dynamicswap_engine::operation::{Direction, OperationError};
 use dynamicswap_engine::wire::{
-    HANDSHAKE_BYTES, RESPONSE_BYTES, Refusal, Response, Status, VersionRange, decode_reply,
-    encode_hello,
+    HANDSHAKE_BYTES, REQUEST_BYTES, RESPONSE_BYTES, Refusal, Response, Status, VersionRange,
+    decode_reply, encode_hello,
 };
 use dynamicswap_proto::daemon::v1::response::Kind;
 use support::{Borrower, MemoryServer, Setup, hello};
@@ -33,7 +33,7 @@ fn killed_server_comes_back_with_every_page_and_grant() {
         "{:?}",
         before.warnings
     );
-    server.grant(1, &before.incarnation, &[(0, 1, 10), (2, 1, 11)]);
+    server.grant(1, &before.incarnation, &[(0, 1, 10), (2, 1, 12)]);
     let mut borrower = Borrower::connect(&before.tcp_address, hello(1, 1));
     borrower.expect_up();
     for slot in [0, 2] {
@@ -94,7 +94,7 @@ fn second_owner_is_refused_and_a_slot_is_zeroed_between_two_owners() {
         first.run(Direction::Read, 0, 0, 1),
         Err(OperationError::NotOwner)
     );
-    server.grant(3, &incarnation, &[(0, 2, 20)]);
+    server.grant(3, &incarnation, &[(0, 2, 10)]);
     server.wait_for(|report| report.grants.len() == 1);
     second.fill_pool(9);
     second.run(Direction::Read, 0, 0, 256).expect("granted now");
@@ -140,7 +140,7 @@ fn malformed_frame_closes_only_that_connection() {
     let mut good = Borrower::connect(&report.tcp_address, hello(1, 1));
     good.expect_up();
     let mut bad = shaken(&report.tcp_address, 2);
-    bad.write_all(&[0xee; 32]).expect("sent");
+    bad.write_all(&[0xee; REQUEST_BYTES]).expect("sent");
     let mut answer = [0; RESPONSE_BYTES];
     bad.read_exact(&mut answer).expect("an answer");
     let answer = Response::decode(&answer).expect("valid");
@@ -241,7 +241,7 @@ fn bad_input_gets_one_sentence_and_exit_code_two() {
     let address = taken.local_addr().expect("bound").to_string();
     assert!(sentence(&["--capacity=1500Ki"]).contains("multiple"));
     assert!(sentence(&["--capacity=900Ti"]).contains("choose"));
-    assert!(sentence(&["--capacity=64Ti"]).contains("choose at most"));
+    assert!(sentence(&["--capacity=64Ti"]).contains("choose a larger --slab"));
     assert!(sentence(&["--slab=3Mi"]).contains("power of two"));
     assert!(sentence(&["--connections-max=0"]).contains("--connections-max"));
     assert!(sentence(&["--listen", &address]).contains("choose another"));

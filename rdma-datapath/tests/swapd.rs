@@ -280,7 +280,7 @@ fn impossible_wishes_are_refused_in_one_sentence_and_leave_nothing() {
     let Some(setup) = Setup::new() else { return };
     for (arguments, word) in [
         (&["--size=512Ki"][..], "smaller than one slab"),
-        (&["--size=1Ti"], "choose a smaller --size"),
+        (&["--size=1Ti"], "or a smaller size"),
         (&["--size=32Mi", "--engine=/nowhere"], "--engine"),
         (
             &["--size=32Mi", "--engine=/bin/false"],

@@ -26,12 +26,15 @@ pub fn build_release(root: &Path) -> Command {
     command
 }
 
+/// Folder of everything that cargo builds.
+pub fn target_folder(root: &Path) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    target.unwrap_or_else(|| root.join("target"))
+}
+
 /// Folder of the release programs.
 pub fn release_folder(root: &Path) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    target
-        .unwrap_or_else(|| root.join("target"))
-        .join("release")
+    target_folder(root).join("release")
 }
 
 /// Builds and becomes `dynamicswap demo`: Ctrl-C and the exit code are that program's.

@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 
-use crate::exec;
+use crate::{demo, exec};
 
 /// Package and program of the simulation.
 pub const PACKAGE: &str = "dynamicswap-sim";
@@ -22,6 +22,14 @@ pub fn command(root: &Path) -> Command {
         PACKAGE,
         "--",
     ]);
+    command
+}
+
+/// The simulation as the build of the whole workspace left it. Building it alone would resolve
+/// other features and build its dependencies again.
+pub fn built(root: &Path) -> Command {
+    let mut command = Command::new(demo::target_folder(root).join("debug").join(PACKAGE));
+    command.current_dir(root);
     command
 }
 

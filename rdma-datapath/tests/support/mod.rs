@@ -326,7 +326,8 @@ impl Borrower {
             id: OperationId(self.next),
             server: SERVER,
             direction,
-            set: SetId::new(1),
+            // These tests grant slot N for set 10 + N.
+            set: SetId::new(u64::from(slot) + 10),
             slot: SlotIndex::new(slot),
             page,
             buffer,

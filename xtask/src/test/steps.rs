@@ -12,8 +12,11 @@ use crate::{exec, host, sim, tidy};
 /// tests they say that they were skipped.
 const NATIVE_TESTS: &str = "native";
 
-/// The step that builds what the native tests start.
+/// The step that builds what others start.
 const PROGRAMS: &str = "programs";
+
+/// Those others.
+const NEED_PROGRAMS: [&str; 3] = ["simulation", "mutation", NATIVE_TESTS];
 
 /// Seeds of a full run; the issue asks for at least 10,000 in under 3 minutes.
 const SIMULATION_SEEDS: &str = "0..10000";
@@ -107,7 +110,7 @@ fn programs(root: &Path) -> Command {
 }
 
 fn unit(root: &Path) -> Command {
-    cargo(root, &["test", "--quiet", "--workspace"])
+    cargo(root, &["test", "--quiet", "--no-fail-fast", "--workspace"])
 }
 
 fn docs(root: &Path) -> Command {
@@ -117,13 +120,13 @@ fn docs(root: &Path) -> Command {
 }
 
 fn simulation(root: &Path) -> Command {
-    let mut command = sim::command(root);
+    let mut command = sim::built(root);
     command.args(["--seeds", SIMULATION_SEEDS]);
     command
 }
 
 fn mutation(root: &Path) -> Command {
-    let mut command = sim::command(root);
+    let mut command = sim::built(root);
     command.arg("--mutations");
     command
 }
@@ -150,7 +153,7 @@ pub fn chosen(names: &[String]) -> Result<Vec<Step>> {
     }
     let named = |wanted: &str| names.iter().any(|name| name == wanted);
     let wanted = |step: &&Step| {
-        let needed = step.name == PROGRAMS && named(NATIVE_TESTS);
+        let needed = step.name == PROGRAMS && NEED_PROGRAMS.iter().any(|name| named(name));
         names.is_empty() || named(step.name) || needed
     };
     Ok(STEPS.iter().filter(wanted).copied().collect())

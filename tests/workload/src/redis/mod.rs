@@ -24,6 +24,9 @@ pub use server::Server;
 
 use load::{Client, DataSet};
 
+/// A server whose connections closed has ended within this, or has not died.
+const DYING_TIME: Duration = Duration::from_secs(1);
+
 /// What to run.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -69,7 +72,10 @@ pub fn run(settings: &Settings, control: &Control, output: &mut dyn Write) -> Re
     };
     write_line(output, &start)?;
     let result = run.all_phases(output, &mut Totals::new(&meters, origin));
-    match (result, server.ended()) {
+    // The connections of a server that dies close a moment before it has ended.
+    let died = result.as_ref().err();
+    let ended = died.and_then(|_| server.ended_within(DYING_TIME));
+    match (result, ended) {
         (Err(_), Some(status)) => bail!("redis-server ended with {status}"),
         (result, _) => {
             server.stop();

@@ -78,6 +78,18 @@ impl Server {
         self.child.id()
     }
 
+    /// How it ended, if it does so in time.
+    pub fn ended_within(&mut self, time: Duration) -> Option<String> {
+        let deadline = Instant::now() + time;
+        loop {
+            let status = self.ended();
+            if status.is_some() || Instant::now() >= deadline {
+                return status;
+            }
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Option<String> {
         self.child.try_wait().ok()?.map(|status| status.to_string())
