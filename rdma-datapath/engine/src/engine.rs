@@ -354,7 +354,8 @@ impl<'m> Engine<'m> {
         match state {
             LinkState::Lost => self.server_lost(server),
             LinkState::Refused => self.fence(server),
-            LinkState::Up | LinkState::Down | LinkState::Connecting => {}
+            LinkState::Up => self.copy.wake(),
+            LinkState::Down | LinkState::Connecting => {}
         }
         self.drive_all(buffers, now);
     }
@@ -652,7 +653,8 @@ impl<'m> Engine<'m> {
     /// When the engine next wants a [`Self::tick`]: soon while anything is under way.
     #[must_use]
     pub fn next_deadline(&self) -> Option<MonotonicTime> {
-        let busy = !self.active.is_empty() || self.copy.is_busy() || self.has_empty_slabs();
+        let copying = self.copy.is_busy() || self.copy.is_resting();
+        let busy = !self.active.is_empty() || copying || self.has_empty_slabs();
         busy.then_some(self.next_tick)
     }
 
