@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use dynamicswap_datapath::transport::fault::Faults;
+use dynamicswap_engine::engine::LinkState;
 use dynamicswap_engine::sets::{Replica, ReplicaState};
 use dynamicswap_types::{MonotonicTime, Spill};
 use dynamicswap_workload::page::{PAGE_WORDS, Page};
@@ -448,6 +449,15 @@ impl World<'_> {
             return format!("request {tag} is not answered: {:?}", sent.draft);
         }
         let engine = &process.engine;
+        let replicas = engine.sets().flat_map(|set| set.replicas).flatten();
+        let mut links = replicas.filter_map(|replica| {
+            let server = engine.server(replica.place.server);
+            server.map(|server| (replica.place.server, server.link))
+        });
+        // Before that the engine has not heard of a memory that was lost.
+        if let Some((server, link)) = links.find(|(_, link)| *link != LinkState::Up) {
+            return format!("the link to donor {server} is {link:?}");
+        }
         let (under_way, degraded) = (engine.requests_under_way(), engine.pages_degraded());
         let whole = |replica: &Replica| replica.state == ReplicaState::Live;
         let used = engine

@@ -149,6 +149,16 @@ impl World<'_> {
             let Some(effect) = process.engine.next_effect() else {
                 break;
             };
+            if let Some(gap) = process
+                .last_word
+                .filter(|_| self.kernel.acknowledges(&effect))
+            {
+                self.coverage
+                    .saw("trouble: engine killed before its answer");
+                self.bury();
+                (0..self.donors.len()).for_each(|donor| self.cut(donor, Cut::Both, gap));
+                return Ok(());
+            }
             if let Some(left) = &mut process.effects_left {
                 *left -= 1;
             }
