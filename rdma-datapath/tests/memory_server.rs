@@ -16,8 +16,8 @@ use dynamicswap_datapath::transport::TransportEvent;
 use dynamicswap_engine::link::Link;
 use dynamicswap_engine::operation::{Direction, OperationError};
 use dynamicswap_engine::wire::{
-    HANDSHAKE_BYTES, RESPONSE_BYTES, Refusal, Response, Status, VersionRange, decode_reply,
-    encode_hello,
+    HANDSHAKE_BYTES, REQUEST_BYTES, RESPONSE_BYTES, Refusal, Response, Status, VersionRange,
+    decode_reply, encode_hello,
 };
 use dynamicswap_proto::daemon::v1::response::Kind;
 use support::{Borrower, MemoryServer, Setup, hello};
@@ -33,7 +33,7 @@ fn killed_server_comes_back_with_every_page_and_grant() {
         "{:?}",
         before.warnings
     );
-    server.grant(1, &before.incarnation, &[(0, 1, 10), (2, 1, 11)]);
+    server.grant(1, &before.incarnation, &[(0, 1, 10), (2, 1, 12)]);
     let mut borrower = Borrower::connect(&before.tcp_address, hello(1, 1));
     borrower.expect_up();
     for slot in [0, 2] {
@@ -72,7 +72,7 @@ fn second_owner_is_refused_and_a_slot_is_zeroed_between_two_owners() {
     let server = MemoryServer::start(&setup);
     let incarnation = server.report().incarnation;
     server.grant(1, &incarnation, &[(0, 1, 10)]);
-    let refused = server.apply(2, &incarnation, &[(0, 2, 20)]);
+    let refused = server.apply(2, &incarnation, &[(0, 2, 10)]);
     assert!(matches!(refused, Kind::Refused(r) if r.code == "SecondOwner"));
     let refused = server.apply(2, &[7; 16], &[]);
     assert!(matches!(refused, Kind::Refused(r) if r.code == "OtherIncarnation"));
@@ -94,12 +94,28 @@ fn second_owner_is_refused_and_a_slot_is_zeroed_between_two_owners() {
         first.run(Direction::Read, 0, 0, 1),
         Err(OperationError::NotOwner)
     );
-    server.grant(3, &incarnation, &[(0, 2, 20)]);
+    server.grant(3, &incarnation, &[(0, 2, 10)]);
     server.wait_for(|report| report.grants.len() == 1);
     second.fill_pool(9);
     second.run(Direction::Read, 0, 0, 256).expect("granted now");
     second.check_zero();
     assert_eq!(server.report().refused_owner, 2);
+}
+
+#[test]
+fn operation_for_a_set_that_left_the_slot_is_refused() {
+    let Some(setup) = Setup::new() else { return };
+    let server = MemoryServer::start(&setup);
+    let report = server.report();
+    server.grant(1, &report.incarnation, &[(0, 1, 10)]);
+    let mut borrower = Borrower::connect(&report.tcp_address, hello(1, 1));
+    borrower.expect_up();
+    borrower.run(Direction::Write, 0, 0, 1).expect("granted");
+    server.grant(2, &report.incarnation, &[]);
+    server.grant(3, &report.incarnation, &[(0, 1, 77)]);
+    server.wait_for(|report| report.grants.len() == 1);
+    let late = borrower.run(Direction::Write, 0, 0, 1);
+    assert_eq!(late, Err(OperationError::NotOwner));
 }
 
 #[test]
@@ -140,7 +156,7 @@ fn malformed_frame_closes_only_that_connection() {
     let mut good = Borrower::connect(&report.tcp_address, hello(1, 1));
     good.expect_up();
     let mut bad = shaken(&report.tcp_address, 2);
-    bad.write_all(&[0xee; 32]).expect("sent");
+    bad.write_all(&[0xee; REQUEST_BYTES]).expect("sent");
     let mut answer = [0; RESPONSE_BYTES];
     bad.read_exact(&mut answer).expect("an answer");
     let answer = Response::decode(&answer).expect("valid");
