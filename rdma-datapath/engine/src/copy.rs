@@ -20,6 +20,8 @@ pub(crate) struct CopyState {
     current: Option<Current>,
     /// Scratch parts in use, by request place.
     jobs: [Option<RequestPlace>; COPY_JOBS_MAX],
+    /// Something may have to be copied that nobody has looked for yet.
+    stirred: bool,
     /// Until when nothing new is begun, after a job that could not reach a source.
     rest_until: Option<MonotonicTime>,
     /// Where the search for work goes on, so that no set starves.
@@ -33,9 +35,15 @@ impl CopyState {
         self.current.is_some()
     }
 
-    /// Whether one waits for its next try.
-    pub(crate) fn is_resting(&self) -> bool {
-        self.rest_until.is_some()
+    /// Whether one shall be made at the next tick or later.
+    pub(crate) fn is_due(&self) -> bool {
+        self.stirred || self.rest_until.is_some()
+    }
+
+    /// A copy is no longer whole. Nothing else may happen on a device after that, so this asks for
+    /// a tick.
+    pub(crate) fn stir(&mut self) {
+        self.stirred = true;
     }
 
     /// A link came up: what could not be reached may be there.
@@ -67,6 +75,7 @@ impl Engine<'_> {
                 }
                 self.copy.rest_until = None;
                 self.copy.current = self.find_copy();
+                self.copy.stirred = false;
             }
             let Some(current) = self.copy.current else {
                 return;
@@ -176,6 +185,7 @@ impl Engine<'_> {
     /// The disk has missed pages of this slab: the pass comes by it again.
     pub(crate) fn retry_disk_copy(&mut self, slab: u32) {
         self.copy.next_slab = self.copy.next_slab.min(slab as usize);
+        self.copy.stir();
     }
 
     /// Makes the pass over the device for the disk again.

@@ -653,7 +653,7 @@ impl<'m> Engine<'m> {
     /// When the engine next wants a [`Self::tick`]: soon while anything is under way.
     #[must_use]
     pub fn next_deadline(&self) -> Option<MonotonicTime> {
-        let copying = self.copy.is_busy() || self.copy.is_resting();
+        let copying = self.copy.is_busy() || self.copy.is_due();
         let busy = !self.active.is_empty() || copying || self.has_empty_slabs();
         busy.then_some(self.next_tick)
     }

@@ -209,6 +209,7 @@ impl Engine<'_> {
         let Some(slab) = self.set_slab[place] else {
             return;
         };
+        self.copy.stir();
         if state == ReplicaState::Lost {
             // What it has acknowledged is gone as well.
             self.forget_progress(slab, 1 << index);
@@ -331,6 +332,9 @@ impl Engine<'_> {
         // Last: a process that is killed before has bound nothing, and none that is killed after
         // leaves copies that count as whole beside pages that only the disk has.
         entry.bind(Some(place));
+        if state != ReplicaState::Live {
+            self.copy.stir();
+        }
         self.tables.header.count(Counter::SlabsMapped, 1);
         if let Some(id) = set.id() {
             self.event(EngineEvent::SlabBound(SlabIndex::new(slab), id));
