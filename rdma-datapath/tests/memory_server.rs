@@ -72,7 +72,7 @@ fn second_owner_is_refused_and_a_slot_is_zeroed_between_two_owners() {
     let server = MemoryServer::start(&setup);
     let incarnation = server.report().incarnation;
     server.grant(1, &incarnation, &[(0, 1, 10)]);
-    let refused = server.apply(2, &incarnation, &[(0, 2, 20)]);
+    let refused = server.apply(2, &incarnation, &[(0, 2, 10)]);
     assert!(matches!(refused, Kind::Refused(r) if r.code == "SecondOwner"));
     let refused = server.apply(2, &[7; 16], &[]);
     assert!(matches!(refused, Kind::Refused(r) if r.code == "OtherIncarnation"));
@@ -100,6 +100,22 @@ fn second_owner_is_refused_and_a_slot_is_zeroed_between_two_owners() {
     second.run(Direction::Read, 0, 0, 256).expect("granted now");
     second.check_zero();
     assert_eq!(server.report().refused_owner, 2);
+}
+
+#[test]
+fn operation_for_a_set_that_left_the_slot_is_refused() {
+    let Some(setup) = Setup::new() else { return };
+    let server = MemoryServer::start(&setup);
+    let report = server.report();
+    server.grant(1, &report.incarnation, &[(0, 1, 10)]);
+    let mut borrower = Borrower::connect(&report.tcp_address, hello(1, 1));
+    borrower.expect_up();
+    borrower.run(Direction::Write, 0, 0, 1).expect("granted");
+    server.grant(2, &report.incarnation, &[]);
+    server.grant(3, &report.incarnation, &[(0, 1, 77)]);
+    server.wait_for(|report| report.grants.len() == 1);
+    let late = borrower.run(Direction::Write, 0, 0, 1);
+    assert_eq!(late, Err(OperationError::NotOwner));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::document::ReplicaPlace;
 use crate::effect::EngineEvent;
 use crate::engine::{COPY_TAG, Engine};
 use crate::in_flight::{CopyTarget, OperationState, Purpose, RequestPlace, Stage, Work};
-use crate::limits::{COPY_JOBS_MAX, COPY_PAGES_MAX};
+use crate::limits::{COPY_JOBS_MAX, COPY_PAGES_MAX, COPY_REST};
 use crate::operation::OperationResult;
 use crate::sets::ReplicaState;
 use crate::tables::Counter;
@@ -20,6 +20,10 @@ pub(crate) struct CopyState {
     current: Option<Current>,
     /// Scratch parts in use, by request place.
     jobs: [Option<RequestPlace>; COPY_JOBS_MAX],
+    /// Something may have to be copied that nobody has looked for yet.
+    stirred: bool,
+    /// Until when nothing new is begun, after a job that could not reach a source.
+    rest_until: Option<MonotonicTime>,
     /// Where the search for work goes on, so that no set starves.
     next_set: usize,
     next_slab: usize,
@@ -29,6 +33,22 @@ impl CopyState {
     /// Whether a copy is being made.
     pub(crate) fn is_busy(&self) -> bool {
         self.current.is_some()
+    }
+
+    /// Whether one shall be made at the next tick or later.
+    pub(crate) fn is_due(&self) -> bool {
+        self.stirred || self.rest_until.is_some()
+    }
+
+    /// A copy is no longer whole. Nothing else may happen on a device after that, so this asks for
+    /// a tick.
+    pub(crate) fn stir(&mut self) {
+        self.stirred = true;
+    }
+
+    /// A link came up: what could not be reached may be there.
+    pub(crate) fn wake(&mut self) {
+        self.rest_until = None;
     }
 }
 
@@ -50,7 +70,12 @@ impl Engine<'_> {
         }
         loop {
             if self.copy.current.is_none() {
+                if self.copy.rest_until.is_some_and(|until| now < until) {
+                    return;
+                }
+                self.copy.rest_until = None;
                 self.copy.current = self.find_copy();
+                self.copy.stirred = false;
             }
             let Some(current) = self.copy.current else {
                 return;
@@ -75,7 +100,7 @@ impl Engine<'_> {
             };
             match run {
                 Some(run) => self.start_job(current, run, job, (buffers, now)),
-                None if idle => self.finish_copy(current),
+                None if idle => self.finish_copy(current, now),
                 None => return,
             }
         }
@@ -94,7 +119,7 @@ impl Engine<'_> {
                     replica.state,
                     ReplicaState::Rebuilding | ReplicaState::Stale
                 );
-                if wanted && self.is_usable(replica) {
+                if wanted && self.is_usable(replica) && self.has_source(slab, index) {
                     self.copy.next_set = (set + 1) % sets;
                     let entry = &self.tables.sets[set];
                     entry.set_state(index, ReplicaState::Rebuilding);
@@ -112,6 +137,26 @@ impl Engine<'_> {
             }
         }
         self.find_disk_copy()
+    }
+
+    /// Whether a copy can be made again now: from another one, from the disk, or, if every other
+    /// one is proven lost, from nothing.
+    fn has_source(&self, slab: u32, target: usize) -> bool {
+        let set = self.tables.slabs[slab as usize].set();
+        let others = || {
+            let replicas = set
+                .into_iter()
+                .flat_map(|set| self.tables.sets[set].replicas());
+            replicas.filter(|(index, _)| *index != target)
+        };
+        let reachable = others().any(|(_, replica)| self.is_usable(replica));
+        let awaited = others().any(|(_, replica)| self.may_come_back(replica));
+        reachable || self.config.spill || !awaited || self.slab_used[slab as usize] == 0
+    }
+
+    /// Begins no further copy for a while.
+    pub(crate) fn rest_copies(&mut self, now: MonotonicTime) {
+        self.copy.rest_until = Some(now.after(COPY_REST));
     }
 
     /// With spill Async: a slab with pages that the disk does not have.
@@ -135,6 +180,12 @@ impl Engine<'_> {
             cursor: 0,
             failed: false,
         })
+    }
+
+    /// The disk has missed pages of this slab: the pass comes by it again.
+    pub(crate) fn retry_disk_copy(&mut self, slab: u32) {
+        self.copy.next_slab = self.copy.next_slab.min(slab as usize);
+        self.copy.stir();
     }
 
     /// Makes the pass over the device for the disk again.
@@ -321,9 +372,13 @@ impl Engine<'_> {
     }
 
     /// All jobs of the current copy are done.
-    fn finish_copy(&mut self, current: Current) {
+    fn finish_copy(&mut self, current: Current, now: MonotonicTime) {
         self.copy.current = None;
         let CopyTarget::Replica(place) = current.target else {
+            if current.failed {
+                self.retry_disk_copy(current.slab);
+                self.rest_copies(now);
+            }
             return;
         };
         let Some(set) = self.tables.slabs[current.slab as usize].set() else {

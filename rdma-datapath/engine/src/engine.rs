@@ -357,7 +357,8 @@ impl<'m> Engine<'m> {
         match state {
             LinkState::Lost => self.server_lost(server),
             LinkState::Refused => self.fence(server),
-            LinkState::Up | LinkState::Down | LinkState::Connecting => {}
+            LinkState::Up => self.copy.wake(),
+            LinkState::Down | LinkState::Connecting => {}
         }
         self.drive_all(buffers, now);
     }
@@ -629,20 +630,9 @@ impl<'m> Engine<'m> {
         }
         self.next_tick = now.after(TICK);
         self.reset_overdue(now);
-        self.end_rests();
         self.return_empty_slabs(now);
         self.release_surplus();
         self.drive_all(buffers, now);
-    }
-
-    /// A disk that refused may be asked again.
-    fn end_rests(&mut self) {
-        for place in self.active.iter().copied() {
-            let state = &mut self.requests[place];
-            for share in &mut state.parts[..state.part_count] {
-                share.disk_rests = false;
-            }
-        }
     }
 
     /// Asks for a reset of each link with an overdue operation, once per operation.
@@ -666,7 +656,8 @@ impl<'m> Engine<'m> {
     /// When the engine next wants a [`Self::tick`]: soon while anything is under way.
     #[must_use]
     pub fn next_deadline(&self) -> Option<MonotonicTime> {
-        let busy = !self.active.is_empty() || self.copy.is_busy() || self.has_empty_slabs();
+        let copying = self.copy.is_busy() || self.copy.is_due();
+        let busy = !self.active.is_empty() || copying || self.has_empty_slabs();
         busy.then_some(self.next_tick)
     }
 

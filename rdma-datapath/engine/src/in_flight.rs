@@ -7,7 +7,7 @@ use dynamicswap_types::{MonotonicTime, PageIndex};
 
 use crate::buffer::BufferRange;
 use crate::document::ReplicaPlace;
-use crate::limits::{PARTS_MAX, REQUEST_PAGES_MAX};
+use crate::limits::{PARTS_MAX, REQUEST_PAGES_MAX, TICK};
 use crate::operation::OperationId;
 use crate::page_set::PageSet;
 use crate::request::RequestTag;
@@ -95,10 +95,10 @@ pub(crate) struct Part {
     pub(crate) source: Option<u8>,
     /// Read: rounds through all sources.
     pub(crate) rounds: u8,
-    /// Read: the disk has just refused, and is asked again at the next tick.
-    pub(crate) disk_rests: bool,
     /// Read: when the next round begins.
     pub(crate) again_at: Option<MonotonicTime>,
+    /// Read: the disk could not be asked in this round.
+    pub(crate) unreached: bool,
     /// Read: replicas that gave a wrong page.
     pub(crate) bad: u8,
     /// Read: pages of which every copy is lost.
@@ -122,12 +122,23 @@ impl Part {
         tried: 0,
         source: None,
         rounds: 0,
-        disk_rests: false,
         again_at: None,
+        unreached: false,
         bad: 0,
         lost: false,
         done: false,
     };
+}
+
+impl Part {
+    /// Whether a read may begin its next round: a tick after it was first asked.
+    pub(crate) fn may_go_on(&mut self, now: MonotonicTime) -> bool {
+        let over = now >= *self.again_at.get_or_insert(now.after(TICK));
+        if over {
+            self.again_at = None;
+        }
+        over
+    }
 }
 
 /// One request's state.

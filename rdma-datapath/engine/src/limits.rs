@@ -31,6 +31,9 @@ pub const COPY_PAGES_MAX: u32 = 64;
 /// Copy jobs under way at once: one reads while the other writes; more would take a small host's
 /// processor away from the swap-ins.
 pub const COPY_JOBS_MAX: usize = 2;
+/// Time from a copy that could not reach a source to the next try, if no link comes up before: a
+/// try begins at the slab's first page, and moves up to a slab for nothing.
+pub const COPY_REST: std::time::Duration = std::time::Duration::from_secs(1);
 /// Pages of scratch buffer that the engine needs for its copy jobs.
 pub const SCRATCH_PAGES: u32 = 128;
 /// Parts of one request: a slab has at least as many pages as the longest request, so a request

@@ -9,7 +9,7 @@ use crate::document::ReplicaPlace;
 use crate::effect::EngineEvent;
 use crate::engine::{Engine, LinkState};
 use crate::in_flight::{CopyTarget, DISK_BIT, OperationState, Purpose, RequestPlace, Stage, Work};
-use crate::limits::{READ_ROUNDS_AT_ONCE, READ_ROUNDS_MAX, TICK};
+use crate::limits::{READ_ROUNDS_AT_ONCE, READ_ROUNDS_MAX};
 use crate::operation::{OperationError, OperationResult};
 use crate::request::RequestError;
 use crate::sets::{Replica, ReplicaState};
@@ -105,34 +105,50 @@ impl Engine<'_> {
                 }
                 (None, _) => self.next_source(place, part),
             };
-            let stall_over = self.stall_over(place, now);
+            let patient = self.is_patient(place, now);
             let share = &mut self.requests[place].parts[part];
+            let again = share.rounds + 1 < READ_ROUNDS_MAX && share.tried != 0;
             match source {
                 Next::Source(source) => {
                     share.source = Some(source);
                     share.cursor = 0;
                 }
-                Next::Wait if !stall_over => return,
-                Next::Exhausted if share.rounds + 1 < READ_ROUNDS_MAX && share.tried != 0 => {
-                    if share.rounds + 1 >= READ_ROUNDS_AT_ONCE {
-                        let again_at = *share.again_at.get_or_insert(now.after(TICK));
-                        if now < again_at {
-                            return;
-                        }
+                Next::Wait if patient => {
+                    if !share.unreached || !share.may_go_on(now) {
+                        return;
                     }
-                    share.again_at = None;
+                    share.tried &= !DISK_BIT;
+                    share.unreached = false;
+                }
+                Next::Exhausted if share.unreached && patient => {
+                    if !share.may_go_on(now) {
+                        return;
+                    }
+                    (share.tried, share.unreached) = (0, false);
+                }
+                Next::Exhausted if again && !share.unreached => {
+                    if share.rounds + 1 >= READ_ROUNDS_AT_ONCE && !share.may_go_on(now) {
+                        return;
+                    }
                     share.rounds += 1;
                     share.tried = 0;
                 }
-                Next::Wait => return self.give_up(place, part, false),
-                Next::Exhausted => return self.give_up(place, part, true),
+                Next::Wait => return self.give_up((place, part), false, now),
+                Next::Exhausted => {
+                    let proven = !share.unreached;
+                    return self.give_up((place, part), proven, now);
+                }
             }
         }
     }
 
-    fn stall_over(&self, place: RequestPlace, now: MonotonicTime) -> bool {
-        self.desired
-            .is_some_and(|desired| now.since(self.requests[place].submitted) >= desired.read_stall)
+    /// Whether a request still waits for what is out of reach. A copy job never does: writes to
+    /// its pages would wait with it.
+    fn is_patient(&self, place: RequestPlace, now: MonotonicTime) -> bool {
+        let state = &self.requests[place];
+        let stall = self.desired.map(|desired| desired.read_stall);
+        let over = stall.is_some_and(|stall| now.since(state.submitted) >= stall);
+        !over && !matches!(state.work, Work::Copy(_))
     }
 
     /// The best source that was not tried in this round.
@@ -162,15 +178,15 @@ impl Engine<'_> {
                 }
             }
         }
-        let disk = self.config.spill && share.tried & DISK_BIT == 0;
-        let on_disk =
-            disk && state.work != Work::Copy(CopyTarget::Disk) && self.disk_has(place, part);
-        wait |= on_disk && share.disk_rests;
+        let from_disk = state.work != Work::Copy(CopyTarget::Disk);
+        let disk = self.config.spill && from_disk && share.tried & DISK_BIT == 0;
+        let on_disk = disk && self.disk_has(place, part);
         match best {
             Some((_, bit)) => Next::Source(bit),
-            None if on_disk && share.disk_rests => Next::Wait,
             None if on_disk => Next::Source(DISK_BIT),
             None if wait => Next::Wait,
+            // An engine that died before the disk's answer has left no note of what is there.
+            None if disk => Next::Source(DISK_BIT),
             None => Next::Exhausted,
         }
     }
@@ -188,7 +204,7 @@ impl Engine<'_> {
     }
 
     /// Whether an unreachable copy is not proven lost.
-    fn may_come_back(&self, replica: Replica) -> bool {
+    pub(crate) fn may_come_back(&self, replica: Replica) -> bool {
         let link = self.servers[replica.place.server.as_usize()].link;
         replica.state != ReplicaState::Lost
             && matches!(link, LinkState::Down | LinkState::Connecting)
@@ -222,13 +238,13 @@ impl Engine<'_> {
     /// was out of reach for as long as the policy allows is as good as lost. A copy job has no
     /// policy to keep: without a proof that the page is gone it fails, or its target would count
     /// as whole without the page.
-    fn give_up(&mut self, place: RequestPlace, part: usize, proven: bool) {
+    fn give_up(&mut self, (place, part): (RequestPlace, usize), proven: bool, now: MonotonicTime) {
         let is_copy = matches!(self.requests[place].work, Work::Copy(_));
         let share = &mut self.requests[place].parts[part];
         share.done = true;
         if is_copy && !proven {
             share.posted = 2;
-            return;
+            return self.rest_copies(now);
         }
         share.lost = true;
         let (slab, first) = (share.slab, share.first);
@@ -253,13 +269,16 @@ impl Engine<'_> {
         let (place, part) = (operation.request, operation.part);
         match result {
             Ok(()) => self.verify(operation, buffers),
-            Err(OperationError::LinkDown) => {
-                // Not proven wrong: it may be asked again once the link is up. A disk has no link,
-                // so it rests until the next tick, or a bad sector would be read for ever without
-                // the stall's end ever being looked at.
+            Err(_) if operation.purpose == Purpose::ReadDisk => {
+                // A disk has no link that comes up again: it is asked again a tick later.
                 let share = &mut self.requests[place].parts[part];
+                share.tried |= DISK_BIT;
+                share.unreached = true;
                 share.source = None;
-                share.disk_rests |= operation.purpose == Purpose::ReadDisk;
+            }
+            Err(OperationError::LinkDown) => {
+                // Not proven wrong: it may be asked again once the link is up.
+                self.requests[place].parts[part].source = None;
             }
             Err(_) => {
                 let share = &mut self.requests[place].parts[part];

@@ -209,6 +209,7 @@ impl Engine<'_> {
         let Some(slab) = self.set_slab[place] else {
             return;
         };
+        self.copy.stir();
         if state == ReplicaState::Lost {
             // What it has acknowledged is gone as well.
             self.forget_progress(slab, 1 << index);
@@ -332,6 +333,9 @@ impl Engine<'_> {
         // leaves copies that count as whole beside pages that only the disk has.
         entry.bind(Some(place));
         self.reserve_empty = None;
+        if state != ReplicaState::Live {
+            self.copy.stir();
+        }
         self.tables.header.count(Counter::SlabsMapped, 1);
         if let Some(id) = set.id() {
             self.event(EngineEvent::SlabBound(SlabIndex::new(slab), id));

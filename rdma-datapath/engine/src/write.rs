@@ -282,6 +282,7 @@ impl Engine<'_> {
         };
         let (slab, first, pages) = (share.slab, share.first, share.pages);
         if result.is_err() {
+            self.retry_disk_copy(slab);
             return self.event(EngineEvent::SpillFailed(PageIndex::new(
                 self.page_of(slab, first) as u64,
             )));

@@ -162,7 +162,7 @@ impl MemoryServer {
         }
     }
 
-    /// Grants are (slot, device, set).
+    /// Grants are (slot, device, set). A [`Borrower`] takes a slot to be granted for [`set_of`] it.
     pub fn apply(&self, generation: u64, incarnation: &[u8], grants: &[(u32, u8, u64)]) -> Kind {
         let grants = grants.iter().map(|(slot, device, set)| SlotGrant {
             slot: *slot,
@@ -201,6 +201,11 @@ impl Drop for MemoryServer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The set for which a [`Borrower`] takes a slot to be granted.
+pub fn set_of(slot: u32) -> u64 {
+    10 + u64::from(slot)
 }
 
 /// How an engine process of `device` presents itself.

@@ -14,6 +14,7 @@ pub const REQUIRED: &[&str] = &[
     "trouble: engine killed",
     "trouble: engine killed between two effects",
     "trouble: engine killed over a document",
+    "trouble: engine killed before its answer",
     "trouble: engine hung",
     "trouble: server killed",
     "trouble: server lost its memory",

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use dynamicswap_datapath::transport::fault::SeededRandom;
 use dynamicswap_engine::buffer::BufferRange;
+use dynamicswap_engine::effect::Effect;
 use dynamicswap_engine::request::{RequestError, RequestTag};
 use dynamicswap_types::MonotonicTime;
 use dynamicswap_workload::page::{PAGE_WORDS, Page, RunId, Stamp};
@@ -335,6 +336,21 @@ impl Kernel {
             "page {page}, acknowledged version {}: {wrong}",
             register.acked
         ))
+    }
+
+    /// Whether an effect tells of a write that it is done.
+    #[must_use]
+    pub fn acknowledges(&self, effect: &Effect) -> bool {
+        let Effect::Complete {
+            tag,
+            result: Ok(()),
+            ..
+        } = effect
+        else {
+            return false;
+        };
+        let sent = self.sent.get(&tag.0);
+        sent.is_some_and(|sent| matches!(sent.draft.verb, Verb::Write(_)))
     }
 
     /// The engine let go of a request. Gives its buffer back, if it had one.

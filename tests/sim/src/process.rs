@@ -61,6 +61,9 @@ pub struct Process<'m> {
     pub started: MonotonicTime,
     /// Effects until it is killed between two of them.
     pub effects_left: Option<u32>,
+    /// Whether it is killed before its next acknowledgement of a write, and for how long every
+    /// way is cut then.
+    pub last_word: Option<Duration>,
     /// Whether it is stopped (SIGSTOP).
     pub hung: bool,
     /// Operations that a full send queue has refused.
@@ -148,6 +151,7 @@ impl<'m> Process<'m> {
             pool,
             started: now,
             effects_left: None,
+            last_word: None,
             hung: false,
             backlog: VecDeque::new(),
             tables: birth.tables,

@@ -58,6 +58,13 @@ pub enum Trouble {
         /// Until a new one starts.
         gap: Duration,
     },
+    /// kill -9 of the engine between the moment at which a write counts and its answer, together
+    /// with every way: the write comes again to an engine that cannot do it, and fails, although
+    /// its bytes are what a read returns.
+    LastWord {
+        /// Until the ways are whole again.
+        gap: Duration,
+    },
     /// SIGSTOP of the engine.
     HangEngine {
         /// Until it is replaced.
@@ -139,6 +146,9 @@ pub enum Trouble {
     },
 }
 
+/// How much sooner than usual a trouble comes that belongs to the one before.
+const BURST: u64 = 50;
+
 /// The next trouble and its time; draws from the scenario's kinds.
 #[derive(Debug)]
 pub struct Weather {
@@ -160,6 +170,12 @@ impl Weather {
 
     fn draw_time(&mut self, scenario: &Scenario) {
         let mean = u64::try_from(scenario.trouble_every.as_nanos()).unwrap_or(u64::MAX);
+        // Troubles come together: what kills a process often takes a link or a disk with it.
+        let mean = if self.random.below(4) == 0 {
+            mean / BURST
+        } else {
+            mean
+        };
         self.next = self
             .next
             .after(Duration::from_nanos(self.random.below(2 * mean)));
@@ -252,11 +268,14 @@ impl Weather {
     }
 
     fn draw_engine(&mut self) -> Trouble {
-        match self.random.below(3) {
-            0 => Trouble::HangEngine {
+        match self.random.below(7) {
+            0 | 1 => Trouble::HangEngine {
                 gap: self.gap(1500),
             },
-            1 => {
+            2 => Trouble::LastWord {
+                gap: self.gap(2500),
+            },
+            3 | 4 => {
                 let effects = u32::try_from(self.random.below(40)).ok();
                 Trouble::KillEngine {
                     effects,

@@ -84,7 +84,8 @@ impl Plane {
             seat.phase == Phase::Serving && copy_state(view, seat) == Some(ReplicaState::Live)
         };
         let others = set.seats.iter().filter(|seat| seat.server != gone.server);
-        let unused = view.is_some_and(|view| view.slab.is_none());
+        // The borrower may bind it meanwhile: one of its copies stays in any case.
+        let unused = set.seats.len() > 1 && view.is_some_and(|view| view.slab.is_none());
         // Of a slot that is granted anew, the report does not know yet that it serves again.
         let hopeless = view.filter(|_| !gone.granted).is_some_and(|view| {
             view.replicas
@@ -221,11 +222,8 @@ impl Plane {
                 .seats
                 .iter()
                 .all(|seat| copy_state(view, seat) == Some(ReplicaState::Live));
-            if serving > wanted.max(in_force)
-                && settled
-                && (all_whole || self.early_drop)
-                && device.generation == self.published.generation
-            {
+            let known = all_whole && device.generation == self.published.generation;
+            if serving > wanted.max(in_force) && settled && (known || self.early_drop) {
                 let leaving = pick(&mut self.random, serving);
                 set.seats[leaving].phase = Phase::Leaving { since: next };
                 self.deed("copy dropped", format!("set {id}: seat {leaving}"));

@@ -28,6 +28,11 @@ impl World<'_> {
     fn happen(&mut self, trouble: Trouble) -> Verdict {
         match trouble {
             Trouble::KillEngine { effects, gap } => self.kill_engine(effects, gap),
+            Trouble::LastWord { gap } => {
+                if let Some(process) = &mut self.process {
+                    process.last_word = Some(gap);
+                }
+            }
             Trouble::HangEngine { gap } => self.hang_engine(gap),
             Trouble::KillServer { server, lose, gap } => {
                 return self.kill_server(server, lose, gap);
@@ -94,10 +99,11 @@ impl World<'_> {
         };
         self.coverage.saw("trouble: engine hung");
         process.hung = true;
+        self.away_since.get_or_insert(self.now);
         self.restart_at = Some(self.now.after(gap));
     }
 
-    fn cut(&mut self, server: usize, cut: Cut, gap: Duration) {
+    pub(super) fn cut(&mut self, server: usize, cut: Cut, gap: Duration) {
         self.coverage.saw(match cut {
             Cut::ToServer => "trouble: one-way cut to the server",
             Cut::FromServer => "trouble: one-way cut from the server",
@@ -243,6 +249,7 @@ impl World<'_> {
         self.disk.failing_until = self.now;
         if let Some(process) = &mut self.process {
             process.effects_left = None;
+            process.last_word = None;
         }
         self.damage.is_over(self.now);
     }

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use dynamicswap_datapath::transport::fault::Faults;
+use dynamicswap_engine::engine::LinkState;
 use dynamicswap_engine::sets::{Replica, ReplicaState};
 use dynamicswap_types::{MonotonicTime, Spill};
 use dynamicswap_workload::page::{PAGE_WORDS, Page};
 
 use super::World;
 use crate::disk::LATENCY_SLOW;
-use crate::kernel::{Sent, Verb, words};
+use crate::kernel::{Draft, Sent, Verb, words};
 use crate::process::OPERATION_TIMEOUT;
 use crate::story::Verdict;
 use crate::trouble::Kind;
@@ -50,6 +51,16 @@ impl Damage {
     /// Bytes may change on their way from now on.
     pub const fn bytes_may_change(&mut self) {
         self.corruption = true;
+    }
+
+    /// No engine has run since then: nothing was mended meanwhile.
+    pub fn engine_was_away(&mut self, since: MonotonicTime, now: MonotonicTime) {
+        let gap = now.since(since);
+        let ways = self.ways.iter_mut().map(|(_, until)| until);
+        let times = ways.chain(&mut self.destroyed).chain([&mut self.control]);
+        for time in times.filter(|time| time.after(REPAIR) > since) {
+            *time = time.after(gap);
+        }
     }
 
     /// Every trouble ends now.
@@ -196,7 +207,7 @@ impl World<'_> {
     /// Only those whose other copies a failure had taken while the document was on its way.
     pub(super) fn judge_document(&mut self, before: &[u64]) -> Verdict {
         for page in before.iter().copied() {
-            if !self.copies_of(page).is_empty() || self.kernel.register(page).doubtful {
+            if !self.copies_of(page).is_empty() || self.is_undecided(page) {
                 continue;
             }
             if !self.damage.excuses(self.now) {
@@ -213,6 +224,15 @@ impl World<'_> {
         Ok(())
     }
 
+    /// Whether copies may rightly hold other bytes than the acknowledged ones: a write has failed
+    /// since, or one is under way and comes again until it is answered.
+    fn is_undecided(&self, page: u64) -> bool {
+        let writes =
+            |draft: &Draft| matches!(draft.verb, Verb::Write(_)) && draft.range().contains(&page);
+        let mut unanswered = self.kernel.unanswered();
+        self.kernel.register(page).doubtful || unanswered.any(|(_, sent)| writes(&sent.draft))
+    }
+
     /// Whether the class in force promises that a page survives a single failure.
     fn is_covered(&self) -> bool {
         let class = self.kept.as_ref().map(|document| document.durability);
@@ -225,7 +245,7 @@ impl World<'_> {
         let excused = self.damage.excuses(self.now);
         self.damage.destroyed.push(self.now);
         for page in endangered.iter().copied() {
-            if self.kernel.register(page).doubtful {
+            if self.is_undecided(page) {
                 continue;
             }
             if !excused && self.is_covered() && self.class_was_covered() {
@@ -448,6 +468,15 @@ impl World<'_> {
             return format!("request {tag} is not answered: {:?}", sent.draft);
         }
         let engine = &process.engine;
+        let replicas = engine.sets().flat_map(|set| set.replicas).flatten();
+        let mut links = replicas.filter_map(|replica| {
+            let server = engine.server(replica.place.server);
+            server.map(|server| (replica.place.server, server.link))
+        });
+        // Before that the engine has not heard of a memory that was lost.
+        if let Some((server, link)) = links.find(|(_, link)| *link != LinkState::Up) {
+            return format!("the link to donor {server} is {link:?}");
+        }
         let (under_way, degraded) = (engine.requests_under_way(), engine.pages_degraded());
         let whole = |replica: &Replica| replica.state == ReplicaState::Live;
         let used = engine

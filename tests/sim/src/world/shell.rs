@@ -31,6 +31,9 @@ impl World<'_> {
         // One that hung is killed now.
         self.bury();
         self.restart_at = None;
+        if let Some(since) = self.away_since.take() {
+            self.damage.engine_was_away(since, self.now);
+        }
         if self.mutation != Some(Mutation::EpochKept) || self.epoch == 0 {
             self.epoch += 1;
         }
@@ -149,6 +152,16 @@ impl World<'_> {
             let Some(effect) = process.engine.next_effect() else {
                 break;
             };
+            if let Some(gap) = process
+                .last_word
+                .filter(|_| self.kernel.acknowledges(&effect))
+            {
+                self.coverage
+                    .saw("trouble: engine killed before its answer");
+                self.bury();
+                (0..self.donors.len()).for_each(|donor| self.cut(donor, Cut::Both, gap));
+                return Ok(());
+            }
             if let Some(left) = &mut process.effects_left {
                 *left -= 1;
             }
@@ -317,6 +330,7 @@ impl World<'_> {
         let Some(process) = self.process.take() else {
             return;
         };
+        self.away_since.get_or_insert(self.now);
         let epoch = self.epoch;
         self.story
             .tell(self.now, || format!("engine of epoch {epoch} dies"));
