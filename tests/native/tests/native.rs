@@ -69,17 +69,24 @@ fn trial((name, run): Test) -> Trial {
         let (ended, watch) = channel::<()>();
         std::thread::spawn(move || {
             if watch.recv_timeout(TEST_TIME_MAX) == Err(RecvTimeoutError::Timeout) {
-                eprintln!(
-                    "{name} has not ended after {TEST_TIME_MAX:?}: the whole run is given up"
-                );
-                // The watchdog of the test's cluster swaps its device off once this process is gone.
-                std::process::exit(101);
+                give_up(name);
             }
         });
         let result = run().map_err(|error| Failed::from(format!("{error:#}")));
         drop(ended);
         result
     })
+}
+
+/// Ends the whole run: a test hangs. The watchdog of its cluster swaps the device off once this
+/// process is gone.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the thread that should return hangs"
+)]
+fn give_up(name: &str) {
+    eprintln!("{name} has not ended after {TEST_TIME_MAX:?}: the whole run is given up");
+    std::process::exit(101);
 }
 
 fn main() -> ExitCode {
