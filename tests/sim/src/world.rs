@@ -69,8 +69,6 @@ pub struct World<'m> {
     faults: Vec<(Faults, MonotonicTime)>,
     process: Option<Process<'m>>,
     restart_at: Option<MonotonicTime>,
-    /// Since when no engine runs: none was started yet, or it hangs or is dead.
-    away_since: Option<MonotonicTime>,
     ghosts: Vec<Ghost>,
     epoch: u64,
     starts: u16,
@@ -140,7 +138,6 @@ impl<'m> World<'m> {
             donors,
             process: None,
             restart_at: Some(MonotonicTime::from_nanos(1)),
-            away_since: None,
             ghosts: Vec::new(),
             epoch: 0,
             starts: 0,

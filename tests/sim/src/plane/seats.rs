@@ -222,8 +222,11 @@ impl Plane {
                 .seats
                 .iter()
                 .all(|seat| copy_state(view, seat) == Some(ReplicaState::Live));
-            let known = all_whole && device.generation == self.published.generation;
-            if serving > wanted.max(in_force) && settled && (known || self.early_drop) {
+            if serving > wanted.max(in_force)
+                && settled
+                && (all_whole || self.early_drop)
+                && device.generation == self.published.generation
+            {
                 let leaving = pick(&mut self.random, serving);
                 set.seats[leaving].phase = Phase::Leaving { since: next };
                 self.deed("copy dropped", format!("set {id}: seat {leaving}"));
