@@ -222,11 +222,8 @@ impl Plane {
                 .seats
                 .iter()
                 .all(|seat| copy_state(view, seat) == Some(ReplicaState::Live));
-            if serving > wanted.max(in_force)
-                && settled
-                && (all_whole || self.early_drop)
-                && device.generation == self.published.generation
-            {
+            let known = all_whole && device.generation == self.published.generation;
+            if serving > wanted.max(in_force) && settled && (known || self.early_drop) {
                 let leaving = pick(&mut self.random, serving);
                 set.seats[leaving].phase = Phase::Leaving { since: next };
                 self.deed("copy dropped", format!("set {id}: seat {leaving}"));
