@@ -169,7 +169,7 @@ impl AttachState {
     }
 }
 
-/// What is counted over the device's life; positions in [`Header::counters`].
+/// What is counted over the device's life; positions in the counters of [`Header`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 #[expect(
