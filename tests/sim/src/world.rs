@@ -69,6 +69,8 @@ pub struct World<'m> {
     faults: Vec<(Faults, MonotonicTime)>,
     process: Option<Process<'m>>,
     restart_at: Option<MonotonicTime>,
+    /// Since when no engine runs: none was started yet, or it hangs or is dead.
+    away_since: Option<MonotonicTime>,
     ghosts: Vec<Ghost>,
     epoch: u64,
     starts: u16,
@@ -138,6 +140,7 @@ impl<'m> World<'m> {
             donors,
             process: None,
             restart_at: Some(MonotonicTime::from_nanos(1)),
+            away_since: None,
             ghosts: Vec::new(),
             epoch: 0,
             starts: 0,

@@ -99,6 +99,7 @@ impl World<'_> {
         };
         self.coverage.saw("trouble: engine hung");
         process.hung = true;
+        self.away_since.get_or_insert(self.now);
         self.restart_at = Some(self.now.after(gap));
     }
 

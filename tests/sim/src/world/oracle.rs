@@ -10,7 +10,7 @@ use dynamicswap_workload::page::{PAGE_WORDS, Page};
 
 use super::World;
 use crate::disk::LATENCY_SLOW;
-use crate::kernel::{Sent, Verb, words};
+use crate::kernel::{Draft, Sent, Verb, words};
 use crate::process::OPERATION_TIMEOUT;
 use crate::story::Verdict;
 use crate::trouble::Kind;
@@ -51,6 +51,16 @@ impl Damage {
     /// Bytes may change on their way from now on.
     pub const fn bytes_may_change(&mut self) {
         self.corruption = true;
+    }
+
+    /// No engine has run since then: nothing was mended meanwhile.
+    pub fn engine_was_away(&mut self, since: MonotonicTime, now: MonotonicTime) {
+        let gap = now.since(since);
+        let ways = self.ways.iter_mut().map(|(_, until)| until);
+        let times = ways.chain(&mut self.destroyed).chain([&mut self.control]);
+        for time in times.filter(|time| time.after(REPAIR) > since) {
+            *time = time.after(gap);
+        }
     }
 
     /// Every trouble ends now.
@@ -197,7 +207,7 @@ impl World<'_> {
     /// Only those whose other copies a failure had taken while the document was on its way.
     pub(super) fn judge_document(&mut self, before: &[u64]) -> Verdict {
         for page in before.iter().copied() {
-            if !self.copies_of(page).is_empty() || self.kernel.register(page).doubtful {
+            if !self.copies_of(page).is_empty() || self.loses_undecided(page) {
                 continue;
             }
             if !self.damage.excuses(self.now) {
@@ -214,6 +224,20 @@ impl World<'_> {
         Ok(())
     }
 
+    /// Whether copies may rightly hold other bytes than the acknowledged ones: a write has failed
+    /// since, or one is under way and comes again until it is answered. In the second case a read
+    /// that was sent before that write may find no copy any more.
+    fn loses_undecided(&mut self, page: u64) -> bool {
+        let writes =
+            |draft: &Draft| matches!(draft.verb, Verb::Write(_)) && draft.range().contains(&page);
+        let under_way = self
+            .kernel
+            .unanswered()
+            .any(|(_, sent)| writes(&sent.draft));
+        self.kernel.register_mut(page).lost |= under_way;
+        under_way || self.kernel.register(page).doubtful
+    }
+
     /// Whether the class in force promises that a page survives a single failure.
     fn is_covered(&self) -> bool {
         let class = self.kept.as_ref().map(|document| document.durability);
@@ -226,7 +250,7 @@ impl World<'_> {
         let excused = self.damage.excuses(self.now);
         self.damage.destroyed.push(self.now);
         for page in endangered.iter().copied() {
-            if self.kernel.register(page).doubtful {
+            if self.loses_undecided(page) {
                 continue;
             }
             if !excused && self.is_covered() && self.class_was_covered() {

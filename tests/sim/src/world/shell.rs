@@ -31,6 +31,9 @@ impl World<'_> {
         // One that hung is killed now.
         self.bury();
         self.restart_at = None;
+        if let Some(since) = self.away_since.take() {
+            self.damage.engine_was_away(since, self.now);
+        }
         if self.mutation != Some(Mutation::EpochKept) || self.epoch == 0 {
             self.epoch += 1;
         }
@@ -327,6 +330,7 @@ impl World<'_> {
         let Some(process) = self.process.take() else {
             return;
         };
+        self.away_since.get_or_insert(self.now);
         let epoch = self.epoch;
         self.story
             .tell(self.now, || format!("engine of epoch {epoch} dies"));
