@@ -34,6 +34,12 @@ pub fn server(
         .tcp_address
         .parse()
         .map_err(invalid("MemoryServerReport.tcp_address"))?;
+    if !report.rdma_address.is_empty() {
+        report
+            .rdma_address
+            .parse::<std::net::SocketAddr>()
+            .map_err(invalid("MemoryServerReport.rdma_address"))?;
+    }
     let mut grants = BTreeMap::new();
     for grant in &report.grants {
         let device =
@@ -46,6 +52,7 @@ pub fn server(
         slot_size: Bytes::new(report.slot_bytes),
         slots_total: report.slots_total,
         tcp_address: address.to_string(),
+        rdma_address: report.rdma_address.clone(),
     };
     let observation = ServerObservation {
         incarnation,
@@ -185,6 +192,7 @@ fn swap_device(generation: Generation, document: &DeviceDocument) -> pb::SwapDev
             .map(|server| pb::ServerEndpoint {
                 node: server.node.to_string(),
                 tcp_address: server.tcp_address.clone(),
+                rdma_address: server.rdma_address.clone(),
                 failure_domain: server.domain.to_string(),
                 incarnation: server.incarnation.to_bytes().to_vec(),
             })

@@ -106,6 +106,7 @@ mod tests {
             tcp_address: "[0123:4567:89ab:cdef:0123:4567:89ab:cdef]:65535".to_owned(),
             failure_domain: name(),
             incarnation: vec![0xff; 16],
+            rdma_address: "[0123:4567:89ab:cdef:0123:4567:89ab:cdef]:65535".to_owned(),
         };
         let set = |set_id| common::ReplicaSet {
             set_id,
@@ -132,6 +133,8 @@ mod tests {
             bytes_read: u64::MAX,
             bytes_written: u64::MAX,
             pages_held: u64::MAX,
+            transport: "rdma".to_owned(),
+            transport_reason: "x".repeat(200),
         };
         let set = |set_id| common::SetReport {
             set_id,

@@ -161,6 +161,7 @@ fn main() -> anyhow::Result<()> {
         tcp_address: server.report.tcp_address.clone(),
         failure_domain: server.node.clone(),
         incarnation: server.report.incarnation.clone(),
+        rdma_address: server.report.rdma_address.clone(),
     };
     let document = pb::SwapDeviceDocument {
         generation: device.generation + 1,

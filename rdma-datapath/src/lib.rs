@@ -10,3 +10,4 @@ pub mod holder;
 pub mod memory_server;
 pub mod swapd;
 pub mod transport;
+pub mod verbs;

@@ -294,3 +294,17 @@ fn sigterm_ends_cleanly_and_keeps_the_memory_until_it_is_discarded() {
     let server = MemoryServer::start(&setup);
     assert_ne!(server.report().incarnation, incarnation);
 }
+
+#[test]
+fn host_without_rdma_serves_tcp_and_says_so() {
+    let Some(setup) = Setup::new() else { return };
+    // No device has this address, on any host.
+    let server = MemoryServer::start_with(&setup, &["--rdma-listen=192.0.2.1:0"]);
+    let report = server.report();
+    assert_eq!(report.rdma_address, "");
+    let told = report.warnings.iter().find(|w| w.contains("RDMA"));
+    let told = told.expect("a warning");
+    assert!(told.starts_with("no RDMA on 192.0.2.1:"), "{told}");
+    assert!(told.contains("borrowers use TCP"), "{told}");
+    Borrower::connect(&report.tcp_address, hello(1, 1)).expect_up();
+}

@@ -33,6 +33,16 @@ pub const RUN_NEEDS: [Need; 4] = [
 /// What the benchmarks start besides: swap on a disk file and on zram, to compare with.
 pub const BENCH_NEEDS: [Need; 2] = [need("mkswap", "util-linux"), need("swapon", "mount")];
 
+/// What the lab starts, and what it makes the guests' image with.
+pub const LAB_NEEDS: [Need; 6] = [
+    need("qemu-system-x86_64", "qemu-system-x86"),
+    need("mmdebstrap", "mmdebstrap"),
+    need("busybox", "busybox-static"),
+    need("cpio", "cpio"),
+    need("mke2fs", "e2fsprogs"),
+    need("unxz", "xz-utils"),
+];
+
 /// Whether this process is root.
 pub fn is_root() -> bool {
     std::fs::read_to_string("/proc/self/status")

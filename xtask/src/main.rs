@@ -1,4 +1,4 @@
-//! Every developer task: `cargo xtask demo|test|tidy|bench|sim`.
+//! Every developer task: `cargo xtask demo|test|tidy|bench|lab|sim`.
 //!
 //! Owns the command line and the order of steps. Must not know how a product part works: it
 //! starts programs and reads their exit codes and their last lines.
@@ -8,6 +8,7 @@ mod bench;
 mod demo;
 mod exec;
 mod host;
+mod lab;
 mod sim;
 mod test;
 mod tidy;
@@ -36,6 +37,8 @@ enum Task {
     Demo(Passed),
     /// Runs the benchmarks and writes bench.json.
     Bench(bench::Options),
+    /// Runs scenarios in virtual machines: `--scenario NAME`, `--out DIR`, `--list`.
+    Lab(Passed),
     /// Runs the deterministic simulation: `--seed N`, or `--seeds A..B`.
     Sim(Passed),
 }
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Task::Tidy(options) => tidy::run(&root, &options),
         Task::Demo(passed) => demo::run(&root, &passed.arguments),
         Task::Bench(options) => bench::run(&root, &options),
+        Task::Lab(passed) => lab::run(&root, &passed.arguments),
         Task::Sim(passed) => sim::run(&root, &passed.arguments),
     });
     match outcome {

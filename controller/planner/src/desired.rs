@@ -18,6 +18,8 @@ pub struct Endpoint {
     pub node: NodeName,
     /// ip:port of its data path.
     pub tcp_address: String,
+    /// ip:port of its RDMA data path; empty if it offers none.
+    pub rdma_address: String,
     /// What fails together with it.
     pub domain: FailureDomain,
     /// The life of its memory in which the listed slots are granted.
@@ -209,6 +211,10 @@ fn list_set(
                     .server
                     .as_ref()
                     .map_or_else(String::new, |server| server.tcp_address.clone()),
+                rdma_address: record
+                    .server
+                    .as_ref()
+                    .map_or_else(String::new, |server| server.rdma_address.clone()),
                 domain: record.domain.clone(),
                 incarnation,
             });

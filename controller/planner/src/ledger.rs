@@ -164,6 +164,8 @@ pub struct ServerFacts {
     pub slots_total: u32,
     /// ip:port of its data path.
     pub tcp_address: String,
+    /// ip:port of its RDMA data path; empty if it offers none.
+    pub rdma_address: String,
 }
 
 /// One part of a node's document, as last published.

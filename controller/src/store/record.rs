@@ -32,6 +32,8 @@ struct ServerEntry {
     slot_size: Bytes,
     slots_total: u32,
     tcp_address: String,
+    #[serde(default)]
+    rdma_address: String,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -110,6 +112,7 @@ impl From<NodeRecord> for NodeEntry {
                 slot_size: server.slot_size,
                 slots_total: server.slots_total,
                 tcp_address: server.tcp_address,
+                rdma_address: server.rdma_address,
             }),
             generation: record.published.generation,
             swap_device: record.published.swap_device.into(),
@@ -132,6 +135,7 @@ impl From<NodeEntry> for NodeRecord {
                 slot_size: server.slot_size,
                 slots_total: server.slots_total,
                 tcp_address: server.tcp_address,
+                rdma_address: server.rdma_address,
             }),
             published: Published {
                 generation: entry.generation,

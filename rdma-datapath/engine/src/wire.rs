@@ -1,4 +1,4 @@
-//! Wire codec of the TCP data path: byte layouts, their checks and their names for what is wrong.
+//! Wire codec of the data path, TCP and RDMA: byte layouts, their checks and their names for what is wrong.
 //!
 //! Owns every byte that crosses a data-path connection except page contents, which the engine
 //! checksums itself. Little-endian, fixed sizes, no allocation, no I/O. Answers of one
@@ -6,6 +6,7 @@
 
 mod frame;
 mod handshake;
+mod rdma;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,11 @@ pub use frame::{REQUEST_BYTES, RESPONSE_BYTES, Request, RequestKind, Response, S
 pub use handshake::{
     Accepted, HANDSHAKE_BYTES, Refusal, VersionRange, decode_hello, decode_reply, encode_accepted,
     encode_hello, encode_refusal,
+};
+pub use rdma::{
+    Directory, DirectoryEntry, ENTRY_BYTES, ENTRY_WORDS, RDMA_HELLO_BYTES, RDMA_REPLY_BYTES,
+    WISHES, decode_entry, decode_rdma_hello, decode_rdma_reply, encode_entry, encode_rdma_accepted,
+    encode_rdma_hello,
 };
 
 /// Bytes of one page on the wire.

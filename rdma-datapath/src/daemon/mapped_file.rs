@@ -282,10 +282,14 @@ impl MappedBytes {
         self.mapping.lock()
     }
 
-    /// Where the bytes begin, for registration with a device.
+    /// Keeps the bytes mapped, for registration with a device.
     #[must_use]
-    pub fn as_ptr(&self) -> *const u8 {
-        self.base()
+    pub fn keep(&self) -> KeptMapping {
+        KeptMapping {
+            mapping: Arc::clone(&self.mapping),
+            offset: self.offset,
+            len: self.len,
+        }
     }
 
     /// All bytes.
@@ -300,6 +304,26 @@ impl MappedBytes {
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         // SAFETY: as for `as_slice`; `&mut self` is the only access.
         unsafe { std::slice::from_raw_parts_mut(self.base(), self.len) }
+    }
+}
+
+/// Keeps bytes of a memory file mapped without giving access to them.
+#[derive(Debug, Clone)]
+pub struct KeptMapping {
+    mapping: Arc<Mapping>,
+    offset: usize,
+    len: usize,
+}
+
+impl KeptMapping {
+    /// Where a part of the bytes is; `None` if there is no such part.
+    #[must_use]
+    pub fn part(&self, skip: usize, len: usize) -> Option<NonNull<u8>> {
+        let end = skip.checked_add(len)?;
+        (end <= self.len).then(|| {
+            // SAFETY: within the bytes, by the check, and those are within the mapping.
+            unsafe { self.mapping.base.add(self.offset + skip) }
+        })
     }
 }
 

@@ -29,6 +29,7 @@ pub(super) struct Control {
     pub(super) incarnation: IncarnationId,
     pub(super) geometry: SlotGeometry,
     pub(super) address: SocketAddr,
+    pub(super) rdma_address: Option<SocketAddr>,
     pub(super) warnings: Vec<String>,
 }
 
@@ -86,6 +87,10 @@ impl ControlHandler for Control {
             pid: std::process::id(),
             events: self.events.snapshot(),
             rss_bytes: resident_bytes(),
+            rdma_address: self
+                .rdma_address
+                .map_or_else(String::new, |address| address.to_string()),
+            refused_key: counters.refused_key.load(Ordering::Relaxed),
         };
         Report {
             change: 0,

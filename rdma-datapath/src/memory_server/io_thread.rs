@@ -3,16 +3,19 @@
 //! Owns the slot table, the slots and the connections, and shares no lock with anybody: commands
 //! come through the mailbox, results go out as snapshots.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use dynamicswap_engine::slots::{ConnectionIndex, MemoryServerCore, SessionEffect, SlotEffect};
+use dynamicswap_engine::slots::{
+    ConnectionIndex, Hello, MemoryServerCore, SessionEffect, SlotEffect,
+};
 use dynamicswap_engine::wire::{
-    Accepted, HANDSHAKE_BYTES, Refusal, WireError, decode_hello, encode_accepted, encode_refusal,
+    Accepted, HANDSHAKE_BYTES, Refusal, WireError, decode_hello, decode_rdma_hello,
+    encode_accepted, encode_refusal,
 };
 use dynamicswap_types::{MonotonicTime, SlotIndex};
 use rustix::buffer::spare_capacity;
@@ -24,6 +27,7 @@ use rustix::net::{SendFlags, SocketFlags, acceptfrom_with, send, sockopt};
 use super::connection::{Connection, Progress, Service};
 use super::mailbox::{Command, Mailbox};
 use super::memory_file::Records;
+use super::rdma::{self, RdmaEvent, RdmaServer, Request};
 use super::shared::{CloseReason, ServerEvent, Shared, Snapshot};
 use crate::daemon::clock::monotonic_now;
 use crate::daemon::mapped_file::MappedBytes;
@@ -45,6 +49,8 @@ const MAILBOX: u64 = u64::MAX - 1;
 
 /// What the thread is made of.
 pub(super) struct IoThread {
+    // Before the slots: its regions end first.
+    pub(super) rdma: Option<RdmaServer>,
     pub(super) core: MemoryServerCore,
     pub(super) records: Records,
     pub(super) slots: MappedBytes,
@@ -79,11 +85,15 @@ impl IoThread {
             EventData::new_u64(MAILBOX),
             input,
         )?;
+        if let Some(rdma) = &self.rdma {
+            rdma.watch(&epoll)?;
+        }
         let mut events = Vec::with_capacity(EVENTS_MAX);
         let (mut last_io, mut last_tick) = (monotonic_now(), monotonic_now());
         let mut asleep = false;
         loop {
-            let found = wait(&epoll, &mut events, asleep)?;
+            let worked = self.rdma.as_mut().is_some_and(RdmaServer::work);
+            let found = wait(&epoll, &mut events, asleep && !worked)? || worked;
             let now = monotonic_now();
             if found {
                 if asleep {
@@ -113,6 +123,7 @@ impl IoThread {
         match event.data.u64() {
             LISTENER => self.accept_all(epoll, now),
             MAILBOX => return self.take_commands(),
+            rdma::TOKEN => self.rdma_events(),
             index => {
                 let index = usize::try_from(index).unwrap_or(usize::MAX);
                 self.serve(epoll, index, now);
@@ -161,21 +172,37 @@ impl IoThread {
                 return self.refuse(index, error.into());
             }
         };
-        let open = self
-            .connections
-            .iter()
-            .filter(|c| c.hello.is_some())
-            .count();
+        let place = self.connections[index].index;
+        if let Err(refusal) = self.open_session(place, hello, peer) {
+            return self.refuse(index, refusal);
+        }
+        self.connections[index].hello = Some(hello);
+        self.tell_opened(hello, peer);
+        let accepted = self.accepted(version);
+        if !self.reply(index, &encode_accepted(&accepted)) {
+            self.close(index, CloseReason::ByPeer);
+        }
+    }
+
+    /// Decides about a handshake: a yes closes every older session, and records the epoch, before
+    /// it is told.
+    fn open_session(
+        &mut self,
+        place: ConnectionIndex,
+        hello: Hello,
+        peer: SocketAddr,
+    ) -> Result<(), Refusal> {
+        let open = self.connections.iter().filter(|c| c.hello.is_some());
+        let open = open.count() + self.rdma.as_ref().map_or(0, RdmaServer::open);
         if open >= self.sessions_max {
             self.shared.tell(ServerEvent::TooManyConnections { peer });
-            return self.refuse(index, Refusal::Busy);
+            return Err(Refusal::Busy);
         }
         let mut effects = Vec::new();
-        let place = self.connections[index].index;
         if let Err(refusal) = self.core.open(place, hello, &mut effects) {
             self.shared
                 .tell(ServerEvent::SessionRefused { peer, refusal });
-            return self.refuse(index, refusal.into());
+            return Err(refusal.into());
         }
         for effect in effects {
             match effect {
@@ -185,14 +212,20 @@ impl IoThread {
                 SessionEffect::RecordEpoch(known) => self.records.record_epoch(known),
             }
         }
-        self.connections[index].hello = Some(hello);
+        Ok(())
+    }
+
+    fn accepted(&self, version: u16) -> Accepted {
         let geometry = self.core.geometry();
-        let accepted = Accepted {
+        Accepted {
             version,
             incarnation: self.core.incarnation(),
             slot_size: geometry.slot_size,
             slots: geometry.slots,
-        };
+        }
+    }
+
+    fn tell_opened(&self, hello: Hello, peer: SocketAddr) {
         let (device, epoch) = (hello.device, hello.epoch);
         self.shared.tell(ServerEvent::SessionOpened {
             peer,
@@ -203,8 +236,52 @@ impl IoThread {
             .counters
             .connections
             .fetch_add(1, Ordering::Relaxed);
-        if !self.reply(index, &encode_accepted(&accepted)) {
-            self.close(index, CloseReason::ByPeer);
+    }
+
+    /// Connections, handshakes and broken sessions of the RDMA half.
+    fn rdma_events(&mut self) {
+        while let Some(event) = self.rdma.as_mut().and_then(RdmaServer::next_event) {
+            match event {
+                RdmaEvent::Requested(request) => self.rdma_greet(request),
+                RdmaEvent::Ended(index, reason) => {
+                    if reason == CloseReason::ForeignKey {
+                        let refused = &self.shared.counters.refused_key;
+                        refused.fetch_add(1, Ordering::Relaxed);
+                    }
+                    self.close(index.as_usize(), reason);
+                }
+            }
+        }
+    }
+
+    /// As [`Self::greet`], for a handshake that came with a connection's request.
+    fn rdma_greet(&mut self, request: Request) {
+        let peer = request.connection.peer();
+        let (hello, version) = match decode_rdma_hello(request.data.as_slice()) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                self.malformed(peer, error);
+                return RdmaServer::refuse(request, error.into());
+            }
+        };
+        let Some(place) = self.rdma.as_ref().and_then(RdmaServer::free) else {
+            self.shared.tell(ServerEvent::TooManyConnections { peer });
+            return RdmaServer::refuse(request, Refusal::Busy);
+        };
+        if let Err(refusal) = self.open_session(place, hello, peer) {
+            return RdmaServer::refuse(request, refusal);
+        }
+        let accepted = self.accepted(version);
+        let Some(rdma) = self.rdma.as_mut() else {
+            return;
+        };
+        let session = (place, hello);
+        match rdma.accept(session, request, &accepted, self.core.grants()) {
+            Ok(()) => self.tell_opened(hello, peer),
+            Err(error) => {
+                tracing::warn!("an RDMA session from {peer} could not be made: {error}");
+                self.core.close(place);
+            }
         }
     }
 
@@ -222,7 +299,10 @@ impl IoThread {
     }
 
     fn tell_malformed(&self, index: usize, error: WireError) {
-        let peer = self.connections[index].peer;
+        self.malformed(self.connections[index].peer, error);
+    }
+
+    fn malformed(&self, peer: SocketAddr, error: WireError) {
         self.shared.tell(ServerEvent::Malformed { peer, error });
         self.shared
             .counters
@@ -231,19 +311,20 @@ impl IoThread {
     }
 
     fn close(&mut self, index: usize, reason: CloseReason) {
-        if let Some(connection) = self.connections.get(index) {
-            self.core.close(connection.index);
-        }
+        self.core.close(ConnectionIndex::new(
+            u16::try_from(index).unwrap_or(u16::MAX),
+        ));
         self.close_socket(index, reason);
     }
 
-    /// Closes a connection of which the core knows already.
+    /// Closes a connection of which the core knows already. Afterwards nothing of it reaches a
+    /// slot.
     fn close_socket(&mut self, index: usize, reason: CloseReason) {
-        let Some(connection) = self.connections.get_mut(index) else {
-            return;
+        let ended = match self.connections.get_mut(index) {
+            Some(connection) => connection.close().map(|hello| (hello, connection.peer)),
+            None => self.rdma.as_mut().and_then(|rdma| rdma.close(index)),
         };
-        let peer = connection.peer;
-        if let Some(hello) = connection.close() {
+        if let Some((hello, peer)) = ended {
             self.shared
                 .counters
                 .connections
@@ -257,6 +338,10 @@ impl IoThread {
     }
 
     fn close_late(&mut self, now: MonotonicTime) {
+        let ended = self.rdma.as_mut().map(|rdma| rdma.tick(now));
+        for (index, reason) in ended.unwrap_or_default() {
+            self.close(index.as_usize(), reason);
+        }
         for index in 0..self.connections.len() {
             if self.connections[index].is_late(now) {
                 self.close(index, CloseReason::Idle);
@@ -312,14 +397,37 @@ impl IoThread {
         true
     }
 
-    fn carry_out(&self, effects: Vec<SlotEffect>) {
+    /// Does what the slot table wants, then tells the RDMA sessions of it.
+    fn carry_out(&mut self, effects: Vec<SlotEffect>) {
+        // Before the records: a slot that is recorded as one to be zeroed is in no device's reach,
+        // also for a process that starts after this one was killed in between.
+        for effect in &effects {
+            if let SlotEffect::Zero(slot) = effect {
+                self.revoke(*slot);
+            }
+        }
         for effect in effects {
             match effect {
                 SlotEffect::Record(slot, record) => self.records.record_slot(slot, record),
                 SlotEffect::Generation(generation) => self.records.record_generation(generation),
                 // Fails only while the process ends; the record says "dirty", so the next does it.
-                SlotEffect::Zero(slot) => drop(self.zeroing.send(slot)),
+                SlotEffect::Zero(slot) => {
+                    let _ = self.zeroing.send(slot);
+                }
             }
+        }
+        if let Some(rdma) = &mut self.rdma {
+            let grants: Vec<_> = self.core.grants().collect();
+            rdma.refresh(grants.into_iter());
+        }
+    }
+
+    /// Takes a slot out of every device's reach: its keys end, or else the queue pairs that have
+    /// them. Only then may it be zeroed.
+    fn revoke(&mut self, slot: SlotIndex) {
+        let stubborn = self.rdma.as_mut().map(|rdma| rdma.revoke(slot));
+        for index in stubborn.unwrap_or_default() {
+            self.close(index.as_usize(), CloseReason::SlotTakenBack);
         }
     }
 

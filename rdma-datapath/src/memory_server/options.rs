@@ -22,6 +22,10 @@ pub struct Options {
     /// Address of the data path; port 0 takes the port used before, else any free one.
     #[arg(long, value_name = "IP:PORT")]
     pub listen: SocketAddr,
+    /// Address for RDMA beside TCP: an IP of an RDMA device; port 0 takes the number of the TCP
+    /// port. A host without RDMA says so and serves TCP.
+    #[arg(long, value_name = "IP:PORT")]
+    pub rdma_listen: Option<SocketAddr>,
     /// Where this server keeps its state; its memory is mounted at DIR/memory.
     #[arg(long, value_name = "DIR")]
     pub state_dir: PathBuf,

@@ -23,6 +23,8 @@ pub struct Counters {
     pub refused_epoch: AtomicU64,
     /// Operations on slots of somebody else.
     pub refused_owner: AtomicU64,
+    /// RDMA operations with keys that the session does not have.
+    pub refused_key: AtomicU64,
     /// Malformed handshakes and frames.
     pub refused_malformed: AtomicU64,
     /// Connections open now.
@@ -116,6 +118,8 @@ pub enum CloseReason {
     Malformed,
     /// A slot was taken back in the middle of an answer.
     SlotTakenBack,
+    /// It used a key that it does not have.
+    ForeignKey,
     /// The network.
     Network(Errno),
 }
@@ -128,6 +132,7 @@ impl CloseReason {
             Self::Idle => "nothing was heard for 30 seconds".to_owned(),
             Self::Malformed => "a frame was malformed".to_owned(),
             Self::SlotTakenBack => "its slot was taken back in the middle of an answer".to_owned(),
+            Self::ForeignKey => "it used a key that is not its own, or was taken back".to_owned(),
             Self::Network(errno) => format!("network: {errno}"),
         }
     }

@@ -1,11 +1,11 @@
 //! Start and end of the process, in the order of the design: what can be refused without a trace
 //! comes first, what takes memory last.
 
-use std::fs::{self, File};
+use std::fs;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
@@ -15,15 +15,16 @@ use dynamicswap_engine::limits::DEVICES_MAX;
 use dynamicswap_engine::slots::{CoreLimits, MemoryServerCore, SlotEffect};
 use dynamicswap_types::{Bytes, IncarnationId};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
 use super::control::Control;
 use super::io_thread::{IoThread, SPARE_PLACES, connections};
+use super::lock;
 use super::mailbox::{Command, Mailbox};
 use super::memory_file::{MemoryFile, Wanted, file_bytes, kept_port};
 use super::options::Options;
+use super::rdma::RdmaServer;
 use super::shared::{ServerEvent, Shared, Snapshot};
 use super::zeroing::{self, SlotFile};
 use crate::daemon::change::ChangeCounter;
@@ -54,7 +55,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             options.state_dir.display()
         ))
     })?;
-    let _lock = lock(&options.state_dir)?;
+    let _lock = lock::take(&options.state_dir)?;
     if options.discard {
         return discard(options);
     }
@@ -69,26 +70,6 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 
 fn memory_path(options: &Options) -> PathBuf {
     options.state_dir.join("memory").join("slots")
-}
-
-/// Held as long as the process lives: two servers on one memory would each believe it theirs.
-fn lock(state_dir: &Path) -> anyhow::Result<File> {
-    let path = state_dir.join("memory-server.lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path);
-    let file = file.with_context(|| format!("open '{}'", path.display()))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(Errno::WOULDBLOCK) => Err(BadInput::new(format!(
-            "another memory server uses --state-dir '{}': stop it, or choose another directory",
-            state_dir.display()
-        ))
-        .into()),
-        Err(errno) => Err(errno).with_context(|| format!("lock '{}'", path.display())),
-    }
 }
 
 fn discard(options: &Options) -> anyhow::Result<()> {
@@ -148,7 +129,9 @@ fn serve(
     let address = listener.local_addr().context("read the bound address")?;
     memory.records.record_port(address.port());
     let ended = eventfd(0, EventfdFlags::CLOEXEC).context("make an eventfd")?;
-    let running = Running::start(options, memory, listener, &ended)?;
+    let rdma = listen_by_rdma(options, &memory, address.port(), &mut warnings)?;
+    let rdma_address = rdma.as_ref().map(|rdma| rdma.address);
+    let running = Running::start(options, memory, (listener, rdma), &ended)?;
     let control = Control {
         mailbox: Arc::clone(&running.mailbox),
         shared: Arc::clone(&running.shared),
@@ -156,20 +139,51 @@ fn serve(
         incarnation: running.incarnation,
         geometry: options.geometry()?,
         address,
+        rdma_address,
         warnings,
     };
     let _control = ControlServer::start(socket, Arc::new(control)).context("serve the agent")?;
     running.events.push(
         "Started",
         format!(
-            "node {} lends {} on {address}; its memory was {}",
+            "node {} lends {} on {address}{}; its memory was {}",
             options.node,
             options.capacity,
+            rdma_address.map_or_else(String::new, |rdma| format!(" and by RDMA on {rdma}")),
             if had_memory { "kept" } else { "made anew" }
         ),
     );
     wait_for_end(signals, &ended)?;
     running.stop()
+}
+
+/// Listens by RDMA if that is wanted. A host that cannot serves TCP, and says so.
+fn listen_by_rdma(
+    options: &Options,
+    memory: &MemoryFile,
+    tcp_port: u16,
+    warnings: &mut Vec<String>,
+) -> anyhow::Result<Option<RdmaServer>> {
+    let Some(mut address) = options.rdma_listen else {
+        return Ok(None);
+    };
+    if address.port() == 0 {
+        // Ports of RDMA are others than those of TCP, and that one stays over restarts.
+        address.set_port(tcp_port);
+    }
+    let first = options.connections_max + SPARE_PLACES;
+    let sessions = (first, options.connections_max);
+    match RdmaServer::listen(address, sessions, options.geometry()?, &memory.slots) {
+        Ok(rdma) => Ok(Some(rdma)),
+        Err(error) => {
+            let warning = format!(
+                "no RDMA on {address}, borrowers use TCP: {error}; see docs/operations.md, RDMA"
+            );
+            tracing::warn!("{warning}");
+            warnings.push(warning);
+            Ok(None)
+        }
+    }
 }
 
 /// Opens or makes the memory file; gives what the host refused with it.
@@ -232,12 +246,12 @@ impl Running {
     fn start(
         options: &Options,
         memory: MemoryFile,
-        listener: TcpListener,
+        (listener, rdma): (TcpListener, Option<RdmaServer>),
         ended: &OwnedFd,
     ) -> anyhow::Result<Self> {
         let limits = CoreLimits {
             geometry: options.geometry()?,
-            connections_max: usize::from(options.connections_max + SPARE_PLACES),
+            connections_max: usize::from(2 * options.connections_max + SPARE_PLACES),
             devices_max: DEVICES_MAX,
         };
         let mut effects = Vec::new();
@@ -261,6 +275,7 @@ impl Running {
             }
         }
         let thread = IoThread {
+            rdma,
             core,
             records: memory.records,
             slots: memory.slots,

@@ -167,7 +167,7 @@ impl Control {
             .map_err(|error| invalid(error.to_string()))?;
         let Prepared {
             document,
-            addresses,
+            endpoints,
             server_nodes,
             attached,
         } = prepared;
@@ -180,7 +180,7 @@ impl Control {
         let applied = if self.backend == Backend::Local {
             Ok(())
         } else {
-            self.hand_over(Command::Apply(Box::new(document), addresses))
+            self.hand_over(Command::Apply(Box::new(document), endpoints))
         };
         if let Err(refusal) = applied {
             self.keep(&taken)?;
@@ -219,6 +219,7 @@ impl Control {
     fn snapshot(&self, servers: usize) -> Snapshot {
         let mut empty = Box::<Snapshot>::default();
         empty.servers.reserve(servers);
+        empty.ways.reserve(servers);
         empty.sets.reserve(self.memory.geometry().sets as usize);
         match self.outbox.ask(Command::Report(empty, servers)) {
             Ok(Answer::Report(snapshot)) => *snapshot,

@@ -4,7 +4,6 @@
 //! tables name servers by index.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use dynamicswap_engine::document::{Document, ReplicaPlace, ServerDescriptor, SetGrant};
@@ -16,13 +15,15 @@ use dynamicswap_types::{
     SlotIndex,
 };
 
+use crate::transport::remote::Endpoint;
+
 /// A document that is ready to be applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prepared {
     /// For the engine.
     pub document: Document,
     /// For the transport: where each server is; `None` for one that is no longer used.
-    pub addresses: Vec<Option<SocketAddr>>,
+    pub endpoints: Vec<Option<Endpoint>>,
     /// The order of servers from now on.
     pub server_nodes: Vec<String>,
     /// Whether the device shall be attached.
@@ -42,7 +43,7 @@ pub fn prepare(
         .ok_or_else(|| InvalidMessage::new("SwapDeviceDocument.durability", "it is missing"))?;
     let durability = Durability::try_from(durability)?;
     let server_nodes = order(message, known)?;
-    let (servers, addresses) = servers(message, &server_nodes)?;
+    let (servers, endpoints) = servers(message, &server_nodes)?;
     let millis = |ms: u32| Duration::from_millis(u64::from(ms));
     Ok(Prepared {
         document: Document {
@@ -55,7 +56,7 @@ pub fn prepare(
             servers,
             sets: sets(message, &server_nodes)?,
         },
-        addresses,
+        endpoints,
         server_nodes,
         attached: message.attached,
     })
@@ -88,28 +89,31 @@ fn order(
     Ok(nodes)
 }
 
-type Servers = (Vec<ServerDescriptor>, Vec<Option<SocketAddr>>);
+type Servers = (Vec<ServerDescriptor>, Vec<Option<Endpoint>>);
 
 fn servers(message: &pb::SwapDeviceDocument, nodes: &[String]) -> Result<Servers, InvalidMessage> {
     let mut domains: BTreeMap<FailureDomain, u16> = BTreeMap::new();
     let mut descriptors = Vec::with_capacity(nodes.len());
-    let mut addresses = Vec::with_capacity(nodes.len());
+    let mut endpoints = Vec::with_capacity(nodes.len());
     for node in nodes {
         let Some(server) = message.servers.iter().find(|server| server.node == *node) else {
             descriptors.push(ServerDescriptor {
                 incarnation: None,
                 domain: u16::MAX,
             });
-            addresses.push(None);
+            endpoints.push(None);
             continue;
         };
         let invalid = |field, error: &dyn std::fmt::Display| {
             InvalidMessage::new(field, format!("{error} (server {node})"))
         };
-        let address: SocketAddr = server
+        let tcp = server
             .tcp_address
             .parse()
             .map_err(|error| invalid("ServerEndpoint.tcp_address", &error))?;
+        let rdma = Some(&server.rdma_address).filter(|address| !address.is_empty());
+        let rdma = rdma.map(|address| address.parse()).transpose();
+        let rdma = rdma.map_err(|error| invalid("ServerEndpoint.rdma_address", &error))?;
         let domain: FailureDomain = server
             .failure_domain
             .parse()
@@ -121,9 +125,9 @@ fn servers(message: &pb::SwapDeviceDocument, nodes: &[String]) -> Result<Servers
             incarnation: Some(incarnation),
             domain: *domains.entry(domain).or_insert(next),
         });
-        addresses.push(Some(address));
+        endpoints.push(Some(Endpoint { tcp, rdma }));
     }
-    Ok((descriptors, addresses))
+    Ok((descriptors, endpoints))
 }
 
 fn sets(
@@ -187,6 +191,7 @@ mod tests {
             tcp_address: "10.0.0.1:7000".to_owned(),
             failure_domain: node.to_owned(),
             incarnation: vec![1; 16],
+            rdma_address: String::new(),
         }
     }
 
@@ -222,7 +227,7 @@ mod tests {
         let prepared =
             prepare(&message(&["a", "b"], vec![set(1, &["a", "b"])]), &known).expect("valid");
         assert_eq!(prepared.server_nodes, ["b", "gone", "a"]);
-        let present: Vec<bool> = prepared.addresses.iter().map(Option::is_some).collect();
+        let present: Vec<bool> = prepared.endpoints.iter().map(Option::is_some).collect();
         assert_eq!(present, [true, false, true]);
         assert_eq!(prepared.document.servers[1].incarnation, None);
         let places = &prepared.document.sets[0].replicas;
@@ -268,6 +273,10 @@ mod tests {
         assert_eq!(
             wrong(&|m| m.servers[0].tcp_address = "host:1".into()),
             "ServerEndpoint.tcp_address"
+        );
+        assert_eq!(
+            wrong(&|m| m.servers[0].rdma_address = "host:1".into()),
+            "ServerEndpoint.rdma_address"
         );
         assert_eq!(
             wrong(&|m| m.servers[0].incarnation.clear()),

@@ -3,7 +3,6 @@
 //! Owns the front end, the engine, the transport, the spill file and the pool; shares nothing but
 //! the memory file's words. After the start a request costs no allocation, no lock and no log.
 
-use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,6 +29,7 @@ use super::spill::{SpillEvent, SpillFile};
 use crate::daemon::clock::monotonic_now;
 use crate::front_end::{Completion, FrontEnd, FrontEndError, Pool};
 use crate::transport::TransportEvent;
+use crate::transport::remote::Endpoint;
 
 /// Requests taken before the engine's effects are carried out: enough to share a doorbell, few
 /// enough that the first does not wait for the last.
@@ -207,7 +207,8 @@ impl<'m, F: FrontEnd> IoThread<'m, F> {
                         .engine
                         .link_changed(server, link, &mut parts.pool, now);
                     let error = parts.carrier.last_error(server);
-                    parts.inbox.tell(IoEvent::Link(server, link, error));
+                    let way = parts.carrier.way(server);
+                    parts.inbox.tell(IoEvent::Link(server, link, way, error));
                     changed = true;
                 }
             }
@@ -315,8 +316,8 @@ impl<'m, F: FrontEnd> IoThread<'m, F> {
             return false;
         };
         let answer = match command {
-            Command::Apply(document, addresses) => {
-                Answer::Applied(self.apply(&document, &addresses, now))
+            Command::Apply(document, endpoints) => {
+                Answer::Applied(self.apply(&document, &endpoints, now))
             }
             Command::Report(mut snapshot, servers) => {
                 self.fill(&mut snapshot, servers);
@@ -334,15 +335,15 @@ impl<'m, F: FrontEnd> IoThread<'m, F> {
     pub fn apply(
         &mut self,
         document: &Document,
-        addresses: &[Option<SocketAddr>],
+        endpoints: &[Option<Endpoint>],
         now: MonotonicTime,
     ) -> Result<(), String> {
         let parts = &mut self.parts;
         let applied = parts.engine.apply(document, &mut parts.pool, now);
         applied.map_err(|error| error.to_string())?;
-        for (index, address) in (0..).zip(addresses) {
-            let transport = parts.carrier.transport();
-            transport.set_server(ServerIndex::new(index), *address);
+        for (index, endpoint) in (0..).zip(endpoints) {
+            let server = ServerIndex::new(index);
+            parts.carrier.set_endpoint(server, *endpoint);
         }
         self.disk_only = document.durability.spill == Spill::Only;
         self.note_readiness();
@@ -356,9 +357,15 @@ impl<'m, F: FrontEnd> IoThread<'m, F> {
         snapshot.pages_degraded = parts.engine.pages_degraded();
         let known = (0..).take(servers).map(ServerIndex::new);
         snapshot.servers.clear();
+        snapshot.servers.extend(
+            known
+                .clone()
+                .filter_map(|server| parts.engine.server(server)),
+        );
+        snapshot.ways.clear();
         snapshot
-            .servers
-            .extend(known.filter_map(|server| parts.engine.server(server)));
+            .ways
+            .extend(known.map(|server| parts.carrier.way(server)));
         snapshot.sets.clear();
         snapshot.sets.extend(parts.engine.sets());
         snapshot.front_end = parts.front_end.counters();

@@ -4,7 +4,6 @@
 //! by whoever asks, and come back filled.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -21,7 +20,8 @@ use rustix::event::EventfdFlags;
 use thiserror::Error;
 
 use crate::front_end::FrontEndCounters;
-use crate::transport::tcp::LinkError;
+use crate::transport::LinkError;
+use crate::transport::remote::{Endpoint, Way};
 
 /// Events that wait for the control thread; a storm beyond it is counted and not told one by one.
 const EVENTS_MAX: usize = 4096;
@@ -39,6 +39,8 @@ pub struct Snapshot {
     pub pages_degraded: u64,
     /// Servers by index, as many as were asked for.
     pub servers: Vec<ServerState>,
+    /// The ways to them, in the same order; none on a device without a network.
+    pub ways: Vec<Option<Way>>,
     /// All granted sets.
     pub sets: Vec<SetView>,
     /// The front end's counts.
@@ -50,8 +52,8 @@ pub struct Snapshot {
 /// What the control threads ask of the I/O thread.
 #[derive(Debug)]
 pub enum Command {
-    /// Take this document and these addresses.
-    Apply(Box<Document>, Vec<Option<SocketAddr>>),
+    /// Take this document, and where each server is.
+    Apply(Box<Document>, Vec<Option<Endpoint>>),
     /// Fill this.
     Report(Box<Snapshot>, usize),
 }
@@ -81,8 +83,8 @@ pub enum MailboxError {
 pub enum IoEvent {
     /// The engine says so.
     Engine(EngineEvent),
-    /// A link changed, and the transport's reason.
-    Link(ServerIndex, Link, Option<LinkError>),
+    /// A link changed: by which way, and the transport's reason.
+    Link(ServerIndex, Link, Option<Way>, Option<LinkError>),
 }
 
 /// The control threads' end.

@@ -15,6 +15,7 @@ use super::memory::SwapdMemory;
 use super::sentences::Nodes;
 use crate::daemon::clock::monotonic_now;
 use crate::front_end::choice;
+use crate::transport::remote::Way;
 
 /// What a report is made from.
 #[derive(Debug, Clone, Copy)]
@@ -102,6 +103,8 @@ fn warnings(control: &Control, snapshot: &Snapshot) -> Vec<String> {
 fn links(parts: &ReportParts<'_>) -> Vec<pb::LinkReport> {
     let now = monotonic_now();
     let servers = (0..).map(ServerIndex::new).zip(&parts.snapshot.servers);
+    let ways = &parts.snapshot.ways;
+    let way = |server: ServerIndex| ways.get(server.as_usize()).copied().flatten();
     let named = servers.filter(|(_, state)| state.incarnation.is_some());
     named
         .map(|(server, state)| pb::LinkReport {
@@ -111,6 +114,8 @@ fn links(parts: &ReportParts<'_>) -> Vec<pb::LinkReport> {
             bytes_read: PageCount::new(state.pages_read).bytes().get(),
             bytes_written: PageCount::new(state.pages_written).bytes().get(),
             pages_held: pages_held(server, &parts.snapshot.sets),
+            transport: way(server).map_or("", Way::name).to_owned(),
+            transport_reason: way(server).map_or(String::new(), |way| way.to_string()),
         })
         .collect()
 }

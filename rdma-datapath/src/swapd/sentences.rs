@@ -5,7 +5,8 @@ use dynamicswap_engine::link::Link;
 use dynamicswap_types::ServerIndex;
 
 use super::mailbox::IoEvent;
-use crate::transport::tcp::LinkError;
+use crate::transport::LinkError;
+use crate::transport::remote::Way;
 
 /// Names of servers by index.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +27,7 @@ impl Nodes<'_> {
 pub fn of(event: IoEvent, nodes: Nodes<'_>) -> (&'static str, String) {
     match event {
         IoEvent::Engine(event) => of_engine(event, nodes),
-        IoEvent::Link(server, link, error) => of_link(nodes.name(server), link, error),
+        IoEvent::Link(server, link, way, error) => of_link(nodes.name(server), link, way, error),
     }
 }
 
@@ -93,12 +94,18 @@ fn of_engine(event: EngineEvent, nodes: Nodes<'_>) -> (&'static str, String) {
     }
 }
 
-fn of_link(node: &str, link: Link, error: Option<LinkError>) -> (&'static str, String) {
+fn of_link(
+    node: &str,
+    link: Link,
+    way: Option<Way>,
+    error: Option<LinkError>,
+) -> (&'static str, String) {
+    let by = way.map_or(String::new(), |way| format!(" over {}: {way}", way.name()));
     let reason = error.map_or(String::new(), |error| format!(": {error}"));
     match link {
         Link::Up { incarnation } => (
             "LinkUp",
-            format!("the memory server of {node} answers (incarnation {incarnation})"),
+            format!("the memory server of {node} answers (incarnation {incarnation}){by}"),
         ),
         Link::Down => (
             "LinkDown",
@@ -130,11 +137,20 @@ mod tests {
             sentence.contains("page 4 from an unknown server"),
             "{sentence}"
         );
-        let down = IoEvent::Link(ServerIndex::new(0), Link::Down, Some(LinkError::Closed));
+        let server = ServerIndex::new(0);
+        let down = IoEvent::Link(server, Link::Down, Some(Way::Rdma), Some(LinkError::Closed));
         assert!(
             of(down, nodes)
                 .1
                 .contains("donor-1 is not reachable: the memory server closed")
+        );
+        let incarnation = dynamicswap_types::IncarnationId::from_bytes([1; 16]);
+        let instead = Some(Way::TcpInstead(LinkError::NotListening));
+        let up = IoEvent::Link(server, Link::Up { incarnation }, instead, None);
+        let (_, sentence) = of(up, nodes);
+        assert!(
+            sentence.contains("over tcp: RDMA does not reach"),
+            "{sentence}"
         );
     }
 }

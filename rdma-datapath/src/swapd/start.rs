@@ -41,6 +41,8 @@ use crate::daemon::threads;
 use crate::front_end::fuse_loop::FuseLoop;
 use crate::front_end::{FrontEnd, FrontEndError, Pool};
 use crate::holder::options::Backend;
+use crate::transport::rdma::{RdmaOptions, RdmaTransport};
+use crate::transport::remote::RemoteTransport;
 use crate::transport::tcp::{TcpOptions, TcpTransport};
 
 /// An operation that takes longer costs its link: under a third of the second that a read may
@@ -196,10 +198,14 @@ fn make_carrier(
         queue: 0,
     };
     let slot_size = identity.slab;
-    let transport = TcpTransport::new(TcpOptions { hello, slot_size });
-    Ok(Carrier::Tcp(Box::new(
-        transport.context("make the transport")?,
-    )))
+    let tcp = TcpTransport::new(TcpOptions { hello, slot_size }).context("make the transport")?;
+    let rdma = RdmaTransport::new(RdmaOptions { hello, slot_size });
+    match &rdma {
+        Ok(rdma) => tracing::info!("RDMA through {}", rdma.devices().join(", ")),
+        Err(error) => tracing::info!("no RDMA on this host, TCP only: {error}"),
+    }
+    let transport = RemoteTransport::new(tcp, rdma.ok()).context("make the transport")?;
+    Ok(Carrier::Remote(Box::new(transport)))
 }
 
 fn draw_session() -> anyhow::Result<SessionId> {
@@ -240,7 +246,7 @@ fn put_kept_in_force<F: FrontEnd>(
     {
         let applied = document::prepare(message, &kept.server_nodes)
             .map_err(|error| error.to_string())
-            .and_then(|prepared| io.apply(&prepared.document, &prepared.addresses, now));
+            .and_then(|prepared| io.apply(&prepared.document, &prepared.endpoints, now));
         if let Err(error) = applied {
             tracing::error!("the kept document is not in force: {error}");
             kept.document = None;

@@ -2,11 +2,14 @@
 //!
 //! Shaped after RDMA: the buffer pool is registered once ([`Transport::register`]), operations are posted without
 //! blocking and flushed together (the doorbell), completions are polled from a queue, and an
-//! idle engine arms one event descriptor before it sleeps (`ibv_req_notify_cq`). `tcp`,
-//! `loopback` and `fault` implement the same trait.
+//! idle engine arms one event descriptor before it sleeps (`ibv_req_notify_cq`). `rdma`,
+//! `tcp`, `loopback` and `fault` implement the same trait.
 
 pub mod fault;
+mod link_error;
 pub mod loopback;
+pub mod rdma;
+pub mod remote;
 pub mod tcp;
 
 use std::io;
@@ -17,6 +20,8 @@ use dynamicswap_engine::buffer::Buffers;
 use dynamicswap_engine::link::Link;
 use dynamicswap_engine::operation::{Operation, OperationId, OperationResult};
 use dynamicswap_types::{MonotonicTime, ServerIndex};
+
+pub use link_error::LinkError;
 
 /// What comes out of a transport's completion queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

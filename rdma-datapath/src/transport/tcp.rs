@@ -27,7 +27,7 @@ use rustix::event::{Timespec, epoll};
 use super::{Transport, TransportEvent};
 use link::Link;
 
-pub use link::{LinkError, LinkStats};
+pub use link::LinkStats;
 
 /// Busy links up to which each is read without asking epoll. Above it one epoll call is cheaper
 /// than reads in vain.
@@ -99,6 +99,11 @@ impl TcpTransport {
     pub fn link_stats(&self, server: ServerIndex) -> Option<LinkStats> {
         let link = self.links.get(server.as_usize())?.as_deref()?;
         Some(link.stats())
+    }
+
+    /// Whether a poll would find nothing: there is no link.
+    pub(super) fn is_idle(&self) -> bool {
+        self.used.is_empty() && self.orphans.is_empty()
     }
 
     fn link_mut(&mut self, server: ServerIndex) -> Option<&mut Link> {

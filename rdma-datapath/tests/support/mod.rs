@@ -8,6 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use dynamicswap_datapath::daemon::clock::monotonic_now;
+use dynamicswap_datapath::transport::rdma::{RdmaOptions, RdmaTransport};
 use dynamicswap_datapath::transport::tcp::{TcpOptions, TcpTransport};
 use dynamicswap_datapath::transport::{Transport, TransportEvent};
 use dynamicswap_engine::buffer::{BufferRange, Buffers};
@@ -27,6 +28,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// The binary under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_dynamicswap-memory-server");
+
+/// The binary under test, which lies elsewhere in a guest of the lab.
+fn program() -> String {
+    std::env::var("DYNAMICSWAP_MEMORY_SERVER").unwrap_or_else(|_| PROGRAM.to_owned())
+}
 const SERVER: ServerIndex = ServerIndex::new(0);
 const TIME_MAX: Duration = Duration::from_secs(20);
 
@@ -77,7 +83,7 @@ impl Setup {
 
 impl Drop for Setup {
     fn drop(&mut self) {
-        let mut discard = Command::new(PROGRAM);
+        let mut discard = Command::new(program());
         discard.args(self.arguments()).arg("--discard");
         let _ = discard.stderr(Stdio::null()).status();
     }
@@ -95,7 +101,7 @@ impl MemoryServer {
     }
 
     pub fn start_with(setup: &Setup, more: &[&str]) -> Self {
-        let mut child = Command::new(PROGRAM)
+        let mut child = Command::new(program())
             .args(setup.arguments())
             .args(more)
             .env("RUST_LOG", "info")
@@ -218,9 +224,10 @@ pub fn hello(device: u8, epoch: u64) -> Hello {
     }
 }
 
-/// A tcp transport with a pool: 256 pages to write from, 256 to read into.
+/// A transport with a pool: 256 pages to write from, 256 to read into.
 pub struct Borrower {
-    transport: TcpTransport,
+    // Before the pool, which it may have registered.
+    transport: Box<dyn Transport>,
     pool: Vec<u8>,
     next: u64,
     waiting: Vec<TransportEvent>,
@@ -246,11 +253,25 @@ fn pattern(seed: u8, place: usize) -> u8 {
 impl Borrower {
     pub fn connect(address: &str, hello: Hello) -> Self {
         let slot_size = SlabSize::try_from(Bytes::from_mib(1)).expect("a slab size");
-        let mut transport = TcpTransport::new(TcpOptions { hello, slot_size }).expect("epoll");
+        let transport = TcpTransport::new(TcpOptions { hello, slot_size }).expect("epoll");
+        Self::over(Box::new(transport), address)
+    }
+
+    pub fn connect_by_rdma(address: &str, hello: Hello) -> Self {
+        let slot_size = SlabSize::try_from(Bytes::from_mib(1)).expect("a slab size");
+        let transport = RdmaTransport::new(RdmaOptions { hello, slot_size }).expect("a device");
+        Self::over(Box::new(transport), address)
+    }
+
+    fn over(mut transport: Box<dyn Transport>, address: &str) -> Self {
+        let mut pool = vec![0; 512 * 4096];
+        transport
+            .register(&mut pool)
+            .expect("enough lockable memory");
         transport.set_server(SERVER, Some(address.parse().expect("an address")));
         Self {
             transport,
-            pool: vec![0; 512 * 4096],
+            pool,
             next: 0,
             waiting: Vec::new(),
             seen: Seen::default(),

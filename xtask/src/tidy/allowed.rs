@@ -55,6 +55,30 @@ pub const UNSAFE_FILES: &[Exception] = &[
         reason: "a global allocator is an unsafe trait; it counts allocations",
     },
     Exception {
+        path: "rdma-datapath/src/verbs/library.rs",
+        reason: "loads libibverbs and librdmacm at run time",
+    },
+    Exception {
+        path: "rdma-datapath/src/verbs/objects.rs",
+        reason: "calls libibverbs: devices, domains, regions, completion queues",
+    },
+    Exception {
+        path: "rdma-datapath/src/verbs/queue.rs",
+        reason: "chains work requests by pointers, as libibverbs wants them",
+    },
+    Exception {
+        path: "rdma-datapath/src/verbs/connection.rs",
+        reason: "calls librdmacm: connections and their queue pairs",
+    },
+    Exception {
+        path: "rdma-datapath/src/transport/rdma/mod.rs",
+        reason: "registers the buffer pool with the devices",
+    },
+    Exception {
+        path: "rdma-datapath/src/memory_server/rdma/session.rs",
+        reason: "registers slots with the device",
+    },
+    Exception {
         path: "bench/src/counting_allocator.rs",
         reason: "a global allocator is an unsafe trait; it counts allocations",
     },

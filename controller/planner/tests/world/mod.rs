@@ -290,6 +290,7 @@ impl World {
                 slot_size: SLAB,
                 slots_total: donor.slots_total,
                 tcp_address: format!("{name}:7000"),
+                rdma_address: String::new(),
             },
             sets: donor.slots.values().map(|(_, set)| *set).collect(),
         };

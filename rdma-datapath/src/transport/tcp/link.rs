@@ -9,19 +9,18 @@ use dynamicswap_engine::buffer::Buffers;
 use dynamicswap_engine::link::Link as LinkState;
 use dynamicswap_engine::operation::{Direction, Operation, OperationError};
 use dynamicswap_engine::wire::{
-    HANDSHAKE_BYTES, RESPONSE_BYTES, Refusal, Response, Status, VersionRange, WireError,
-    decode_reply, encode_hello,
+    HANDSHAKE_BYTES, RESPONSE_BYTES, Refusal, Response, Status, VersionRange, decode_reply,
+    encode_hello,
 };
-use dynamicswap_types::{Bytes, MonotonicTime, ServerIndex};
+use dynamicswap_types::{MonotonicTime, ServerIndex};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType, connect, send, sendmsg,
     socket_with, sockopt,
 };
-use thiserror::Error;
 
-use super::super::TransportEvent;
+use super::super::{LinkError, TransportEvent};
 use super::flights::{Flights, SLICES_MAX};
 use super::input::Input;
 use super::{Context, Step, TcpOptions};
@@ -41,41 +40,6 @@ const SILENCE_MAX: Duration = Duration::from_millis(800);
 const READS_MAX: usize = 8;
 
 const _: () = assert!(PING_AFTER.as_millis() + SILENCE_MAX.as_millis() < 1000);
-
-/// Why a link is not up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum LinkError {
-    /// The host or the network.
-    #[error("{0}")]
-    Network(Errno),
-    /// The server closed the connection.
-    #[error("the memory server closed the connection")]
-    Closed,
-    /// No connection or no handshake in time.
-    #[error("the memory server did not answer the connection within 500 ms")]
-    ConnectTime,
-    /// No byte although an answer is due.
-    #[error("the memory server has not answered for 800 ms")]
-    Silent,
-    /// The engine asked for a new connection.
-    #[error("the connection was reset: an operation was overdue")]
-    Reset,
-    /// The server refused the handshake.
-    #[error("{0}")]
-    Refused(Refusal),
-    /// The server sent something malformed.
-    #[error("{0}")]
-    Wire(WireError),
-    /// The server answered something that was not asked.
-    #[error("the memory server's answers do not fit the requests")]
-    OutOfStep,
-    /// The server found a request malformed.
-    #[error("the memory server found a request malformed")]
-    Malformed,
-    /// Another slot size.
-    #[error("the memory server's slots have {0}, which is not this device's slab size")]
-    SlotSize(Bytes),
-}
 
 /// Traffic and trouble of a link since it was set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -17,6 +17,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::*;
 use crate::daemon::clock::monotonic_now;
+use crate::transport::LinkError;
 
 const SLOT_PAGES: usize = 256;
 const SERVER: ServerIndex = ServerIndex::new(3);

@@ -1,0 +1,175 @@
+//! Starting the project's daemons in guests, and asking them.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::guest::Guest;
+use crate::{Lab, wait_for};
+
+/// A short command in a guest without hardware help.
+pub(super) const SHORT: Duration = Duration::from_secs(30);
+/// Something that several processes must agree on.
+pub(super) const LONG: Duration = Duration::from_secs(90);
+
+const SLAB: &str = "8Mi";
+/// Every daemon's files in a guest.
+const PLACE: &str = "/run/ds";
+
+/// Gives the guest an RDMA device over its network card.
+pub(super) fn soft_roce(guest: &mut Guest) -> Result<()> {
+    guest.succeed(
+        "modprobe -a ib_core ib_uverbs rdma_ucm rdma_cm rdma_rxe && \
+         rdma link add rxe0 type rxe netdev $net && rdma link",
+        SHORT,
+    )?;
+    Ok(())
+}
+
+/// A donor and a borrower with RDMA devices, not joined by any grant yet.
+pub(super) fn donor_and_borrower(lab: &mut Lab) -> Result<(Guest, Guest)> {
+    let mut donor = lab.start("donor", 640)?;
+    let mut borrower = lab.start("borrower", 512)?;
+    soft_roce(&mut donor)?;
+    soft_roce(&mut borrower)?;
+    Ok((donor, borrower))
+}
+
+/// Starts a program in the background; its output goes to `/run/ds/NAME.log`.
+pub(super) fn spawn(guest: &mut Guest, name: &str, command: &str) -> Result<()> {
+    guest.succeed(
+        &format!(
+            "mkdir -p {PLACE}; setsid nohup {command} </dev/null >>{PLACE}/{name}.log 2>&1 3>&- & \
+             echo $! > {PLACE}/{name}.pid"
+        ),
+        SHORT,
+    )?;
+    Ok(())
+}
+
+/// Starts the memory server and waits until it answers; its control socket is offered to the
+/// other guests.
+pub(super) fn memory_server(guest: &mut Guest, capacity: &str) -> Result<()> {
+    let address = guest.address().to_owned();
+    spawn(
+        guest,
+        "server",
+        &format!(
+            "/lab/dynamicswap-memory-server --node donor --listen {address}:7000 \
+             --rdma-listen {address}:7000 --state-dir {PLACE}/server --capacity {capacity} \
+             --slab {SLAB} --control-socket {PLACE}/server.sock"
+        ),
+    )?;
+    let up = format!("test -S {PLACE}/server.sock || {{ cat {PLACE}/server.log; false; }}");
+    wait_for(guest, "the memory server", SHORT, &up)?;
+    let offer = "socat TCP-LISTEN:7100,fork,reuseaddr UNIX-CONNECT:/run/ds/server.sock";
+    if guest.run("pgrep socat", SHORT)?.0 != 0 {
+        spawn(guest, "socat", offer)?;
+    }
+    Ok(())
+}
+
+/// Starts swapd, grants it slots of the donor, and waits until the kernel swaps to it.
+pub(super) fn swap_device(borrower: &mut Guest, donor: &Guest, size: &str) -> Result<()> {
+    borrower.succeed("modprobe -a fuse loop", SHORT)?;
+    spawn(
+        borrower,
+        "swapd",
+        &format!(
+            "/lab/dynamicswap-swapd --node borrower --state-dir {PLACE}/swapd --size {size} \
+             --slab {SLAB} --control-socket {PLACE}/swapd.sock"
+        ),
+    )?;
+    let up = format!("test -S {PLACE}/swapd.sock || {{ cat {PLACE}/swapd.log; false; }}");
+    wait_for(borrower, "swapd", SHORT, &up)?;
+    let reach = format!(
+        "socat UNIX-LISTEN:{PLACE}/donor.sock,fork TCP:{}:7100",
+        donor.address()
+    );
+    spawn(borrower, "socat", &reach)?;
+    let grant = format!(
+        "/lab/grant --swapd {PLACE}/swapd.sock --server donor={PLACE}/donor.sock --copies 1"
+    );
+    wait_for(borrower, "the grants", SHORT, &grant)?;
+    let on = "grep -q /dev/loop /proc/swaps || { /lab/grant --swapd /run/ds/swapd.sock --report | grep -A6 Event; tail -5 /run/ds/swapd.log; false; }";
+    wait_for(borrower, "swap on", LONG, on)?;
+    Ok(())
+}
+
+/// The device's report, in the words of the `grant` example.
+pub(super) fn report(borrower: &mut Guest) -> Result<String> {
+    borrower.succeed(
+        &format!("/lab/grant --swapd {PLACE}/swapd.sock --report"),
+        SHORT,
+    )
+}
+
+/// A number out of a report: `name: 12,`.
+pub(super) fn number(report: &str, name: &str) -> Result<u64> {
+    let key = format!("{name}: ");
+    let line = report
+        .lines()
+        .find_map(|line| line.trim().strip_prefix(&key));
+    let line = line.with_context(|| format!("the report has no '{name}'"))?;
+    line.trim_end_matches(',')
+        .parse()
+        .with_context(|| format!("'{name}' is {line}"))
+}
+
+/// Fails unless the device's link goes over RDMA.
+pub(super) fn is_by_rdma(report: &str) -> Result<()> {
+    ensure!(
+        report.contains("transport: \"rdma\""),
+        "the link does not go over RDMA: {report}"
+    );
+    Ok(())
+}
+
+/// The workload that checks every page, in a container with 96 MiB, in the background.
+pub(super) fn verify(borrower: &mut Guest, size: &str, accesses: u32) -> Result<()> {
+    spawn(
+        borrower,
+        "verify",
+        &format!(
+            "/lab/dynamicswap-workload contain --limit 96Mi -- /lab/dynamicswap-workload verify \
+             --size {size} --threads 1 --ops {accesses} --progress-ms 2000"
+        ),
+    )
+}
+
+/// Waits for the workload's end; gives its last line. Fails if a page was wrong, if it died, or
+/// if the kernel complains.
+pub(super) fn verified(borrower: &mut Guest, time: Duration) -> Result<serde_json::Value> {
+    let ended = "! pgrep -f 'workload verify' >/dev/null || { tail -1 /run/ds/verify.log; false; }";
+    wait_for(borrower, "the workload's end", time, ended)?;
+    let last = borrower.succeed("tail -1 /run/ds/verify.log", SHORT)?;
+    let end: serde_json::Value =
+        serde_json::from_str(&last).with_context(|| format!("the workload ended with: {last}"))?;
+    ensure!(
+        end["kind"] == "end" && end["wrong_pages"] == 0,
+        "the workload ended with: {last}"
+    );
+    let complaints = "dmesg | grep -i -E 'out of memory|oom-kill|hung task|blocked for more'";
+    let (found, said) = borrower.run(complaints, SHORT)?;
+    ensure!(found != 0, "the kernel complains: {said}");
+    Ok(end)
+}
+
+/// kill -9 of the process that serves the device; its holder starts another.
+pub(super) fn kill_engine(borrower: &mut Guest) -> Result<()> {
+    borrower.succeed(
+        "for process in /proc/[0-9]*; do \
+         case $(readlink $process/exe) in */dynamicswap-swapd-engine) \
+         kill -9 ${process#/proc/} && found=yes;; esac; done; test -n \"$found\"",
+        SHORT,
+    )?;
+    Ok(())
+}
+
+/// Replaces the engine, which then sees the host as it is now.
+pub(super) fn restart_swapd(borrower: &mut Guest) -> Result<()> {
+    kill_engine(borrower)?;
+    let up = "/lab/grant --swapd /run/ds/swapd.sock --report >/dev/null";
+    wait_for(borrower, "a new engine", SHORT, up)?;
+    Ok(())
+}

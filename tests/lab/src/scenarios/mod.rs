@@ -1,0 +1,52 @@
+//! The scenarios. Each is a function over a fresh lab.
+
+mod daemons;
+mod rdma_choice;
+mod rdma_engine;
+mod rdma_pages;
+mod rdma_rules;
+mod rdma_strangers;
+
+use anyhow::Result;
+
+use crate::Lab;
+
+/// A scenario.
+#[derive(Debug)]
+pub struct Scenario {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it proves, in a few words.
+    pub proves: &'static str,
+    /// Plays it.
+    pub play: fn(&mut Lab) -> Result<()>,
+}
+
+/// All of them, in the order of a whole run.
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "rdma_rules",
+        proves: "slots, keys, epochs: the rules of the data path hold over RDMA",
+        play: rdma_rules::play,
+    },
+    Scenario {
+        name: "rdma_choice",
+        proves: "a host or a way without RDMA is served over TCP, with the reason in the report",
+        play: rdma_choice::play,
+    },
+    Scenario {
+        name: "rdma_pages",
+        proves: "a guest swaps over RDMA, also across a kill -9 of the memory server, 0 wrong pages",
+        play: rdma_pages::play,
+    },
+    Scenario {
+        name: "rdma_engine",
+        proves: "engines killed under a swap storm are replaced, the old queue pair fenced, 0 wrong pages",
+        play: rdma_engine::play,
+    },
+    Scenario {
+        name: "rdma_strangers",
+        proves: "foreign and guessed keys fault, close their own session only, and move no page",
+        play: rdma_strangers::play,
+    },
+];

@@ -1,0 +1,44 @@
+//! Pages over RDMA: a real working set, a killed memory server, and the way back.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::daemons::{
+    LONG, SHORT, donor_and_borrower, is_by_rdma, memory_server, number, report, swap_device,
+    verified, verify,
+};
+use crate::{Lab, wait_for};
+
+/// The workload's longest time.
+const WORK: Duration = Duration::from_secs(420);
+
+pub(super) fn play(lab: &mut Lab) -> Result<()> {
+    let (mut donor, mut borrower) = donor_and_borrower(lab)?;
+    memory_server(&mut donor, "256Mi")?;
+    swap_device(&mut borrower, &donor, "224Mi")?;
+    is_by_rdma(&report(&mut borrower)?)?;
+    verify(&mut borrower, "160Mi", 60_000)?;
+    let swapping = "test $(awk '/loop/{print $4}' /proc/swaps) -gt 40000";
+    wait_for(&mut borrower, "40 MB in the device", LONG, swapping)?;
+    donor.succeed("kill -9 $(cat /run/ds/server.pid)", SHORT)?;
+    memory_server(&mut donor, "256Mi")?;
+    let end = verified(&mut borrower, WORK)?;
+    lab.note("workload", end);
+    let after = report(&mut borrower)?;
+    is_by_rdma(&after)?;
+    for name in ["integrity_failures", "pages_lost", "pages_used"] {
+        let value = number(&after, name)?;
+        lab.note(name, value);
+    }
+    for name in ["bytes_read", "bytes_written"] {
+        let value = number(&after, name)?;
+        lab.note(name, value);
+    }
+    ensure!(
+        number(&after, "bytes_read")? > 0,
+        "no page came back by RDMA"
+    );
+    ensure!(number(&after, "pages_lost")? == 0, "pages were lost");
+    Ok(())
+}

@@ -1,0 +1,36 @@
+//! Keys that are not one's own: tried while a borrower swaps.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::daemons::{
+    LONG, donor_and_borrower, is_by_rdma, memory_server, report, swap_device, verified, verify,
+};
+use crate::{Lab, wait_for};
+
+/// The workload's longest time.
+const WORK: Duration = Duration::from_secs(300);
+
+pub(super) fn play(lab: &mut Lab) -> Result<()> {
+    let (mut donor, mut borrower) = donor_and_borrower(lab)?;
+    memory_server(&mut donor, "256Mi")?;
+    swap_device(&mut borrower, &donor, "224Mi")?;
+    verify(&mut borrower, "144Mi", 20_000)?;
+    let swapping = "test $(awk '/loop/{print $4}' /proc/swaps) -gt 30000";
+    wait_for(&mut borrower, "30 MB in the device", LONG, swapping)?;
+    let tried = borrower.succeed(
+        &format!("/lab/foreign_key --server {}:7000", donor.address()),
+        LONG,
+    )?;
+    print!("{tried}");
+    let refused = tried.lines().filter(|line| line.starts_with("refused"));
+    lab.note("refused", u64::try_from(refused.count())?);
+    let end = verified(&mut borrower, WORK)?;
+    lab.note("workload", end);
+    let after = report(&mut borrower)?;
+    is_by_rdma(&after)?;
+    let falls = after.matches("kind: \"LinkDown\"").count();
+    ensure!(falls == 0, "the borrower's own link fell: {after}");
+    Ok(())
+}

@@ -1,0 +1,21 @@
+//! `cargo xtask lab`: builds the workspace and becomes the lab.
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::Result;
+
+use crate::{demo, exec, host};
+
+/// Program of the lab.
+const PROGRAM: &str = "dynamicswap-lab";
+
+/// Becomes the lab with these arguments. The whole workspace is built, as the tests build it:
+/// guests run its programs and examples.
+pub fn run(root: &Path, arguments: &[String]) -> Result<ExitCode> {
+    host::install(&host::LAB_NEEDS)?;
+    exec::run(exec::cargo(root).args(["build", "--workspace", "--all-targets", "--quiet"]))?;
+    let program = demo::target_folder(root).join("debug").join(PROGRAM);
+    let mut lab = Command::new(program);
+    exec::become_program(lab.current_dir(root).args(arguments))
+}
