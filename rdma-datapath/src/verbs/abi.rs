@@ -31,6 +31,10 @@ pub const OPTION_ID: c_int = 0;
 pub const OPTION_ID_ACK_TIMEOUT: c_int = 3;
 /// `IBV_EVENT_QP_ACCESS_ERR`: the peer used a key that it does not have.
 pub const EVENT_QP_ACCESS: u32 = 3;
+/// `IBV_QP_STATE`, for queries.
+pub const QP_STATE: c_int = 1;
+/// `IBV_QPS_ERR`: the queue pair is broken.
+pub const QP_STATE_ERROR: u32 = 6;
 /// `RDMA_MAX_RESP_RES`, `RDMA_MAX_INIT_DEPTH`: as many reads at once as the device can.
 pub const DEPTH_MAX: u8 = 0xff;
 
@@ -177,6 +181,14 @@ pub struct QpInitAttr {
     pub(super) sq_sig_all: c_int,
 }
 
+/// `struct ibv_qp_attr`, as far as it is touched.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct QpAttr {
+    pub(super) qp_state: u32,
+    pub(super) rest: [u32; 35],
+}
+
 /// `struct ibv_async_event`.
 #[repr(C)]
 pub struct AsyncEvent {
@@ -259,6 +271,8 @@ const _: () = {
     assert!(offset_of!(QpInitAttr, cap) == 32);
     assert!(offset_of!(QpInitAttr, qp_type) == 52);
     assert!(offset_of!(QpInitAttr, sq_sig_all) == 56);
+    assert!(size_of::<QpAttr>() == 144);
+    assert!(offset_of!(QpAttr, qp_state) == 0);
     assert!(size_of::<AsyncEvent>() == 16);
     assert!(offset_of!(AsyncEvent, event_type) == 8);
 };

@@ -10,8 +10,8 @@ use libc::{c_int, c_void};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
-use super::abi::{self, CmChannel, CmEvent, CmId, ConnParam, QpCap, QpInitAttr};
-use super::library::{Verbs, VerbsError};
+use super::abi::{self, CmChannel, CmEvent, CmId, ConnParam, Cq, QpAttr, QpCap, QpInitAttr};
+use super::library::{Verbs, VerbsError, errno};
 use super::objects::{CompletionQueue, Device, ProtectionDomain, QueuePairKey};
 use super::queue::Batch;
 
@@ -181,7 +181,7 @@ impl EventChannel {
         CmNews {
             kind,
             key: CmKey(key.addr()),
-            errno: Errno::from_raw_os_error(event.status.wrapping_abs()),
+            errno: errno(event.status),
             request,
             data,
         }
@@ -293,6 +293,26 @@ impl Connection {
         (!qp.is_null()).then(|| QueuePairKey(qp.addr()))
     }
 
+    /// Whether the queue pair is broken, as it is after the peer used a key that it does not have.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        if self.queues.is_none() {
+            return false;
+        }
+        let mut state = QpAttr {
+            qp_state: 0,
+            rest: [0; 35],
+        };
+        let mut made = attributes(std::ptr::null_mut(), 0);
+        let ibv = &self.channel.0.verbs.ibv;
+        // SAFETY: the id is alive and has a queue pair; both places are ours and large enough.
+        let code = unsafe {
+            let qp = self.raw.as_ref().qp;
+            (ibv.ibv_query_qp)(qp, &raw mut state, abi::QP_STATE, &raw mut made)
+        };
+        code == 0 && state.qp_state == abi::QP_STATE_ERROR
+    }
+
     /// The peer's address; unspecified if it has none.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
@@ -337,21 +357,7 @@ impl Connection {
         completions: CompletionQueue,
         depth: usize,
     ) -> Result<(), VerbsError> {
-        let mut wanted = QpInitAttr {
-            qp_context: std::ptr::null_mut(),
-            send_cq: completions.raw(),
-            recv_cq: completions.raw(),
-            srq: std::ptr::null_mut(),
-            cap: QpCap {
-                max_send_wr: u32::try_from(depth).unwrap_or(u32::MAX),
-                max_recv_wr: 1,
-                max_send_sge: 1,
-                max_recv_sge: 1,
-                max_inline_data: 0,
-            },
-            qp_type: abi::QP_TYPE_RC,
-            sq_sig_all: 0,
-        };
+        let mut wanted = attributes(completions.raw(), depth);
         let cm = &self.channel.0.verbs.cm;
         // SAFETY: id and domain are alive; queue and domain are kept until the queue pair's end.
         let code = unsafe { (cm.rdma_create_qp)(self.raw.as_ptr(), domain.raw(), &raw mut wanted) };
@@ -440,11 +446,7 @@ impl Connection {
         }
         // SAFETY: the id is alive and has a queue pair.
         let code = unsafe { batch.post(self.raw.as_ref().qp) };
-        if code == 0 {
-            Ok(())
-        } else {
-            Err(Errno::from_raw_os_error(code.wrapping_abs()))
-        }
+        if code == 0 { Ok(()) } else { Err(errno(code)) }
     }
 }
 
@@ -453,6 +455,24 @@ fn check(code: c_int, call: &'static str) -> Result<(), VerbsError> {
         Ok(())
     } else {
         Err(VerbsError::last(call))
+    }
+}
+
+fn attributes(queue: *mut Cq, depth: usize) -> QpInitAttr {
+    QpInitAttr {
+        qp_context: std::ptr::null_mut(),
+        send_cq: queue,
+        recv_cq: queue,
+        srq: std::ptr::null_mut(),
+        cap: QpCap {
+            max_send_wr: u32::try_from(depth).unwrap_or(u32::MAX),
+            max_recv_wr: 1,
+            max_send_sge: 1,
+            max_recv_sge: 1,
+            max_inline_data: 0,
+        },
+        qp_type: abi::QP_TYPE_RC,
+        sq_sig_all: 0,
     }
 }
 

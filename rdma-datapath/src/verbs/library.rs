@@ -13,8 +13,8 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 use super::abi::{
-    AsyncEvent, CmChannel, CmEvent, CmId, CompChannel, ConnParam, Context, Cq, Mr, Opaque,
-    QpInitAttr,
+    AsyncEvent, CmChannel, CmEvent, CmId, CompChannel, ConnParam, Context, Cq, Mr, Opaque, Qp,
+    QpAttr, QpInitAttr,
 };
 
 /// Why this host has no RDMA.
@@ -43,8 +43,17 @@ impl VerbsError {
     /// The last error of the thread, as that of `call`.
     pub(super) fn last(call: &'static str) -> Self {
         let code = std::io::Error::last_os_error().raw_os_error();
-        let errno = Errno::from_raw_os_error(code.unwrap_or_default());
+        let errno = errno(code.unwrap_or_default());
         Self::Call { call, errno }
+    }
+}
+
+/// A library's code as an errno: some give it as it is, some negated, and some statuses of events
+/// are none.
+pub(super) fn errno(code: i32) -> Errno {
+    match code.unsigned_abs() {
+        1..=4095 => Errno::from_raw_os_error(code.wrapping_abs()),
+        _ => Errno::IO,
     }
 }
 
@@ -87,6 +96,7 @@ functions! { Ibverbs in "libibverbs.so.1" {
     ibv_destroy_comp_channel(*mut CompChannel) -> c_int;
     ibv_create_cq(*mut Context, c_int, *mut c_void, *mut CompChannel, c_int) -> *mut Cq;
     ibv_destroy_cq(*mut Cq) -> c_int;
+    ibv_query_qp(*mut Qp, *mut QpAttr, c_int, *mut QpInitAttr) -> c_int;
     ibv_get_cq_event(*mut CompChannel, *mut *mut Cq, *mut *mut c_void) -> c_int;
     ibv_ack_cq_events(*mut Cq, u32);
     ibv_get_async_event(*mut Context, *mut AsyncEvent) -> c_int;
@@ -190,6 +200,15 @@ impl Verbs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_code_is_an_errno() {
+        assert_eq!(errno(110), Errno::TIMEDOUT);
+        assert_eq!(errno(-110), Errno::TIMEDOUT);
+        for none in [0, 4096, i32::MIN, i32::MAX] {
+            assert_eq!(errno(none), Errno::IO);
+        }
+    }
 
     #[test]
     fn host_without_rdma_says_so_in_one_sentence() {

@@ -12,7 +12,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
 use super::abi::{self, AsyncEvent, CompChannel, Context, Cq, Mr, Opaque, WorkCompletion};
-use super::library::{Verbs, VerbsError};
+use super::library::{Verbs, VerbsError, errno};
 
 /// An RDMA device of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,7 +219,7 @@ impl MemoryRegion {
         // SAFETY: the region lives, and is forgotten below if it has ended.
         let code = unsafe { (self.domain.0.verbs.ibv.ibv_dereg_mr)(raw.as_ptr()) };
         if code != 0 {
-            return Err(Errno::from_raw_os_error(code));
+            return Err(errno(code));
         }
         self.raw = None;
         Ok(())

@@ -148,7 +148,7 @@ impl RdmaServer {
                 continue;
             };
             let reason = match news.kind {
-                CmEventKind::Disconnected => CloseReason::ByPeer,
+                CmEventKind::Disconnected => self.reason_of_end(place),
                 CmEventKind::Failed | CmEventKind::Rejected => CloseReason::Network(news.errno),
                 CmEventKind::Established => {
                     if let Some(session) = &mut self.sessions[place] {
@@ -161,6 +161,15 @@ impl RdmaServer {
             return Some(RdmaEvent::Ended(self.index(place), reason));
         }
         None
+    }
+
+    /// Why a borrower has ended its connection. Not every device announces a refused key, but all
+    /// break the queue pair.
+    fn reason_of_end(&self, place: usize) -> CloseReason {
+        match &self.sessions[place] {
+            Some(session) if session.is_broken() => CloseReason::ForeignKey,
+            _ => CloseReason::ByPeer,
+        }
     }
 
     /// A free place for a session.

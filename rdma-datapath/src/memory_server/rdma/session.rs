@@ -103,6 +103,10 @@ impl Session {
         self.connection.queue_pair()
     }
 
+    pub(super) fn is_broken(&self) -> bool {
+        self.connection.is_broken()
+    }
+
     pub(super) const fn established(&mut self) {
         self.is_open = true;
     }

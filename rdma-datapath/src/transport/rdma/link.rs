@@ -199,7 +199,7 @@ impl Link {
         fabric: &Fabric,
         now: MonotonicTime,
     ) -> bool {
-        if self.flights.len() + self.waiting.len() >= LINK_OPERATIONS_MAX {
+        if self.flights.operations() + self.waiting.len() >= LINK_OPERATIONS_MAX {
             return false;
         }
         if !matches!(self.state, State::Up { .. }) {
