@@ -54,7 +54,7 @@ impl Guest {
         let line = machine.port.with_extension("line");
         let mut child = qemu(image, machine, &line, &address)
             .spawn()
-            .context("cannot start qemu-system-x86_64")?;
+            .context("cannot start setpriv and qemu-system-x86_64")?;
         let console = child.stdout.take().context("the console is not piped")?;
         let log = directory.join(format!("{name}.console.log"));
         keep_console(console, &log, shown.then(|| name.clone()))?;
@@ -169,8 +169,10 @@ fn qemu(image: &Image, machine: &Machine, line: &Path, address: &str) -> Command
     let Machine { name, number, .. } = machine;
     let drive =
         |path: &Path, more: &str| format!("file={},if=virtio,format=raw,{more}", path.display());
-    let mut command = Command::new("qemu-system-x86_64");
+    // Ends with this process, however that ends.
+    let mut command = Command::new("setpriv");
     command
+        .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
         .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1"])
         .args(["-display", "none", "-monitor", "none", "-no-reboot"])
         .args(["-m", &machine.memory_mib.to_string()])

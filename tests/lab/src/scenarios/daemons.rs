@@ -173,3 +173,16 @@ pub(super) fn restart_swapd(borrower: &mut Guest) -> Result<()> {
     wait_for(borrower, "a new engine", SHORT, up)?;
     Ok(())
 }
+
+/// Notes how often the device's links fell, and why the last time: a slow guest loses a link to
+/// its own time limits now and then, which costs time and no page.
+pub(super) fn note_falls(lab: &mut Lab, report: &str) {
+    let falls = report
+        .lines()
+        .filter(|line| line.contains("is not reachable"));
+    let falls: Vec<&str> = falls.map(str::trim).collect();
+    lab.note("link_falls", falls.len());
+    if let Some(last) = falls.last() {
+        lab.note("last_fall", *last);
+    }
+}

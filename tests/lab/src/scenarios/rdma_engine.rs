@@ -18,7 +18,7 @@ pub(super) fn play(lab: &mut Lab) -> Result<()> {
     let (mut donor, mut borrower) = donor_and_borrower(lab)?;
     memory_server(&mut donor, "256Mi")?;
     swap_device(&mut borrower, &donor, "224Mi")?;
-    verify(&mut borrower, "144Mi", 30_000)?;
+    verify(&mut borrower, "144Mi", 12_000)?;
     let swapping = "test $(awk '/loop/{print $4}' /proc/swaps) -gt 30000";
     wait_for(&mut borrower, "30 MB in the device", LONG, swapping)?;
     for _ in 0..KILLS {

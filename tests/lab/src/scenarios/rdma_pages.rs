@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::daemons::{
-    LONG, SHORT, donor_and_borrower, is_by_rdma, memory_server, number, report, swap_device,
-    verified, verify,
+    LONG, SHORT, donor_and_borrower, is_by_rdma, memory_server, note_falls, number, report,
+    swap_device, verified, verify,
 };
 use crate::{Lab, wait_for};
 
@@ -18,7 +18,7 @@ pub(super) fn play(lab: &mut Lab) -> Result<()> {
     memory_server(&mut donor, "256Mi")?;
     swap_device(&mut borrower, &donor, "224Mi")?;
     is_by_rdma(&report(&mut borrower)?)?;
-    verify(&mut borrower, "160Mi", 60_000)?;
+    verify(&mut borrower, "144Mi", 12_000)?;
     let swapping = "test $(awk '/loop/{print $4}' /proc/swaps) -gt 40000";
     wait_for(&mut borrower, "40 MB in the device", LONG, swapping)?;
     donor.succeed("kill -9 $(cat /run/ds/server.pid)", SHORT)?;
@@ -31,6 +31,7 @@ pub(super) fn play(lab: &mut Lab) -> Result<()> {
         let value = number(&after, name)?;
         lab.note(name, value);
     }
+    note_falls(lab, &after);
     for name in ["bytes_read", "bytes_written"] {
         let value = number(&after, name)?;
         lab.note(name, value);

@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::daemons::{
-    LONG, donor_and_borrower, is_by_rdma, memory_server, report, swap_device, verified, verify,
+    LONG, donor_and_borrower, is_by_rdma, memory_server, note_falls, report, swap_device, verified,
+    verify,
 };
 use crate::{Lab, wait_for};
 
@@ -16,7 +17,7 @@ pub(super) fn play(lab: &mut Lab) -> Result<()> {
     let (mut donor, mut borrower) = donor_and_borrower(lab)?;
     memory_server(&mut donor, "256Mi")?;
     swap_device(&mut borrower, &donor, "224Mi")?;
-    verify(&mut borrower, "144Mi", 20_000)?;
+    verify(&mut borrower, "144Mi", 10_000)?;
     let swapping = "test $(awk '/loop/{print $4}' /proc/swaps) -gt 30000";
     wait_for(&mut borrower, "30 MB in the device", LONG, swapping)?;
     let tried = borrower.succeed(
@@ -30,7 +31,11 @@ pub(super) fn play(lab: &mut Lab) -> Result<()> {
     lab.note("workload", end);
     let after = report(&mut borrower)?;
     is_by_rdma(&after)?;
-    let falls = after.matches("kind: \"LinkDown\"").count();
-    ensure!(falls == 0, "the borrower's own link fell: {after}");
+    note_falls(lab, &after);
+    let refusals = after.matches("refused the slot's key").count();
+    ensure!(
+        refusals == 0,
+        "the borrower's own keys were refused: {after}"
+    );
     Ok(())
 }
