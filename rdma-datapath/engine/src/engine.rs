@@ -18,8 +18,8 @@ use crate::document::ReplicaPlace;
 use crate::effect::{Effect, EngineEvent, SpillOperation};
 use crate::in_flight::{OperationState, Part, Purpose, RequestPlace, RequestState, Stage, Work};
 use crate::limits::{
-    COPY_JOBS_MAX, EFFECTS_MAX, OPERATIONS_MAX, REQUEST_PAGES_MAX, REQUESTS_MAX, SCRATCH_PAGES,
-    SERVERS_MAX, TICK,
+    COPY_JOBS_MAX, EFFECTS_MAX, OPERATIONS_MAX, OPERATIONS_RESERVED, REQUEST_PAGES_MAX,
+    REQUESTS_MAX, SCRATCH_PAGES, SERVERS_MAX, TICK,
 };
 use crate::link::Link;
 use crate::operation::{Direction, Operation, OperationError, OperationId, OperationResult};
@@ -486,6 +486,11 @@ impl<'m> Engine<'m> {
         }
     }
 
+    /// Whether an operation would leave those that requests need.
+    pub(crate) fn has_room_for_repair(&self) -> bool {
+        self.free_operations.len() > OPERATIONS_RESERVED
+    }
+
     /// Posts an operation on a server for a run of pages of a part.
     pub(crate) fn post(
         &mut self,
@@ -496,7 +501,7 @@ impl<'m> Engine<'m> {
     ) {
         #[expect(
             clippy::expect_used,
-            reason = "OPERATIONS_MAX covers all parts and copies"
+            reason = "OPERATIONS_RESERVED covers all parts and copies"
         )]
         let place = self.free_operations.pop().expect("a free operation place");
         let generation = self.operations[place].generation.wrapping_add(1);

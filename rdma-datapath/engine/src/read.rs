@@ -9,7 +9,7 @@ use crate::document::ReplicaPlace;
 use crate::effect::EngineEvent;
 use crate::engine::{Engine, LinkState};
 use crate::in_flight::{CopyTarget, DISK_BIT, OperationState, Purpose, RequestPlace, Stage, Work};
-use crate::limits::{READ_ROUNDS_AT_ONCE, READ_ROUNDS_MAX};
+use crate::limits::{READ_ROUNDS_AT_ONCE, READ_ROUNDS_MAX, READ_STALL_UNTIL_DOCUMENT};
 use crate::operation::{OperationError, OperationResult};
 use crate::request::RequestError;
 use crate::sets::{Replica, ReplicaState};
@@ -146,8 +146,10 @@ impl Engine<'_> {
     /// its pages would wait with it.
     fn is_patient(&self, place: RequestPlace, now: MonotonicTime) -> bool {
         let state = &self.requests[place];
-        let stall = self.desired.map(|desired| desired.read_stall);
-        let over = stall.is_some_and(|stall| now.since(state.submitted) >= stall);
+        let stall = self
+            .desired
+            .map_or(READ_STALL_UNTIL_DOCUMENT, |desired| desired.read_stall);
+        let over = now.since(state.submitted) >= stall;
         !over && !matches!(state.work, Work::Copy(_))
     }
 
@@ -344,7 +346,9 @@ impl Engine<'_> {
                     continue;
                 }
                 let mut page = 0;
-                while let Some(run) = self.used_run(&share, page) {
+                while let Some(run) = self.used_run(&share, page)
+                    && self.has_room_for_repair()
+                {
                     page = run.0 + run.1;
                     self.post((place, part), Purpose::Repair(replica.place), run, now);
                 }

@@ -9,7 +9,7 @@ use crate::document::ReplicaPlace;
 use crate::effect::EngineEvent;
 use crate::engine::{Desired, Engine};
 use crate::in_flight::{DiskStage, OperationState, Part, Purpose, RequestPlace, Stage, Work};
-use crate::limits::PARTS_MAX;
+use crate::limits::{PARTS_MAX, WRITE_HOLD_UNTIL_DOCUMENT};
 use crate::operation::OperationResult;
 use crate::request::RequestError;
 use crate::sets::ReplicaState;
@@ -48,7 +48,12 @@ impl Engine<'_> {
         now: MonotonicTime,
     ) {
         let Some(desired) = self.desired else {
-            return self.hold(place);
+            self.hold(place);
+            let since = self.requests[place].submitted;
+            if now.since(since) >= WRITE_HOLD_UNTIL_DOCUMENT {
+                self.answer(place, Err(RequestError::NotDurable), (buffers, now));
+            }
+            return;
         };
         let mut all_durable = true;
         let mut stuck = false;

@@ -10,7 +10,9 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use dynamicswap_engine::slots::{ConnectionIndex, MemoryServerCore, SessionEffect, SlotEffect};
+use dynamicswap_engine::slots::{
+    ConnectionIndex, Hello, MemoryServerCore, SessionEffect, SlotEffect,
+};
 use dynamicswap_engine::wire::{
     Accepted, HANDSHAKE_BYTES, Refusal, WireError, decode_hello, encode_accepted, encode_refusal,
 };
@@ -161,11 +163,13 @@ impl IoThread {
                 return self.refuse(index, error.into());
             }
         };
-        let open = self
-            .connections
-            .iter()
-            .filter(|c| c.hello.is_some())
-            .count();
+        // A session that this one closes takes no place from it.
+        let stays = |open: &Hello| {
+            let superseded = open.epoch < hello.epoch || open.queue == hello.queue;
+            open.device != hello.device || !superseded
+        };
+        let open = self.connections.iter();
+        let open = open.filter(|c| c.hello.as_ref().is_some_and(stays)).count();
         if open >= self.sessions_max {
             self.shared.tell(ServerEvent::TooManyConnections { peer });
             return self.refuse(index, Refusal::Busy);

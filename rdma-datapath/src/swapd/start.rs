@@ -235,16 +235,13 @@ fn put_kept_in_force<F: FrontEnd>(
     if backend == Backend::Local && kept.server_nodes.is_empty() {
         kept.server_nodes.push("local".to_owned());
     }
-    if backend == Backend::Remote
-        && let Some(message) = &kept.document
-    {
-        let applied = document::prepare(message, &kept.server_nodes)
-            .map_err(|error| error.to_string())
-            .and_then(|prepared| io.apply(&prepared.document, &prepared.addresses, now));
-        if let Err(error) = applied {
-            tracing::error!("the kept document is not in force: {error}");
-            kept.document = None;
-        }
+    if backend == Backend::Remote {
+        kept = kept::put_in_force(kept, |message, server_nodes| {
+            let prepared = document::prepare(message, server_nodes);
+            prepared
+                .map_err(|error| error.to_string())
+                .and_then(|prepared| io.apply(&prepared.document, &prepared.addresses, now))
+        });
     }
     Ok(kept)
 }

@@ -225,6 +225,14 @@ impl Cluster {
         self.record.save(&self.paths)
     }
 
+    /// What `dynamicswap down` says and its exit code, where it is expected to refuse.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn try_down(&self, options: &[&str]) -> Result<(i32, String)> {
+        dynamicswap(&[&["down", "--name", &self.name.to_string()], options].concat())
+    }
+
     /// Takes the cluster down and checks that nothing is left.
     ///
     /// # Errors

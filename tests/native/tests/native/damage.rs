@@ -142,6 +142,12 @@ pub fn full_pool() -> Result<()> {
         counters.read_failures == 0 && counters.pages_lost == 0,
         "{counters:?}"
     );
+    let device = cluster.device()?;
+    let longest = device.write_latency.context("no latencies")?.max_us;
+    ensure!(
+        longest <= 3_000_000,
+        "a write was held for {longest} us, and the policy says 2 s"
+    );
     cluster.down()
 }
 
