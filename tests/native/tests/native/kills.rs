@@ -70,12 +70,14 @@ pub fn kill_matrix() -> Result<()> {
     eprintln!("kill matrix: replay with DYNAMICSWAP_SEED={seed}");
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let (mut cluster, mut workload) = pressed("native-kills")?;
+    let began = Instant::now();
     for round in 0..ROUNDS {
         // Each victim in turn, each signal in turn: every pair comes up at least twice.
         let victim = VICTIMS[(round % 6) as usize];
         let hard = (round / 6) % 2 == 0;
         workload.run_for(Duration::from_millis(random.random_range(20..700)))?;
         let how = if hard { "kill -9" } else { "SIGSTOP" };
+        eprintln!("{round}: {how} of {victim} after {:?}", began.elapsed());
         strike(&mut cluster, &mut workload, victim, hard, &mut random)
             .with_context(|| format!("round {round}: {how} of {victim}, seed {seed}"))?;
     }
@@ -114,7 +116,8 @@ fn strike(
         cluster.start_again(victim, &command)?;
     }
     // One failure at a time is what two copies promise: wait until the copies are whole again.
-    cluster.wait_whole()
+    cluster.wait_whole()?;
+    cluster.check_alive()
 }
 
 pub fn hung_engine() -> Result<()> {
