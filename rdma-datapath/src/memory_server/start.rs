@@ -71,6 +71,11 @@ fn memory_path(options: &Options) -> PathBuf {
     options.state_dir.join("memory").join("slots")
 }
 
+/// How long a start waits for the process before it. One that was killed keeps its lock and its
+/// port until its memory is taken apart, which takes a while for many gigabytes; refusing at once
+/// would make a supervisor back off for longer.
+const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(3);
+
 /// Held as long as the process lives: two servers on one memory would each believe it theirs.
 fn lock(state_dir: &Path) -> anyhow::Result<File> {
     let path = state_dir.join("memory-server.lock");
@@ -80,7 +85,15 @@ fn lock(state_dir: &Path) -> anyhow::Result<File> {
         .write(true)
         .open(&path);
     let file = file.with_context(|| format!("open '{}'", path.display()))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    let deadline = Instant::now() + PREDECESSOR_PATIENCE;
+    let locked = loop {
+        let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        if locked != Err(Errno::WOULDBLOCK) || Instant::now() >= deadline {
+            break locked;
+        }
+        std::thread::park_timeout(Duration::from_millis(20));
+    };
+    match locked {
         Ok(()) => Ok(file),
         Err(Errno::WOULDBLOCK) => Err(BadInput::new(format!(
             "another memory server uses --state-dir '{}': stop it, or choose another directory",
