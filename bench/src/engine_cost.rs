@@ -27,7 +27,9 @@ use crate::counting_allocator;
 use crate::report::{Bar, Report};
 
 const SLABS: u32 = 64;
-const ROUNDS: u64 = 200_000;
+const ROUNDS: usize = 200_000;
+/// Batches of rounds, whose median counts.
+const BATCHES: usize = 40;
 const COPIES: u16 = 2;
 const DEVICE: SwapDeviceId = SwapDeviceId::from_bytes([1; 16]);
 
@@ -246,12 +248,18 @@ fn page_cost(run: &mut Looped<'_>, report: &mut Report) -> Result<()> {
             ..request
         }));
         let allocations = counting_allocator::count();
-        let began = Instant::now();
-        for _ in 0..ROUNDS {
-            ensure!(run.run(request), "a {name} failed in the engine benchmark");
+        let mut batches = [0.0; BATCHES];
+        for micros in &mut batches {
+            let began = Instant::now();
+            for _ in 0..ROUNDS / BATCHES {
+                ensure!(run.run(request), "a {name} failed in the engine benchmark");
+            }
+            *micros = began.elapsed().as_secs_f64() * 1e6 / (ROUNDS / BATCHES) as f64;
         }
-        let micros = began.elapsed().as_secs_f64() * 1e6 / ROUNDS as f64;
         let allocations = counting_allocator::count() - allocations;
+        // Whoever else runs on this host lengthens some batches, and says nothing about the engine.
+        batches.sort_by(f64::total_cmp);
+        let micros = batches[BATCHES / 2];
         let copies = if write { ", two copies" } else { "" };
         let label = format!("engine, one-page {name}{copies}, submit to complete [us]");
         report.absolute(&label, micros, Bar::AtMost(1.5));
