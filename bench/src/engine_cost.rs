@@ -14,6 +14,7 @@ use dynamicswap_engine::document::{Document, ReplicaPlace, ServerDescriptor, Set
 use dynamicswap_engine::effect::Effect;
 use dynamicswap_engine::engine::{Engine, EngineConfig};
 use dynamicswap_engine::limits::{OPERATIONS_MAX, SCRATCH_PAGES};
+use dynamicswap_engine::page_guard::{PageGuard, PageKey};
 use dynamicswap_engine::request::{Request, RequestKind, RequestTag};
 use dynamicswap_engine::slots::{Grant, GrantDocument, Hello, Owner, SlotGeometry};
 use dynamicswap_engine::tables::{Geometry, OwnedTables};
@@ -196,7 +197,10 @@ pub fn measure(_args: &Args, report: &mut Report) -> Result<()> {
     // Every link comes up.
     run.drive(now);
     bind_cost(&mut run, geometry, report)?;
-    page_cost(&mut run, report)
+    page_cost(&mut run, ("", Bar::AtMost(1.5)), report)?;
+    let key = PageKey::from_bytes([5; 32]);
+    run.engine.guard_with(PageGuard::sealed(&key, DEVICE));
+    page_cost(&mut run, (", encrypted", Bar::None), report)
 }
 
 const BUFFER: BufferRange = BufferRange { first: 0, pages: 1 };
@@ -229,7 +233,7 @@ fn bind_cost(run: &mut Looped<'_>, geometry: Geometry, report: &mut Report) -> R
 }
 
 /// One write and one read of one page, over and over.
-fn page_cost(run: &mut Looped<'_>, report: &mut Report) -> Result<()> {
+fn page_cost(run: &mut Looped<'_>, (how, bar): (&str, Bar), report: &mut Report) -> Result<()> {
     for (name, write) in [("write", true), ("read", false)] {
         let kind = if write {
             RequestKind::Write { buffer: BUFFER }
@@ -261,9 +265,9 @@ fn page_cost(run: &mut Looped<'_>, report: &mut Report) -> Result<()> {
         batches.sort_by(f64::total_cmp);
         let micros = batches[BATCHES / 2];
         let copies = if write { ", two copies" } else { "" };
-        let label = format!("engine, one-page {name}{copies}, submit to complete [us]");
-        report.absolute(&label, micros, Bar::AtMost(1.5));
-        let label = format!("engine, allocations in {ROUNDS} one-page {name}s");
+        let label = format!("engine, one-page {name}{copies}{how}, submit to complete [us]");
+        report.absolute(&label, micros, bar);
+        let label = format!("engine, allocations in {ROUNDS} one-page {name}s{how}");
         report.absolute(&label, allocations as f64, Bar::AtMost(0.0));
     }
     Ok(())

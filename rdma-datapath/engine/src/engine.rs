@@ -23,6 +23,7 @@ use crate::limits::{
 };
 use crate::link::Link;
 use crate::operation::{Direction, Operation, OperationError, OperationId, OperationResult};
+use crate::page_guard::PageGuard;
 use crate::request::{Request, RequestError, RequestKind, RequestTag, SubmitError};
 use crate::sets::{Replica, ReplicaState};
 use crate::tables::{Counter, EngineState, Geometry, Tables, TablesError};
@@ -128,6 +129,8 @@ pub struct Engine<'m> {
     /// Slab of each set in the set table.
     pub(crate) set_slab: Vec<Option<u32>>,
     pub(crate) copy: CopyState,
+    /// Encrypts pages, or checks them only.
+    pub(crate) guard: PageGuard,
     /// Since when no set could be had for a write, and when a write last met that.
     pub(crate) reserve_empty: Option<(MonotonicTime, MonotonicTime)>,
     next_tick: MonotonicTime,
@@ -162,6 +165,7 @@ impl<'m> Engine<'m> {
         Ok(Self {
             config,
             desired: None,
+            guard: PageGuard::Checksum,
             servers: vec![ServerState::UNKNOWN; SERVERS_MAX],
             requests: (0..places).map(|_| RequestState::empty()).collect(),
             free_requests: (0..places).rev().collect(),
@@ -182,6 +186,12 @@ impl<'m> Engine<'m> {
             fenced: false,
             tables,
         })
+    }
+
+    /// Encrypts every page from now on. To be called before the first request, and for every
+    /// engine of a device alike: the tables do not say how a page left.
+    pub fn guard_with(&mut self, guard: PageGuard) {
+        self.guard = guard;
     }
 
     /// Takes a request of the front end. `buffers` holds a write's bytes.
@@ -249,6 +259,7 @@ impl<'m> Engine<'m> {
         state.sequence = self.sequence;
         state.submitted = now;
         state.held = false;
+        state.repair_due = false;
         state.part_count = 0;
         state.outstanding = 0;
         state.taken = true;
@@ -586,14 +597,14 @@ impl<'m> Engine<'m> {
         self.release_if_idle(place, buffers, now);
     }
 
-    fn release_if_idle(
+    pub(crate) fn release_if_idle(
         &mut self,
         place: RequestPlace,
         buffers: &mut dyn Buffers,
         now: MonotonicTime,
     ) {
         let state = &mut self.requests[place];
-        if state.stage != Stage::Answered || state.outstanding > 0 {
+        if state.stage != Stage::Answered || state.outstanding > 0 || state.repair_due {
             // A read that has just been answered may be waited for by nobody, but those that
             // waited for a write's answer may go on now.
             return self.wake(buffers, now);
@@ -634,6 +645,7 @@ impl<'m> Engine<'m> {
             return;
         }
         self.next_tick = now.after(TICK);
+        self.repair_what_was_answered(buffers, now);
         self.reset_overdue(now);
         self.return_empty_slabs(now);
         self.release_surplus();
@@ -664,6 +676,11 @@ impl<'m> Engine<'m> {
         let copying = self.copy.is_busy() || self.copy.is_due();
         let busy = !self.active.is_empty() || copying || self.has_empty_slabs();
         busy.then_some(self.next_tick)
+    }
+
+    /// Whether the shell has something left to do.
+    pub(crate) fn has_effects(&self) -> bool {
+        !self.effects.is_empty()
     }
 
     /// The next thing for the shell to do.
