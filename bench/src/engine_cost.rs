@@ -14,6 +14,7 @@ use dynamicswap_engine::document::{Document, ReplicaPlace, ServerDescriptor, Set
 use dynamicswap_engine::effect::Effect;
 use dynamicswap_engine::engine::{Engine, EngineConfig};
 use dynamicswap_engine::limits::{OPERATIONS_MAX, SCRATCH_PAGES};
+use dynamicswap_engine::page_guard::{PageGuard, PageKey};
 use dynamicswap_engine::request::{Request, RequestKind, RequestTag};
 use dynamicswap_engine::slots::{Grant, GrantDocument, Hello, Owner, SlotGeometry};
 use dynamicswap_engine::tables::{Geometry, OwnedTables};
@@ -27,7 +28,9 @@ use crate::counting_allocator;
 use crate::report::{Bar, Report};
 
 const SLABS: u32 = 64;
-const ROUNDS: u64 = 200_000;
+const ROUNDS: usize = 200_000;
+/// Batches of rounds, whose median counts.
+const BATCHES: usize = 40;
 const COPIES: u16 = 2;
 const DEVICE: SwapDeviceId = SwapDeviceId::from_bytes([1; 16]);
 
@@ -194,7 +197,10 @@ pub fn measure(_args: &Args, report: &mut Report) -> Result<()> {
     // Every link comes up.
     run.drive(now);
     bind_cost(&mut run, geometry, report)?;
-    page_cost(&mut run, report)
+    page_cost(&mut run, ("", Bar::AtMost(1.5)), report)?;
+    let key = PageKey::from_bytes([5; 32]);
+    run.engine.guard_with(PageGuard::sealed(&key, DEVICE));
+    page_cost(&mut run, (", encrypted", Bar::None), report)
 }
 
 const BUFFER: BufferRange = BufferRange { first: 0, pages: 1 };
@@ -227,7 +233,7 @@ fn bind_cost(run: &mut Looped<'_>, geometry: Geometry, report: &mut Report) -> R
 }
 
 /// One write and one read of one page, over and over.
-fn page_cost(run: &mut Looped<'_>, report: &mut Report) -> Result<()> {
+fn page_cost(run: &mut Looped<'_>, (how, bar): (&str, Bar), report: &mut Report) -> Result<()> {
     for (name, write) in [("write", true), ("read", false)] {
         let kind = if write {
             RequestKind::Write { buffer: BUFFER }
@@ -246,16 +252,22 @@ fn page_cost(run: &mut Looped<'_>, report: &mut Report) -> Result<()> {
             ..request
         }));
         let allocations = counting_allocator::count();
-        let began = Instant::now();
-        for _ in 0..ROUNDS {
-            ensure!(run.run(request), "a {name} failed in the engine benchmark");
+        let mut batches = [0.0; BATCHES];
+        for micros in &mut batches {
+            let began = Instant::now();
+            for _ in 0..ROUNDS / BATCHES {
+                ensure!(run.run(request), "a {name} failed in the engine benchmark");
+            }
+            *micros = began.elapsed().as_secs_f64() * 1e6 / (ROUNDS / BATCHES) as f64;
         }
-        let micros = began.elapsed().as_secs_f64() * 1e6 / ROUNDS as f64;
         let allocations = counting_allocator::count() - allocations;
+        // Whoever else runs on this host lengthens some batches, and says nothing about the engine.
+        batches.sort_by(f64::total_cmp);
+        let micros = batches[BATCHES / 2];
         let copies = if write { ", two copies" } else { "" };
-        let label = format!("engine, one-page {name}{copies}, submit to complete [us]");
-        report.absolute(&label, micros, Bar::AtMost(1.5));
-        let label = format!("engine, allocations in {ROUNDS} one-page {name}s");
+        let label = format!("engine, one-page {name}{copies}{how}, submit to complete [us]");
+        report.absolute(&label, micros, bar);
+        let label = format!("engine, allocations in {ROUNDS} one-page {name}s{how}");
         report.absolute(&label, allocations as f64, Bar::AtMost(0.0));
     }
     Ok(())

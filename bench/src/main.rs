@@ -19,6 +19,7 @@ mod engine_cost;
 mod faults;
 mod peers;
 mod report;
+mod round_trip;
 mod swap_in;
 mod throughput;
 mod workload;

@@ -1,5 +1,6 @@
 //! Swap-in per random access, on the same work: our device over TCP with two copies, the same
-//! device on local memory (the floor), a disk file, zram.
+//! device on local memory (the floor), a disk file, zram. And on the floor plus one page's round
+//! trip over raw TCP: the least that any way over this network could take.
 
 use anyhow::{Context as _, Result};
 use dynamicswap_types::Bytes;
@@ -8,6 +9,7 @@ use crate::Args;
 use crate::cluster::Cluster;
 use crate::peers::{LocalDevice, PageCluster, SwapArea, require_no_swap};
 use crate::report::{Bar, Report};
+use crate::round_trip;
 use crate::workload::{Plan, Running};
 
 /// Swap of each peer: room for all of the workload.
@@ -49,23 +51,30 @@ pub fn measure(args: &Args, report: &mut Report) -> Result<()> {
         let _cluster = Cluster::up().context("the cluster")?;
         run(args, "TCP, two copies")?
     };
-    compare_with_floor(&ours, &floor, report);
+    let network = round_trip::measure().context("the raw round trip")?;
+    compare_with_floor(&ours, &floor, network, report);
     let disk = SwapArea::disk_file(&args.out, SWAP_SIZE);
     compare_with(args, &ours, ("swap on a disk file", disk), report);
     compare_with(args, &ours, ("zram", SwapArea::zram(SWAP_SIZE)), report);
     Ok(())
 }
 
-fn compare_with_floor(ours: &Latency, floor: &Latency, report: &mut Report) {
+fn compare_with_floor(ours: &Latency, floor: &Latency, network: (f64, f64), report: &mut Report) {
+    let (network_p50, network_p99) = network;
     let peer = "fuse-loop on local memory";
-    let reason = "each access waits for two more processes, the engine's peer and the kernel's \
-                  TCP, on processors that they share with the workload";
+    let reason = format!(
+        "the way over the network comes on top of the floor, and a raw TCP round trip of one page \
+         alone takes {network_p50:.0} us (p50) and {network_p99:.0} us (p99) on this host, where \
+         the server shares the processors with the workload"
+    );
     report
         .against(P50, ours.p50, (peer, floor.p50), Bar::AtMost(1.8))
-        .if_missed(reason);
+        .if_missed(&reason);
     report
         .against(P99, ours.p99, (peer, floor.p99), Bar::AtMost(3.0))
-        .if_missed(reason);
+        .if_missed(&reason);
+    let peer = "fuse-loop on local memory, plus a page's round trip over raw TCP";
+    report.against(P50, ours.p50, (peer, floor.p50 + network_p50), Bar::None);
 }
 
 /// A peer that this host does not have is noted, and takes nothing from the other figures.
@@ -75,7 +84,9 @@ fn compare_with(
     (name, area): (&str, Result<SwapArea>),
     report: &mut Report,
 ) {
-    let measured = area.and_then(|_area| run(args, name));
+    // The kernel's OOM killer now and then takes a workload at its limit whatever it swaps to. A
+    // peer gets a second try; ours does not.
+    let measured = area.and_then(|_area| run(args, name).or_else(|_| run(args, name)));
     match measured {
         Ok(theirs) => {
             report.against(P50, ours.p50, (name, theirs.p50), Bar::None);

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use dynamicswap_crds::PolicyDuration;
 use dynamicswap_types::{Bytes, SlabSize};
 
+use crate::cluster::down::{Manner, PagesAway};
 use crate::cluster::paths::ClusterName;
 use crate::cluster::record::Shape;
 
@@ -52,7 +53,7 @@ pub enum Command {
     ///
     /// Its pages come home first, so there must be room for them. Works without any record, after a
     /// crash too.
-    Down(Target),
+    Down(DownArgs),
     /// Show a cluster on one screen.
     Status(StatusArgs),
     /// Watch a cluster live; q ends.
@@ -73,6 +74,37 @@ pub struct Target {
     /// Name of the local cluster.
     #[arg(long, default_value = "local")]
     pub name: ClusterName,
+}
+
+/// Options of `down`.
+#[derive(Debug, Clone, Args)]
+pub struct DownArgs {
+    /// Which local cluster.
+    #[command(flatten)]
+    pub target: Target,
+    /// Give up pages that do not come home: the programs that own them die.
+    ///
+    /// Without it, a device that cannot be swapped off is kept and served.
+    #[arg(long)]
+    pub force: bool,
+    /// Longest time in which no page comes home before that is decided.
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub patience: PolicyDuration,
+}
+
+impl DownArgs {
+    /// How to take the cluster down.
+    #[must_use]
+    pub fn manner(&self) -> Manner {
+        Manner {
+            away: if self.force {
+                PagesAway::GiveUp
+            } else {
+                PagesAway::Keep
+            },
+            patience: self.patience.as_duration(),
+        }
+    }
 }
 
 /// Which controller.
@@ -113,8 +145,8 @@ pub struct UpArgs {
     /// Memory that each donor locks and lends.
     #[arg(long, value_name = "SIZE", default_value = "1Gi")]
     pub donor_capacity: Bytes,
-    /// Size of the borrower's swap device.
-    #[arg(long, value_name = "SIZE", default_value = "2Gi")]
+    /// Size of the borrower's swap device. Two copies of 1Gi fit on three donors of 1Gi.
+    #[arg(long, value_name = "SIZE", default_value = "1Gi")]
     pub device_size: Bytes,
     /// Size of a slab, the unit of placement: a power of two from 1Mi to 1Gi.
     #[arg(long, value_name = "SIZE", default_value = "16Mi", value_parser = parse_slab)]
@@ -302,7 +334,7 @@ mod tests {
         let shape = up.shape();
         assert_eq!((shape.donors, shape.slab.bytes()), (3, Bytes::from_mib(16)));
         assert_eq!(shape.donor_capacity, Bytes::from_mib(1024));
-        assert_eq!(shape.device_size, Bytes::from_mib(2048));
+        assert_eq!(shape.device_size, Bytes::from_mib(1024));
     }
 
     #[test]

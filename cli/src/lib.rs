@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::args::{Cli, Command, ConnectArgs, Target, UpArgs, WhenUnserved};
+use crate::args::{Cli, Command, ConnectArgs, DownArgs, UpArgs, WhenUnserved};
 use crate::client::Client;
 use crate::cluster::leftovers::Leftovers;
 use crate::cluster::paths::{ClusterPaths, Programs};
@@ -38,7 +38,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Demo(args) => demo::run(&args),
         Command::Up(args) => up(&args),
-        Command::Down(target) => down_cluster(&target),
+        Command::Down(args) => down_cluster(&args),
         Command::Status(args) => status::run(&args),
         Command::Top(connect) => top(&connect),
         Command::Apply(args) => connect(&args.connect)
@@ -92,20 +92,21 @@ fn up(args: &UpArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn down_cluster(target: &Target) -> Result<ExitCode> {
+fn down_cluster(args: &DownArgs) -> Result<ExitCode> {
     let mut ui = Ui::new();
-    let paths = ClusterPaths::new(&target.name);
+    let name = &args.target.name;
+    let paths = ClusterPaths::new(name);
     let there = Leftovers::find(&paths);
     refuse_unless!(
         !there.list().is_empty(),
         "no local cluster '{}' is up: there is nothing to end",
-        target.name
+        name
     );
     // A record that cannot be read hides nothing: leftovers are found without it.
     let record = ClusterRecord::read(&paths.record()).ok().flatten();
     let mut processes = record.map_or_else(Vec::new, |record| record.processes);
     processes.retain(process::ProcessRecord::is_alive);
-    let left = down::take_down(&paths, &processes, &mut ui).list();
+    let left = down::take_down(&paths, &processes, args.manner(), &mut ui)?.list();
     for left in &left {
         ui.bad("left behind", left);
     }

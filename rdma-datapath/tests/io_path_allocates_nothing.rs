@@ -21,6 +21,7 @@ use dynamicswap_datapath::swapd::local::{self, LocalTransport};
 use dynamicswap_datapath::swapd::mailbox::mailbox;
 use dynamicswap_datapath::swapd::memory::{self, Identity, SwapdMemory, scratch};
 use dynamicswap_engine::engine::{Engine, EngineConfig};
+use dynamicswap_engine::page_guard::{PageGuard, PageKey};
 use dynamicswap_types::{Bytes, SlabSize, SwapDeviceId};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
@@ -109,11 +110,14 @@ fn requests_cost_no_allocation_after_the_start() {
         spill: false,
         operation_timeout: Duration::from_secs(1),
     };
+    let mut engine = Engine::new(config, memory.tables()).expect("fresh tables");
+    let key = PageKey::from_bytes([3; 32]);
+    engine.guard_with(PageGuard::sealed(&key, identity.device_id));
     let (_outbox, inbox, _events) = mailbox().expect("an eventfd");
     let (kernel, ours) = socket_pair();
     let local = LocalTransport::new(content, identity.slab);
     let mut io = IoThread::new(Parts {
-        engine: Engine::new(config, memory.tables()).expect("fresh tables"),
+        engine,
         front_end: FuseLoop::new(ours, identity.size),
         carrier: Carrier::Local(Box::new(local)),
         spill: None,

@@ -1,8 +1,9 @@
 //! Taking a local cluster away: the product's own path first, then whatever is left.
 //!
 //! Owns the order: containers, then the swap device while its donors still serve it, then the
-//! other processes, then what a crash may have left. The machine is never left with a swap
-//! device that nobody serves. What a crash left is removed by the system's tools, because the
+//! other processes, then what a crash may have left. A device that holds pages and cannot be
+//! swapped off is kept and served, unless the caller gives the pages up. The machine is never left
+//! with a swap device that nobody serves. What a crash left is removed by the system's tools, because the
 //! calls for it are swapd's and one shell does not depend on another.
 
 use std::fs;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use dynamicswap_workload::container::{Usage, remove_cgroup};
 use rustix::process::Signal;
+use thiserror::Error;
 
 use super::leftovers::Leftovers;
 use super::paths::ClusterPaths;
@@ -19,27 +21,95 @@ use super::record::BORROWER;
 use crate::process::ProcessRecord;
 use crate::ui::{Ui, human_bytes};
 
-/// Longest time without progress that a swapoff gets: it reads every page back.
-const SWAP_OFF_PATIENCE: Duration = Duration::from_secs(30);
+/// Time that a tool gets which undoes something.
+const TOOL_PATIENCE: Duration = Duration::from_secs(30);
 /// Time that any other process gets after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What becomes of pages that do not come home.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PagesAway {
+    /// The device is kept for whoever owns them.
+    Keep,
+    /// They are given up, and their owners die.
+    GiveUp,
+}
+
+/// How a cluster is taken down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Manner {
+    /// What becomes of pages that do not come home.
+    pub away: PagesAway,
+    /// Longest time without progress that a swapoff gets: it reads every page back.
+    pub patience: Duration,
+}
+
+impl Manner {
+    /// For a cluster whose only pages are those of the caller's own workload.
+    pub const OWN: Self = Self {
+        away: PagesAway::GiveUp,
+        patience: Duration::from_secs(30),
+    };
+}
+
+/// A device that could not be swapped off, and serves on.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error(
+    "/dev/{device} cannot be swapped off and serves on, because {} of pages would be lost and \
+     their programs with them: end those programs, or free memory for the pages, and try again; \
+     --force gives them up", human_bytes(*used)
+)]
+pub struct StillInUse {
+    /// Its kernel name.
+    pub device: String,
+    /// Bytes in use.
+    pub used: u64,
+}
+
 /// Takes down the cluster at `paths`, whose known processes are `processes`; returns what could
 /// not be removed.
-pub fn take_down(paths: &ClusterPaths, processes: &[ProcessRecord], ui: &mut Ui) -> Leftovers {
+///
+/// # Errors
+/// [`StillInUse`]: only containers and the holder were ended then. Never with
+/// [`PagesAway::GiveUp`].
+pub fn take_down(
+    paths: &ClusterPaths,
+    processes: &[ProcessRecord],
+    manner: Manner,
+    ui: &mut Ui,
+) -> Result<Leftovers, StillInUse> {
     remove_containers(paths);
     let holder = format!("{BORROWER}/swapd");
     let (holder, others): (Vec<_>, Vec<_>) = processes.iter().partition(|p| p.name == holder);
     for holder in holder {
-        end_holder(holder, ui);
+        end_holder(holder, manner.patience, ui);
     }
     // A holder that died has swapped nothing off, and its engine serves on: the pages come home
     // while their donors are there.
-    swap_off(paths, ui);
+    swap_off(paths, manner.patience, ui);
+    if manner.away == PagesAway::Keep {
+        refuse_in_use(&Leftovers::find(paths))?;
+    }
     end_all(&others, ui);
     remove_leftovers(paths);
     ui.clear_live();
-    Leftovers::find(paths)
+    Ok(Leftovers::find(paths))
+}
+
+/// Refuses to go on while an engine serves a device that is still swap. One that nobody serves is
+/// no use to anybody.
+fn refuse_in_use(left: &Leftovers) -> Result<(), StillInUse> {
+    let served = left.processes.iter().any(|process| {
+        let program = fs::read_link(format!("/proc/{}/exe", process.pid));
+        program.is_ok_and(|program| program.ends_with("dynamicswap-swapd-engine"))
+    });
+    match left.swaps.first() {
+        Some(device) if served => Err(StillInUse {
+            device: device.clone(),
+            used: swap_used(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn remove_containers(paths: &ClusterPaths) {
@@ -52,38 +122,40 @@ fn remove_containers(paths: &ClusterPaths) {
 
 /// SIGTERM makes the holder swap off, detach and unmount; it is left to it as long as the swap
 /// in use shrinks.
-fn end_holder(holder: &ProcessRecord, ui: &mut Ui) {
+fn end_holder(holder: &ProcessRecord, patience: Duration, ui: &mut Ui) {
     holder.signal(Signal::TERM);
-    if !has_ended_after_swap_off(holder, ui) {
-        eprintln!("swapd does not end: its swap device is taken away without it");
+    if !has_ended_after_swap_off(holder, patience, ui) {
+        eprintln!("swapd does not end: its swap device is swapped off without it");
     }
 }
 
-fn swap_off(paths: &ClusterPaths, ui: &mut Ui) {
+fn swap_off(paths: &ClusterPaths, patience: Duration, ui: &mut Ui) {
     for device in Leftovers::find(paths).swaps {
         let device = format!("/dev/{device}");
         let Some((mut child, swapoff)) = start("swapoff", std::slice::from_ref(&device)) else {
             continue;
         };
-        if has_ended_after_swap_off(&swapoff, ui) {
+        if has_ended_after_swap_off(&swapoff, patience, ui) {
             // Takes it off the kernel's table.
             let _status = child.wait();
         } else {
-            eprintln!("swapoff {device} makes no progress: it is taken away without it");
+            eprintln!("swapoff {device} makes no progress");
+            // It would go on for as long as the device is served.
+            swapoff.signal(Signal::KILL);
         }
     }
 }
 
 /// Waits for a process that swaps off, for as long as the swap in use shrinks; false if it stands
 /// still.
-fn has_ended_after_swap_off(process: &ProcessRecord, ui: &mut Ui) -> bool {
+fn has_ended_after_swap_off(process: &ProcessRecord, patience: Duration, ui: &mut Ui) -> bool {
     let mut least = u64::MAX;
-    let mut deadline = Instant::now() + SWAP_OFF_PATIENCE;
+    let mut deadline = Instant::now() + patience;
     while !process.wait_end(Duration::from_millis(100)) {
         let used = swap_used();
         if used < least {
             least = used;
-            deadline = Instant::now() + SWAP_OFF_PATIENCE;
+            deadline = Instant::now() + patience;
         }
         if Instant::now() >= deadline {
             return false;
@@ -162,7 +234,7 @@ fn run(tool: &str, arguments: &[String]) {
     let Some((mut child, record)) = start(tool, arguments) else {
         return;
     };
-    if record.wait_end(SWAP_OFF_PATIENCE) {
+    if record.wait_end(TOOL_PATIENCE) {
         // Takes it off the kernel's table.
         let _status = child.wait();
     } else {
@@ -223,7 +295,8 @@ mod tests {
             })
             .collect();
         let records: Vec<_> = processes.iter().map(|p| p.record.clone()).collect();
-        let left = take_down(&paths, &records, &mut Ui::new());
+        let left = take_down(&paths, &records, Manner::OWN, &mut Ui::new());
+        let left = left.expect("no swap");
         assert_eq!(left, Leftovers::default());
         assert!(records.iter().all(|record| !record.is_alive()));
         for process in &mut processes {
@@ -240,7 +313,8 @@ mod tests {
         fs::write(paths.spill().join("pages"), "").expect("written");
         let found = Leftovers::find(&paths);
         assert_eq!(found.directories, [paths.spill().to_owned()]);
-        assert_eq!(take_down(&paths, &[], &mut Ui::new()), Leftovers::default());
+        let left = take_down(&paths, &[], Manner::OWN, &mut Ui::new());
+        assert_eq!(left, Ok(Leftovers::default()));
         assert!(!paths.spill().exists());
     }
 
@@ -265,8 +339,8 @@ mod tests {
         // The shell's child has the same arguments until it has become sleep.
         let found = Leftovers::find(&paths).processes;
         assert!(found.iter().any(|found| found.pid == stray.record.pid));
-        let left = take_down(&paths, &[], &mut Ui::new());
-        assert_eq!(left, Leftovers::default());
+        let left = take_down(&paths, &[], Manner::OWN, &mut Ui::new());
+        assert_eq!(left, Ok(Leftovers::default()));
         assert!(stray.ended().is_some());
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use dynamicswap_proto::control::v1 as pb;
 
-use super::down;
+use super::down::{self, Manner};
 use super::host;
 use super::leftovers::Leftovers;
 use super::paths::{ClusterName, ClusterPaths, Programs};
@@ -255,15 +255,20 @@ impl Cluster {
         Err(error.context(format!("left behind: {}", left.join("; "))))
     }
 
-    /// Takes the cluster down; returns what could not be removed.
+    /// Takes the cluster down, pages that do not come home included: they are this command's own
+    /// workload's. Returns what could not be removed.
     pub fn take_down(&mut self, ui: &mut Ui) -> Vec<String> {
         self.owned = false;
-        let left = down::take_down(&self.paths, &self.record.processes, ui);
+        let processes = &self.record.processes;
+        let left = down::take_down(&self.paths, processes, Manner::OWN, ui);
         for process in &mut self.processes {
             // Takes it off the kernel's table.
             let _status = process.ended();
         }
-        left.list()
+        match left {
+            Ok(left) => left.list(),
+            Err(still) => vec![still.to_string()],
+        }
     }
 
     /// Leaves the cluster running when this command ends.

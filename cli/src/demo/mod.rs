@@ -86,8 +86,8 @@ fn policy(args: &DemoArgs) -> Result<(String, bool)> {
     let text = read_objects(path)?;
     let policies = dynamicswap_crds::parse_policies(&text)
         .map_err(|error| Refusal::error(format!("{}: {error}", path.display())))?;
-    let in_force = policies.iter().filter(|policy| policy.in_force());
-    let spills: Vec<Spill> = in_force.map(|p| p.spec.durability.spill).collect();
+    let in_force = || policies.iter().filter(|policy| policy.in_force());
+    let spills: Vec<Spill> = in_force().map(|p| p.spec.durability.spill).collect();
     refuse_unless!(
         !spills.is_empty(),
         "{}: every policy is paused or a dry run, so that nothing would be swapped: leave one in \
@@ -99,6 +99,16 @@ fn policy(args: &DemoArgs) -> Result<(String, bool)> {
         "{}: with spill: Only no page is remote, and the demo has nothing to show: write Async or \
          None",
         path.display()
+    );
+    let copies = in_force().map(|p| p.spec.durability.copies.get());
+    let copies = copies.max().unwrap_or_default();
+    refuse_unless!(
+        copies < args.donors as usize,
+        "{}: with one of {} donors killed, {copies} copies find no place: give --donors {} or more, \
+         or ask for fewer copies",
+        path.display(),
+        args.donors,
+        copies + 1
     );
     let spill = spills.iter().any(|spill| *spill != Spill::None);
     Ok((text, spill))

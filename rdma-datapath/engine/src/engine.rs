@@ -18,11 +18,12 @@ use crate::document::ReplicaPlace;
 use crate::effect::{Effect, EngineEvent, SpillOperation};
 use crate::in_flight::{OperationState, Part, Purpose, RequestPlace, RequestState, Stage, Work};
 use crate::limits::{
-    COPY_JOBS_MAX, EFFECTS_MAX, OPERATIONS_MAX, REQUEST_PAGES_MAX, REQUESTS_MAX, SCRATCH_PAGES,
-    SERVERS_MAX, TICK,
+    COPY_JOBS_MAX, EFFECTS_MAX, OPERATIONS_MAX, OPERATIONS_RESERVED, REQUEST_PAGES_MAX,
+    REQUESTS_MAX, SCRATCH_PAGES, SERVERS_MAX, TICK,
 };
 use crate::link::Link;
 use crate::operation::{Direction, Operation, OperationError, OperationId, OperationResult};
+use crate::page_guard::PageGuard;
 use crate::request::{Request, RequestError, RequestKind, RequestTag, SubmitError};
 use crate::sets::{Replica, ReplicaState};
 use crate::tables::{Counter, EngineState, Geometry, Tables, TablesError};
@@ -128,6 +129,8 @@ pub struct Engine<'m> {
     /// Slab of each set in the set table.
     pub(crate) set_slab: Vec<Option<u32>>,
     pub(crate) copy: CopyState,
+    /// Encrypts pages, or checks them only.
+    pub(crate) guard: PageGuard,
     /// Since when no set could be had for a write, and when a write last met that.
     pub(crate) reserve_empty: Option<(MonotonicTime, MonotonicTime)>,
     next_tick: MonotonicTime,
@@ -162,6 +165,7 @@ impl<'m> Engine<'m> {
         Ok(Self {
             config,
             desired: None,
+            guard: PageGuard::Checksum,
             servers: vec![ServerState::UNKNOWN; SERVERS_MAX],
             requests: (0..places).map(|_| RequestState::empty()).collect(),
             free_requests: (0..places).rev().collect(),
@@ -182,6 +186,12 @@ impl<'m> Engine<'m> {
             fenced: false,
             tables,
         })
+    }
+
+    /// Encrypts every page from now on. To be called before the first request, and for every
+    /// engine of a device alike: the tables do not say how a page left.
+    pub fn guard_with(&mut self, guard: PageGuard) {
+        self.guard = guard;
     }
 
     /// Takes a request of the front end. `buffers` holds a write's bytes.
@@ -249,6 +259,7 @@ impl<'m> Engine<'m> {
         state.sequence = self.sequence;
         state.submitted = now;
         state.held = false;
+        state.repair_due = false;
         state.part_count = 0;
         state.outstanding = 0;
         state.taken = true;
@@ -486,6 +497,11 @@ impl<'m> Engine<'m> {
         }
     }
 
+    /// Whether an operation would leave those that requests need.
+    pub(crate) fn has_room_for_repair(&self) -> bool {
+        self.free_operations.len() > OPERATIONS_RESERVED
+    }
+
     /// Posts an operation on a server for a run of pages of a part.
     pub(crate) fn post(
         &mut self,
@@ -496,7 +512,7 @@ impl<'m> Engine<'m> {
     ) {
         #[expect(
             clippy::expect_used,
-            reason = "OPERATIONS_MAX covers all parts and copies"
+            reason = "OPERATIONS_RESERVED covers all parts and copies"
         )]
         let place = self.free_operations.pop().expect("a free operation place");
         let generation = self.operations[place].generation.wrapping_add(1);
@@ -581,14 +597,14 @@ impl<'m> Engine<'m> {
         self.release_if_idle(place, buffers, now);
     }
 
-    fn release_if_idle(
+    pub(crate) fn release_if_idle(
         &mut self,
         place: RequestPlace,
         buffers: &mut dyn Buffers,
         now: MonotonicTime,
     ) {
         let state = &mut self.requests[place];
-        if state.stage != Stage::Answered || state.outstanding > 0 {
+        if state.stage != Stage::Answered || state.outstanding > 0 || state.repair_due {
             // A read that has just been answered may be waited for by nobody, but those that
             // waited for a write's answer may go on now.
             return self.wake(buffers, now);
@@ -629,6 +645,7 @@ impl<'m> Engine<'m> {
             return;
         }
         self.next_tick = now.after(TICK);
+        self.repair_what_was_answered(buffers, now);
         self.reset_overdue(now);
         self.return_empty_slabs(now);
         self.release_surplus();
@@ -659,6 +676,11 @@ impl<'m> Engine<'m> {
         let copying = self.copy.is_busy() || self.copy.is_due();
         let busy = !self.active.is_empty() || copying || self.has_empty_slabs();
         busy.then_some(self.next_tick)
+    }
+
+    /// Whether the shell has something left to do.
+    pub(crate) fn has_effects(&self) -> bool {
+        !self.effects.is_empty()
     }
 
     /// The next thing for the shell to do.

@@ -155,6 +155,8 @@ pub(crate) struct RequestState {
     pub(crate) submitted: MonotonicTime,
     /// Whether it waits for copies; told once.
     pub(crate) held: bool,
+    /// Read: answered, and a copy that gave a wrong page is to be overwritten.
+    pub(crate) repair_due: bool,
     pub(crate) parts: [Part; PARTS_MAX],
     pub(crate) part_count: usize,
     /// Operations under way over all parts.
@@ -179,6 +181,7 @@ impl RequestState {
             sequence: 0,
             submitted: MonotonicTime::ZERO,
             held: false,
+            repair_due: false,
             parts: [Part::EMPTY; PARTS_MAX],
             part_count: 0,
             outstanding: 0,

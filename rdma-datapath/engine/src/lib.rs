@@ -15,6 +15,7 @@ mod in_flight;
 pub mod limits;
 pub mod link;
 pub mod operation;
+pub mod page_guard;
 mod page_set;
 mod read;
 pub mod report;

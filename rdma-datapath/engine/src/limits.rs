@@ -42,6 +42,11 @@ pub const PARTS_MAX: usize = 2;
 /// Operations under way at once: each part of each request to each copy and to the disk, and
 /// repairs of single pages beside them.
 pub const OPERATIONS_MAX: usize = 4096;
+/// Of these, what requests and copy jobs may need at once, a disk beside three copies. Repairs stop
+/// short of it: one that is left out is made by the next read.
+pub const OPERATIONS_RESERVED: usize = (REQUESTS_MAX + COPY_JOBS_MAX) * PARTS_MAX * 4;
+
+const _: () = assert!(OPERATIONS_RESERVED < OPERATIONS_MAX);
 /// Effects that wait for the shell; one call never makes more.
 pub const EFFECTS_MAX: usize = 2 * OPERATIONS_MAX;
 /// Times that all copies are read before a mismatch counts as a loss: a bit that flipped on its
@@ -51,6 +56,11 @@ pub const READ_ROUNDS_MAX: u8 = 10;
 /// How many of these follow one another at once. The others come a tick apart, because whatever
 /// damages payloads on their way comes in bursts.
 pub const READ_ROUNDS_AT_ONCE: u8 = 3;
+/// Holds of an engine that no document has reached, as by default in a policy: a device that was
+/// attached before must not wait for ever for the agent.
+pub const WRITE_HOLD_UNTIL_DOCUMENT: std::time::Duration = std::time::Duration::from_secs(2);
+/// The same for reads.
+pub const READ_STALL_UNTIL_DOCUMENT: std::time::Duration = std::time::Duration::from_secs(30);
 /// Time between two looks at deadlines while anything is under way.
 pub const TICK: std::time::Duration = std::time::Duration::from_millis(20);
 

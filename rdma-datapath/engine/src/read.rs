@@ -4,12 +4,11 @@
 use dynamicswap_types::{MonotonicTime, PageIndex, ServerIndex};
 
 use crate::buffer::Buffers;
-use crate::checksum::page_tag;
 use crate::document::ReplicaPlace;
 use crate::effect::EngineEvent;
 use crate::engine::{Engine, LinkState};
 use crate::in_flight::{CopyTarget, DISK_BIT, OperationState, Purpose, RequestPlace, Stage, Work};
-use crate::limits::{READ_ROUNDS_AT_ONCE, READ_ROUNDS_MAX};
+use crate::limits::{READ_ROUNDS_AT_ONCE, READ_ROUNDS_MAX, READ_STALL_UNTIL_DOCUMENT};
 use crate::operation::{OperationError, OperationResult};
 use crate::request::RequestError;
 use crate::sets::{Replica, ReplicaState};
@@ -66,10 +65,50 @@ impl Engine<'_> {
         } else {
             Ok(())
         };
-        if result.is_ok() {
-            self.repair(place, now);
-        }
+        let bad = state.parts[..state.part_count].iter().any(|p| p.bad != 0);
+        self.requests[place].repair_due = bad && result.is_ok();
         self.answer(place, result, (buffers, now));
+    }
+
+    /// Starts repairs for reads that were answered. Not before the shell has taken the answer: it
+    /// is made from the buffer, and what is written to the copies is not what the kernel reads.
+    pub(crate) fn repair_what_was_answered(
+        &mut self,
+        buffers: &mut dyn Buffers,
+        now: MonotonicTime,
+    ) {
+        if self.has_effects() {
+            return;
+        }
+        let mut index = 0;
+        while let Some(place) = self.active.get(index).copied() {
+            index += 1;
+            if std::mem::take(&mut self.requests[place].repair_due) {
+                self.protect_again(place, buffers);
+                self.repair(place, now);
+                if self.requests[place].outstanding == 0 {
+                    index -= 1;
+                    self.release_if_idle(place, buffers, now);
+                }
+            }
+        }
+    }
+
+    /// Turns a read's pages back into what left for the copies.
+    fn protect_again(&mut self, place: RequestPlace, buffers: &mut dyn Buffers) {
+        let state = &self.requests[place];
+        for share in &state.parts[..state.part_count] {
+            for page in 0..share.pages {
+                let index = self.page_of(share.slab, share.first + page);
+                let entry = &self.tables.pages[index];
+                if !entry.is_empty() {
+                    let bytes = buffers.bytes_mut(state.buffer.part(share.skip + page, 1));
+                    let version = entry.load().version;
+                    self.guard
+                        .protect(bytes, PageIndex::new(index as u64), version);
+                }
+            }
+        }
     }
 
     /// Drives each part; true once all of them are done.
@@ -146,8 +185,10 @@ impl Engine<'_> {
     /// its pages would wait with it.
     fn is_patient(&self, place: RequestPlace, now: MonotonicTime) -> bool {
         let state = &self.requests[place];
-        let stall = self.desired.map(|desired| desired.read_stall);
-        let over = stall.is_some_and(|stall| now.since(state.submitted) >= stall);
+        let stall = self
+            .desired
+            .map_or(READ_STALL_UNTIL_DOCUMENT, |desired| desired.read_stall);
+        let over = now.since(state.submitted) >= stall;
         !over && !matches!(state.work, Work::Copy(_))
     }
 
@@ -292,13 +333,21 @@ impl Engine<'_> {
         let (place, part) = (operation.request, operation.part);
         let share = self.requests[place].parts[part];
         let buffer = self.requests[place].buffer;
+        // What a copy job moves stays as it is.
+        let is_copy = matches!(self.requests[place].work, Work::Copy(_));
         let mut wrong = None;
         for page in operation.run.0..operation.run.0 + operation.run.1 {
             let index = self.page_of(share.slab, share.first + page);
             let record = self.tables.pages[index].load();
-            let bytes = buffers.bytes(buffer.part(share.skip + page, 1));
+            let bytes = buffers.bytes_mut(buffer.part(share.skip + page, 1));
             let page_index = PageIndex::new(index as u64);
-            if page_tag(bytes, page_index, record.version) == record.tag {
+            let (version, tag) = (record.version, record.tag);
+            let right = if is_copy {
+                self.guard.check(bytes, page_index, version, tag)
+            } else {
+                self.guard.reveal(bytes, page_index, version, tag)
+            };
+            if right {
                 self.requests[place].parts[part].need.remove(page);
             } else {
                 wrong.get_or_insert(page_index);
@@ -344,7 +393,9 @@ impl Engine<'_> {
                     continue;
                 }
                 let mut page = 0;
-                while let Some(run) = self.used_run(&share, page) {
+                while let Some(run) = self.used_run(&share, page)
+                    && self.has_room_for_repair()
+                {
                     page = run.0 + run.1;
                     self.post((place, part), Purpose::Repair(replica.place), run, now);
                 }

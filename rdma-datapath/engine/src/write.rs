@@ -4,12 +4,11 @@
 use dynamicswap_types::{MonotonicTime, PageIndex, PageVersion, SlabIndex, Spill};
 
 use crate::buffer::Buffers;
-use crate::checksum::page_tag;
 use crate::document::ReplicaPlace;
 use crate::effect::EngineEvent;
 use crate::engine::{Desired, Engine};
 use crate::in_flight::{DiskStage, OperationState, Part, Purpose, RequestPlace, Stage, Work};
-use crate::limits::PARTS_MAX;
+use crate::limits::{PARTS_MAX, WRITE_HOLD_UNTIL_DOCUMENT};
 use crate::operation::OperationResult;
 use crate::request::RequestError;
 use crate::sets::ReplicaState;
@@ -32,12 +31,12 @@ impl Engine<'_> {
         self.split(place);
         let state = &mut self.requests[place];
         state.version = version.to_bits();
-        let bytes = buffers.bytes(state.buffer);
-        for (number, page) in (0_u64..).zip(bytes.chunks_exact(4096)) {
+        let bytes = buffers.bytes_mut(state.buffer);
+        for (number, page) in (0_u64..).zip(bytes.chunks_exact_mut(4096)) {
             let index = PageIndex::new(state.first.get() + number);
             #[expect(clippy::cast_possible_truncation, reason = "at most 256 pages")]
             let tag = &mut state.tags[number as usize];
-            *tag = page_tag(page, index, version);
+            *tag = self.guard.protect(page, index, version);
         }
     }
 
@@ -48,7 +47,12 @@ impl Engine<'_> {
         now: MonotonicTime,
     ) {
         let Some(desired) = self.desired else {
-            return self.hold(place);
+            self.hold(place);
+            let since = self.requests[place].submitted;
+            if now.since(since) >= WRITE_HOLD_UNTIL_DOCUMENT {
+                self.answer(place, Err(RequestError::NotDurable), (buffers, now));
+            }
+            return;
         };
         let mut all_durable = true;
         let mut stuck = false;

@@ -1,5 +1,5 @@
 //! A pool that is full: the first writes hope for a set, later ones fail at once, and a set that
-//! comes is used at once.
+//! comes is used at once. And an engine that no document has reached holds nothing for ever.
 #![expect(clippy::expect_used, reason = "helpers of tests are tests")]
 
 use std::time::Duration;
@@ -8,7 +8,7 @@ use dynamicswap_engine::buffer::BufferRange;
 use dynamicswap_engine::document::{Document, ReplicaPlace, ServerDescriptor, SetGrant};
 use dynamicswap_engine::effect::{Effect, EngineEvent};
 use dynamicswap_engine::engine::{Engine, EngineConfig};
-use dynamicswap_engine::limits::SCRATCH_PAGES;
+use dynamicswap_engine::limits::{SCRATCH_PAGES, WRITE_HOLD_UNTIL_DOCUMENT};
 use dynamicswap_engine::link::Link;
 use dynamicswap_engine::request::{Request, RequestError, RequestKind, RequestTag};
 use dynamicswap_engine::tables::{Geometry, OwnedTables};
@@ -70,6 +70,18 @@ struct World<'m> {
 
 impl<'m> World<'m> {
     fn new(tables: &'m OwnedTables) -> Self {
+        let mut world = Self::without_document(tables);
+        world.apply(1, 0);
+        let up = Link::Up { incarnation: LIFE };
+        let (pool, now) = (&mut world.pool, world.now);
+        world
+            .engine
+            .link_changed(ServerIndex::new(0), up, pool, now);
+        world.effects();
+        world
+    }
+
+    fn without_document(tables: &'m OwnedTables) -> Self {
         let config = EngineConfig {
             geometry: geometry(),
             epoch: Epoch::new(1),
@@ -80,20 +92,12 @@ impl<'m> World<'m> {
             spill: false,
             operation_timeout: Duration::from_millis(300),
         };
-        let mut world = Self {
+        Self {
             engine: Engine::new(config, tables.tables()).expect("its tables"),
             pool: vec![0; (4 + SCRATCH_PAGES as usize) * 4096],
             now: MonotonicTime::from_nanos(1),
             seen: Seen::default(),
-        };
-        world.apply(1, 0);
-        let up = Link::Up { incarnation: LIFE };
-        let (pool, now) = (&mut world.pool, world.now);
-        world
-            .engine
-            .link_changed(ServerIndex::new(0), up, pool, now);
-        world.effects();
-        world
+        }
     }
 
     fn apply(&mut self, generation: u64, sets: u32) {
@@ -175,4 +179,15 @@ fn set_that_comes_is_used_and_hope_begins_anew() {
     world.wait(HOLD / 2);
     assert_eq!(world.seen.answers[2], Err(RequestError::NotDurable));
     assert_eq!(world.seen.told, 2);
+}
+
+#[test]
+fn write_without_a_document_fails_after_the_usual_hold() {
+    let tables = OwnedTables::new(SwapDeviceId::from_bytes([1; 16]), geometry());
+    let mut world = World::without_document(&tables);
+    world.write(0);
+    world.wait(WRITE_HOLD_UNTIL_DOCUMENT / 2);
+    assert_eq!(world.seen.answers, []);
+    world.wait(WRITE_HOLD_UNTIL_DOCUMENT / 2);
+    assert_eq!(world.seen.answers, [Err(RequestError::NotDurable)]);
 }

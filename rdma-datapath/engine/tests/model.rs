@@ -17,6 +17,7 @@ use dynamicswap_engine::engine::{Engine, EngineConfig};
 use dynamicswap_engine::limits::SCRATCH_PAGES;
 use dynamicswap_engine::link::Link;
 use dynamicswap_engine::operation::{Direction, Operation, OperationError};
+use dynamicswap_engine::page_guard::{PageGuard, PageKey};
 use dynamicswap_engine::request::{Request, RequestError, RequestKind, RequestTag};
 use dynamicswap_engine::tables::{Geometry, OwnedTables};
 use dynamicswap_types::{
@@ -27,6 +28,7 @@ use dynamicswap_types::{
 const SLABS: u64 = 4;
 const SLAB_PAGES: u64 = 256;
 const SERVERS: u16 = 5;
+const DEVICE: SwapDeviceId = SwapDeviceId::from_bytes([1; 16]);
 const BUFFERS: u32 = 64;
 const BUFFER_PAGES: u32 = 8;
 
@@ -68,6 +70,7 @@ struct World<'m> {
     tables: &'m OwnedTables,
     geometry: Geometry,
     engine: Engine<'m>,
+    sealed: bool,
     epoch: u64,
     now: MonotonicTime,
     pool: Vec<u8>,
@@ -118,6 +121,15 @@ fn incarnation(server: u16, life: u8) -> IncarnationId {
     ])
 }
 
+/// Half of the runs encrypt.
+fn guard(sealed: bool) -> PageGuard {
+    if sealed {
+        PageGuard::sealed(&PageKey::from_bytes([4; 32]), DEVICE)
+    } else {
+        PageGuard::Checksum
+    }
+}
+
 fn config(geometry: Geometry, epoch: u64, spill: bool) -> EngineConfig {
     EngineConfig {
         geometry,
@@ -134,7 +146,9 @@ fn config(geometry: Geometry, epoch: u64, spill: bool) -> EngineConfig {
 impl<'m> World<'m> {
     fn new(seed: u64, tables: &'m OwnedTables, geometry: Geometry, class: Durability) -> Self {
         let spill = class.spill != Spill::None;
-        let engine = Engine::new(config(geometry, 1, spill), tables.tables()).expect("fresh");
+        let mut engine = Engine::new(config(geometry, 1, spill), tables.tables()).expect("fresh");
+        let sealed = seed.is_multiple_of(2);
+        engine.guard_with(guard(sealed));
         let pages = usize::try_from(geometry.device_pages).expect("small");
         let servers = (0..SERVERS)
             .map(|server| ServerDescriptor {
@@ -157,6 +171,7 @@ impl<'m> World<'m> {
             tables,
             geometry,
             engine,
+            sealed,
             epoch: 1,
             now: MonotonicTime::from_nanos(1),
             pool: vec![0; (BUFFERS * BUFFER_PAGES + SCRATCH_PAGES) as usize * 4096],
@@ -478,6 +493,7 @@ impl<'m> World<'m> {
             self.tables.tables(),
         )
         .expect("own tables");
+        self.engine.guard_with(guard(self.sealed));
         let sent = std::mem::take(&mut self.sent);
         self.free_buffers = (0..BUFFERS).collect();
         let document = self.document.clone();
@@ -675,7 +691,7 @@ fn run(seed: u64, class: Durability, corrupt: bool) -> (u64, u64) {
     let slab = SlabSize::try_from(SlabSize::MIN).expect("the least");
     let pool = BUFFERS * BUFFER_PAGES + SCRATCH_PAGES;
     let geometry = Geometry::new(size, slab, pool).expect("valid");
-    let tables = OwnedTables::new(SwapDeviceId::from_bytes([1; 16]), geometry);
+    let tables = OwnedTables::new(DEVICE, geometry);
     let mut world = World::new(seed, &tables, geometry, class);
     for _ in 0..1_500 {
         world.step(corrupt);

@@ -1,14 +1,14 @@
-//! Random ids: drawn at start-up only.
+//! Random ids and keys: drawn at start-up and with grants, never on the I/O path.
 
 use std::fs::File;
 use std::io::{self, Read};
 
-/// 16 random bytes, for an id.
+/// Random bytes, for an id or a key.
 ///
 /// # Errors
 /// The host's, with the file that it refused.
-pub fn id_bytes() -> io::Result<[u8; 16]> {
-    let mut bytes = [0; 16];
+pub fn bytes<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
     File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut bytes))
         .map_err(|error| io::Error::new(error.kind(), format!("read /dev/urandom: {error}")))?;
@@ -21,6 +21,7 @@ mod tests {
 
     #[test]
     fn two_ids_differ() {
-        assert_ne!(id_bytes().expect("readable"), id_bytes().expect("readable"));
+        let [one, two] = [(); 2].map(|()| bytes::<16>().expect("readable"));
+        assert_ne!(one, two);
     }
 }

@@ -79,6 +79,15 @@ pub enum WhenUnserved {
     Abort,
 }
 
+/// What protects page contents on their way and in the memory of other nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Integrity {
+    /// AES-256-GCM under a key of the device's own; the tag that stays here is cut to 64 bits.
+    Tag64,
+    /// Nothing but a checksum: whoever sees the memory or the network can read the pages.
+    None,
+}
+
 /// Where page contents go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Backend {
@@ -127,6 +136,9 @@ pub struct Options {
     /// Where page contents go.
     #[arg(long, value_enum, default_value = "remote")]
     pub backend: Backend,
+    /// What protects page contents outside this node.
+    #[arg(long, value_enum, default_value = "tag64")]
+    pub integrity: Integrity,
     /// Microseconds that the engine spins before it sleeps.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(..=10_000))]
     pub spin_us: u32,

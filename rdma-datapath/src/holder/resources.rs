@@ -4,24 +4,25 @@
 //! as it was.
 
 use std::fs::{self, File};
-use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use anyhow::Context;
+use dynamicswap_engine::page_guard::PageKey;
 use dynamicswap_types::{Bytes, SwapDeviceId};
 use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::leftovers;
-use super::options::{Backend, Options};
+use super::options::{Backend, Integrity, Options};
 use super::process::Process;
 use super::takeover::Takeover;
 use crate::daemon::control_server;
 use crate::daemon::mapped_file::{MappedFile, MemoryFileError};
 use crate::daemon::memory_mount::{MemoryDirectory, MountError};
 use crate::daemon::options::BadInput;
+use crate::daemon::random;
 use crate::front_end::fuse_loop::connection;
 use crate::swapd::local;
 use crate::swapd::memory::{self, Identity, SwapdMemory};
@@ -106,6 +107,10 @@ impl Resources {
         let holder = std::process::id();
         memory.header().holder_pid.store(holder, Ordering::Release);
         memory.set_state_created(state.created);
+        if options.integrity == Integrity::Tag64 {
+            let key = random::bytes().context("draw the device's key")?;
+            memory.set_page_key(&PageKey::from_bytes(key));
+        }
         let (mount, fuse) = Mount::make(state.paths.mount())?;
         Ok(Self {
             descriptors: Descriptors {
@@ -367,10 +372,7 @@ fn make_spill(path: &Path, size: Bytes) -> anyhow::Result<OwnedFd> {
 }
 
 fn draw_id() -> anyhow::Result<SwapDeviceId> {
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")
-        .and_then(|mut random| random.read_exact(&mut bytes))
-        .context("draw the device's id from /dev/urandom")?;
+    let bytes = random::bytes().context("draw the device's id")?;
     Ok(SwapDeviceId::from_bytes(bytes))
 }
 

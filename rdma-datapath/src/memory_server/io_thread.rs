@@ -192,8 +192,15 @@ impl IoThread {
         hello: Hello,
         peer: SocketAddr,
     ) -> Result<(), Refusal> {
-        let open = self.connections.iter().filter(|c| c.hello.is_some());
-        let open = open.count() + self.rdma.as_ref().map_or(0, RdmaServer::open);
+        // A session that this one closes takes no place from it.
+        let stays = |open: &Hello| {
+            let superseded = open.epoch < hello.epoch || open.queue == hello.queue;
+            open.device != hello.device || !superseded
+        };
+        let open = self.connections.iter();
+        let open = open.filter(|c| c.hello.as_ref().is_some_and(stays)).count();
+        let by_rdma = self.rdma.as_ref().map(|rdma| rdma.hellos().filter(stays));
+        let open = open + by_rdma.map_or(0, Iterator::count);
         if open >= self.sessions_max {
             self.shared.tell(ServerEvent::TooManyConnections { peer });
             return Err(Refusal::Busy);
@@ -242,7 +249,7 @@ impl IoThread {
     fn rdma_events(&mut self) {
         while let Some(event) = self.rdma.as_mut().and_then(RdmaServer::next_event) {
             match event {
-                RdmaEvent::Requested(request) => self.rdma_greet(request),
+                RdmaEvent::Requested(request) => self.rdma_greet(*request),
                 RdmaEvent::Ended(index, reason) => {
                     if reason == CloseReason::ForeignKey {
                         let refused = &self.shared.counters.refused_key;

@@ -15,7 +15,11 @@ use rustix::io::Errno;
 
 use crate::daemon::options::BadInput;
 
-/// A killed process with much memory takes a while to end.
+/// How long a start waits for the lock of the process before it. One that was killed keeps it, and
+/// its port, until its memory is taken apart, which takes a while for many gigabytes; refusing at
+/// once would make a supervisor back off for longer.
+const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(3);
+/// And how long, once it has the lock, for the rest of that process.
 const END_TIME_MAX: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -30,7 +34,15 @@ pub(super) fn take(state_dir: &Path) -> anyhow::Result<File> {
     options.create(true).truncate(false).read(true).write(true);
     let file = options.open(&path);
     let mut file = file.with_context(|| format!("open '{}'", path.display()))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    let deadline = Instant::now() + PREDECESSOR_PATIENCE;
+    let locked = loop {
+        let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        if locked != Err(Errno::WOULDBLOCK) || Instant::now() >= deadline {
+            break locked;
+        }
+        std::thread::park_timeout(LOOK_EVERY);
+    };
+    match locked {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
             return Err(BadInput::new(format!(

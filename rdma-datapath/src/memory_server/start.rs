@@ -198,7 +198,7 @@ fn open_memory(options: &Options, had_memory: bool) -> anyhow::Result<(MemoryFil
         node: options.node.clone(),
         geometry,
     };
-    let random = random::id_bytes().context("draw an incarnation id")?;
+    let random = random::bytes().context("draw an incarnation id")?;
     let incarnation = IncarnationId::from_bytes(random);
     let memory = MemoryFile::open(&directory.path.join("slots"), &wanted, incarnation)
         .map_err(BadInput::new)?;

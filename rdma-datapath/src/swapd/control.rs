@@ -172,9 +172,11 @@ impl Control {
             attached,
         } = prepared;
         let generation = document.generation;
+        let changed = taken.document.as_ref() != Some(&message);
         let next = KeptDocument {
             document: Some(message),
             server_nodes,
+            fallback: fallback(&taken),
         };
         self.keep(&next)?;
         let applied = if self.backend == Backend::Local {
@@ -188,7 +190,6 @@ impl Control {
         }
         let wanted = &self.memory.header().desired_attached;
         wanted.store(u32::from(attached), Ordering::Release);
-        let changed = *taken != next;
         *taken = next;
         drop(taken);
         if changed {
@@ -270,6 +271,16 @@ struct HolderWords {
 #[must_use]
 pub fn device_path(number: Option<u32>) -> String {
     number.map_or(String::new(), |number| format!("/dev/loop{number}"))
+}
+
+/// What the next engine falls back to, should this one die before it has refused a document.
+fn fallback(taken: &KeptDocument) -> Option<Box<KeptDocument>> {
+    taken.document.is_some().then(|| {
+        Box::new(KeptDocument {
+            fallback: None,
+            ..taken.clone()
+        })
+    })
 }
 
 fn invalid(reason: impl Into<String>) -> Refusal {

@@ -253,7 +253,7 @@ impl<'m, F: FrontEnd> IoThread<'m, F> {
         let parts = &mut self.parts;
         parts.carrier.transport().flush(&mut parts.pool, now);
         if let Some(spill) = &mut parts.spill {
-            spill.flush();
+            spill.flush(&mut parts.pool);
         }
         Ok(any)
     }
@@ -272,7 +272,10 @@ impl<'m, F: FrontEnd> IoThread<'m, F> {
                 transport.post(&operation, &mut parts.pool, now)
             }
             Effect::Spill(operation) => match &mut parts.spill {
-                Some(spill) => spill.post(&operation, &mut parts.pool),
+                Some(spill) => {
+                    spill.post(&operation);
+                    true
+                }
                 None => {
                     let failed = Err(OperationError::LinkDown);
                     let id = operation.id;

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use dynamicswap_proto::common::v1::SwapDeviceDocument;
 use dynamicswap_proto::daemon::v1::KeptDocument;
 use prost::Message;
 use thiserror::Error;
@@ -62,6 +63,25 @@ pub fn store(path: &Path, document: &KeptDocument) -> Result<(), KeptError> {
         .map_err(|error| host("write", path, error))
 }
 
+/// The newest of the kept documents that `apply` takes, told of those that it does not take. An
+/// engine that died while it was being given one has left it here unproven, with the one before it.
+pub fn put_in_force(
+    mut kept: KeptDocument,
+    mut apply: impl FnMut(&SwapDeviceDocument, &[String]) -> Result<(), String>,
+) -> KeptDocument {
+    while let Some(document) = &kept.document
+        && let Err(error) = apply(document, &kept.server_nodes)
+    {
+        let generation = document.generation;
+        tracing::error!("the kept document of generation {generation} is not in force: {error}");
+        match kept.fallback.take() {
+            Some(before) => kept = *before,
+            None => kept.document = None,
+        }
+    }
+    kept
+}
+
 fn host(action: &'static str, path: &Path, source: io::Error) -> KeptError {
     KeptError::Host {
         action,
@@ -73,7 +93,37 @@ fn host(action: &'static str, path: &Path, source: io::Error) -> KeptError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dynamicswap_proto::common::v1::SwapDeviceDocument;
+
+    fn kept(generation: u64, fallback: Option<KeptDocument>) -> KeptDocument {
+        KeptDocument {
+            document: Some(SwapDeviceDocument {
+                generation,
+                ..SwapDeviceDocument::default()
+            }),
+            server_nodes: vec!["a".to_owned()],
+            fallback: fallback.map(Box::new),
+        }
+    }
+
+    #[test]
+    fn document_that_is_refused_gives_way_to_the_one_before() {
+        let refuse_from = |generation| {
+            move |document: &SwapDeviceDocument, _: &[String]| {
+                let refused = document.generation >= generation;
+                if refused {
+                    Err("too new".to_owned())
+                } else {
+                    Ok(())
+                }
+            }
+        };
+        let both = kept(7, Some(kept(6, None)));
+        assert_eq!(put_in_force(both.clone(), refuse_from(8)), both);
+        assert_eq!(put_in_force(both.clone(), refuse_from(7)), kept(6, None));
+        assert_eq!(put_in_force(both, refuse_from(6)).document, None);
+        let none = KeptDocument::default();
+        assert_eq!(put_in_force(none.clone(), refuse_from(0)), none);
+    }
 
     #[test]
     fn next_engine_reads_the_last_document() {
@@ -81,13 +131,7 @@ mod tests {
         let path = directory.path().join("document");
         assert_eq!(load(&path).expect("none yet"), None);
         for generation in [1, 2] {
-            let kept = KeptDocument {
-                document: Some(SwapDeviceDocument {
-                    generation,
-                    ..SwapDeviceDocument::default()
-                }),
-                server_nodes: vec!["a".to_owned()],
-            };
+            let kept = kept(generation, None);
             store(&path, &kept).expect("kept");
             assert_eq!(load(&path).expect("read"), Some(kept));
         }

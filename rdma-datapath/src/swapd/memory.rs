@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use dynamicswap_engine::buffer::BufferRange;
 use dynamicswap_engine::limits::{SCRATCH_PAGES, SERVERS_MAX};
+use dynamicswap_engine::page_guard::PageKey;
 use dynamicswap_engine::tables::{
     AttachState, Geometry, Header, Layout, PageEntry, ServerLife, SetEntry, SlabEntry, Tables,
     TablesError,
@@ -41,6 +42,9 @@ mod word {
     pub(super) const DESCRIPTORS: usize = 128;
     /// The engine's: when it began to serve, on the monotonic clock.
     pub(super) const SERVING_SINCE: usize = 136;
+    /// The holder's: 1 where pages are encrypted, and the key in four words.
+    pub(super) const SEALED: usize = 152;
+    pub(super) const PAGE_KEY: usize = 153;
 }
 
 const _: () = assert!(word::SENTENCE + SENTENCE_BYTES_MAX / 8 <= word::DESCRIPTORS);
@@ -182,6 +186,25 @@ impl SwapdMemory {
             spill: Bytes::new(self.get(word::SPILL_BYTES)),
             noswap: self.get(word::SWAPPABLE) == 0,
         })
+    }
+
+    /// Encrypts the device's pages from its first request on. The key lives in this file only, which
+    /// is on a tmpfs that is never swapped out, and goes with it.
+    pub fn set_page_key(&self, key: &PageKey) {
+        for (at, word) in (word::PAGE_KEY..).zip(key.to_bytes().chunks_exact(8)) {
+            self.set(at, word.try_into().map_or(0, u64::from_le_bytes));
+        }
+        self.set(word::SEALED, 1);
+    }
+
+    /// The key of a device whose pages are encrypted.
+    #[must_use]
+    pub fn page_key(&self) -> Option<PageKey> {
+        let mut key = [0; 32];
+        for (at, word) in (word::PAGE_KEY..).zip(key.chunks_exact_mut(8)) {
+            word.copy_from_slice(&self.get(at).to_le_bytes());
+        }
+        (self.get(word::SEALED) == 1).then(|| PageKey::from_bytes(key))
     }
 
     /// Sizes of the tables.

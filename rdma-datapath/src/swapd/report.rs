@@ -78,6 +78,9 @@ fn warnings(control: &Control, snapshot: &Snapshot) -> Vec<String> {
             "the memory file is not on a noswap tmpfs (Linux 6.4): it stays out of swap only while a process keeps it locked".to_owned(),
         );
     }
+    if control.memory.page_key().is_none() {
+        warnings.push("pages are readable outside this node (--integrity none)".to_owned());
+    }
     if control.is_holder_gone() {
         warnings.push(HOLDER_GONE.to_owned());
     }

@@ -3,11 +3,13 @@
 //! One of the few files with unsafe code: submitted entries name memory that the kernel reads and
 //! writes until they complete.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use dynamicswap_engine::buffer::Buffers;
 use dynamicswap_engine::effect::SpillOperation;
+use dynamicswap_engine::limits::OPERATIONS_MAX;
 use dynamicswap_engine::operation::OperationId;
 use dynamicswap_types::PAGE_SIZE;
 use io_uring::{IoUring, opcode, types};
@@ -33,6 +35,8 @@ pub struct SpillFile {
     /// Operation and bytes of each entry under way; its place is the entry's user data.
     under_way: Vec<Option<(OperationId, u32)>>,
     free: Vec<usize>,
+    /// Accesses beyond those, in order: a slow disk must not keep what goes to donors waiting.
+    waiting: VecDeque<SpillOperation>,
 }
 
 impl std::fmt::Debug for SpillFile {
@@ -60,11 +64,38 @@ impl SpillFile {
             event,
             under_way: vec![None; places],
             free: (0..places).collect(),
+            waiting: VecDeque::with_capacity(OPERATIONS_MAX),
         })
     }
 
-    /// Queues an access; false if as many as possible are under way.
-    pub fn post(&mut self, operation: &SpillOperation, buffers: &mut dyn Buffers) -> bool {
+    /// Queues an access. There is room for all that an engine can have under way.
+    pub fn post(&mut self, operation: &SpillOperation) {
+        self.waiting.push_back(*operation);
+    }
+
+    /// Hands queued accesses to the kernel, as many as a disk can use.
+    pub fn flush(&mut self, buffers: &mut dyn Buffers) {
+        while !self.free.is_empty()
+            && let Some(operation) = self.waiting.pop_front()
+        {
+            if !self.push(&operation, buffers) {
+                self.waiting.push_front(operation);
+                break;
+            }
+        }
+        if self.ring.submission().is_empty() {
+            return;
+        }
+        if let Err(error) = self.ring.submit()
+            && error.raw_os_error() != Some(libc::EBUSY)
+            && error.raw_os_error() != Some(libc::EINTR)
+        {
+            tracing::error!("the spill file cannot be reached: {error}");
+        }
+    }
+
+    /// Puts an access into the ring; false if there is no place.
+    fn push(&mut self, operation: &SpillOperation, buffers: &mut dyn Buffers) -> bool {
         let Some(place) = self.free.pop() else {
             return false;
         };
@@ -92,19 +123,6 @@ impl SpillFile {
         pushed.is_ok()
     }
 
-    /// Hands queued accesses to the kernel.
-    pub fn flush(&mut self) {
-        if self.ring.submission().is_empty() {
-            return;
-        }
-        if let Err(error) = self.ring.submit()
-            && error.raw_os_error() != Some(libc::EBUSY)
-            && error.raw_os_error() != Some(libc::EINTR)
-        {
-            tracing::error!("the spill file cannot be reached: {error}");
-        }
-    }
-
     /// Hands each completion to `sink`; returns how many there were.
     pub fn poll(&mut self, sink: &mut dyn FnMut(SpillEvent)) -> usize {
         let mut count = 0;
@@ -126,7 +144,7 @@ impl SpillFile {
     /// Whether anything is under way.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        self.free.len() < self.under_way.len()
+        self.free.len() < self.under_way.len() || !self.waiting.is_empty()
     }
 
     /// Becomes readable when something has completed; see [`Self::arm`].
@@ -162,9 +180,9 @@ mod tests {
         }
     }
 
-    fn wait(spill: &mut SpillFile) -> SpillEvent {
-        spill.flush();
+    fn wait(spill: &mut SpillFile, pool: &mut Vec<u8>) -> SpillEvent {
         loop {
+            spill.flush(pool);
             let mut events = Vec::new();
             if spill.poll(&mut |event| events.push(event)) > 0 {
                 return events[0];
@@ -186,14 +204,14 @@ mod tests {
         };
         let mut pool = vec![0_u8; 8 * 4096];
         pool[..8192].fill(5);
-        assert!(spill.post(&operation(1, 4, true, 0), &mut pool));
+        spill.post(&operation(1, 4, true, 0));
         let done = SpillEvent {
             id: OperationId(1),
             ok: true,
         };
-        assert_eq!(wait(&mut spill), done);
-        assert!(spill.post(&operation(2, 4, false, 2), &mut pool));
-        assert!(wait(&mut spill).ok);
+        assert_eq!(wait(&mut spill, &mut pool), done);
+        spill.post(&operation(2, 4, false, 2));
+        assert!(wait(&mut spill, &mut pool).ok);
         assert!(pool[8192..16384].iter().all(|byte| *byte == 5));
         assert!(!spill.is_busy());
     }
@@ -206,23 +224,32 @@ mod tests {
             return;
         };
         let mut pool = vec![0_u8; 8 * 4096];
-        assert!(spill.post(&operation(1, 0, true, 0), &mut pool));
-        assert!(!wait(&mut spill).ok, "opened for reading only");
-        assert!(spill.post(&operation(2, 0, false, 0), &mut pool));
-        assert!(!wait(&mut spill).ok, "the file is empty");
+        spill.post(&operation(1, 0, true, 0));
+        assert!(!wait(&mut spill, &mut pool).ok, "opened for reading only");
+        spill.post(&operation(2, 0, false, 0));
+        assert!(!wait(&mut spill, &mut pool).ok, "the file is empty");
     }
 
     #[test]
-    fn accesses_under_way_are_bounded() {
+    fn accesses_beyond_the_ring_wait_and_none_is_forgotten() {
         let file = tempfile::tempfile().expect("a file");
+        file.set_len(16 * 4096).expect("room");
         let Ok(mut spill) = SpillFile::new(file.into()) else {
             eprintln!("SKIPPED: the host does not permit io_uring");
             return;
         };
         let mut pool = vec![0_u8; 8 * 4096];
-        for id in 0..u64::from(DEPTH) {
-            assert!(spill.post(&operation(id, 0, false, 0), &mut pool));
+        let count = u64::from(DEPTH) * 3;
+        for id in 0..count {
+            spill.post(&operation(id, 0, false, 0));
         }
-        assert!(!spill.post(&operation(99, 0, false, 0), &mut pool));
+        let mut ended = Vec::new();
+        while spill.is_busy() {
+            spill.flush(&mut pool);
+            assert!(spill.under_way.iter().flatten().count() <= DEPTH as usize);
+            spill.poll(&mut |event| ended.push((event.id.0, event.ok)));
+        }
+        ended.sort_unstable();
+        assert!(ended.into_iter().eq((0..count).map(|id| (id, true))));
     }
 }

@@ -1,8 +1,6 @@
 //! The engine process's start, in the order of the design: protection, memory, epoch, pools,
 //! connections, rings, threads, and only then the first request.
 
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
@@ -13,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use dynamicswap_engine::engine::{Engine, EngineConfig};
+use dynamicswap_engine::page_guard::PageGuard;
 use dynamicswap_engine::slots::Hello;
 use dynamicswap_engine::tables::EngineState;
 use dynamicswap_proto::daemon::v1::KeptDocument;
@@ -37,6 +36,7 @@ use crate::daemon::events::EventLog;
 use crate::daemon::mapped_file::{MappedBytes, MappedFile};
 use crate::daemon::options::{BadInput, exit_code, start_log};
 use crate::daemon::protection::Protection;
+use crate::daemon::random;
 use crate::daemon::threads;
 use crate::front_end::fuse_loop::FuseLoop;
 use crate::front_end::{FrontEnd, FrontEndError, Pool};
@@ -177,7 +177,12 @@ fn make_engine(memory: &SwapdMemory, epoch: Epoch, spill: bool) -> anyhow::Resul
         spill,
         operation_timeout: OPERATION_TIMEOUT,
     };
-    Engine::new(config, memory.tables()).context("take over the tables")
+    let engine = Engine::new(config, memory.tables());
+    let mut engine = engine.context("take over the tables")?;
+    if let Some(key) = memory.page_key() {
+        engine.guard_with(PageGuard::sealed(&key, memory.identity()?.device_id));
+    }
+    Ok(engine)
 }
 
 fn make_carrier(
@@ -209,10 +214,7 @@ fn make_carrier(
 }
 
 fn draw_session() -> anyhow::Result<SessionId> {
-    let mut bytes = [0; 8];
-    File::open("/dev/urandom")
-        .and_then(|mut random| random.read_exact(&mut bytes))
-        .context("draw the session's id from /dev/urandom")?;
+    let bytes = random::bytes().context("draw the session's id")?;
     Ok(SessionId::new(u64::from_le_bytes(bytes)))
 }
 
@@ -241,16 +243,13 @@ fn put_kept_in_force<F: FrontEnd>(
     if backend == Backend::Local && kept.server_nodes.is_empty() {
         kept.server_nodes.push("local".to_owned());
     }
-    if backend == Backend::Remote
-        && let Some(message) = &kept.document
-    {
-        let applied = document::prepare(message, &kept.server_nodes)
-            .map_err(|error| error.to_string())
-            .and_then(|prepared| io.apply(&prepared.document, &prepared.endpoints, now));
-        if let Err(error) = applied {
-            tracing::error!("the kept document is not in force: {error}");
-            kept.document = None;
-        }
+    if backend == Backend::Remote {
+        kept = kept::put_in_force(kept, |message, server_nodes| {
+            let prepared = document::prepare(message, server_nodes);
+            prepared
+                .map_err(|error| error.to_string())
+                .and_then(|prepared| io.apply(&prepared.document, &prepared.endpoints, now))
+        });
     }
     Ok(kept)
 }

@@ -25,6 +25,8 @@ use super::{LinkError, Transport, TransportEvent};
 /// server takes to be started again, so that its restart does not cost its borrowers the faster
 /// way. What this host lacks is known at once.
 const RDMA_PATIENCE: Duration = Duration::from_secs(3);
+/// The same for a server whose RDMA side was not reached the time before.
+const RDMA_PATIENCE_AGAIN: Duration = Duration::from_millis(500);
 /// A server that does not come up over TCP either for this time is tried by RDMA again.
 const TCP_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -78,6 +80,10 @@ struct Place {
     endpoint: Endpoint,
     way: Way,
     is_up: bool,
+    /// Its RDMA side was not reached the last time.
+    missed: bool,
+    /// It was up this way, and fell.
+    fell: bool,
     /// Of the last change of way or link.
     since: MonotonicTime,
 }
@@ -168,6 +174,8 @@ impl RemoteTransport {
                 endpoint,
                 way,
                 is_up: false,
+                missed: matches!(way, Way::TcpInstead(_)) || place.is_some_and(|it| it.missed),
+                fell: false,
                 since: self.now,
             });
         }
@@ -205,9 +213,15 @@ fn other_way(place: &Place, now: MonotonicTime, error: Option<LinkError>) -> Opt
         Way::Rdma => {
             let error = error?;
             let hopeless = matches!(error, LinkError::NoDevice | LinkError::Verbs { .. });
-            (hopeless || waited >= RDMA_PATIENCE).then_some(Way::TcpInstead(error))
+            let patience = if place.missed {
+                RDMA_PATIENCE_AGAIN
+            } else {
+                RDMA_PATIENCE
+            };
+            (hopeless || waited >= patience).then_some(Way::TcpInstead(error))
         }
-        Way::TcpInstead(_) if waited >= TCP_PATIENCE => Some(Way::Rdma),
+        // A working link is never given up for a faster way; one that fell may come up by it.
+        Way::TcpInstead(_) if place.fell || waited >= TCP_PATIENCE => Some(Way::Rdma),
         Way::TcpInstead(_) | Way::TcpOnlyOffered | Way::TcpOnlyHere => None,
     }
 }
@@ -262,7 +276,10 @@ impl Transport for RemoteTransport {
             if let TransportEvent::Link(server, link) = event
                 && let Some(Some(place)) = places.get_mut(server.as_usize())
             {
+                let was_up = place.is_up;
                 place.is_up = matches!(link, Link::Up { .. });
+                place.missed &= !(place.is_up && place.way == Way::Rdma);
+                place.fell = was_up && !place.is_up;
                 place.since = now;
                 changed = true;
             }
@@ -321,6 +338,8 @@ mod tests {
             endpoint: Endpoint { tcp, rdma },
             way,
             is_up,
+            missed: false,
+            fell: false,
             since: SOON,
         }
     }
@@ -337,6 +356,21 @@ mod tests {
         assert_eq!(other_way(&down, late, CLOSED), Some(instead));
         assert_eq!(other_way(&down, late, None), None, "nothing has failed yet");
         assert_eq!(other_way(&place(Way::Rdma, true), late, CLOSED), None);
+    }
+
+    #[test]
+    fn rdma_is_tried_again_shortly_when_tcp_falls() {
+        let instead = Way::TcpInstead(LinkError::NotListening);
+        let mut fallen = place(instead, false);
+        assert_eq!(other_way(&fallen, SOON, CLOSED), None, "it was not up yet");
+        fallen.fell = true;
+        assert_eq!(other_way(&fallen, SOON, CLOSED), Some(Way::Rdma));
+        let mut again = place(Way::Rdma, false);
+        again.missed = true;
+        let late = SOON.after(RDMA_PATIENCE_AGAIN);
+        assert_eq!(other_way(&again, SOON, CLOSED), None);
+        let way = other_way(&again, late, CLOSED);
+        assert_eq!(way, Some(Way::TcpInstead(LinkError::Closed)));
     }
 
     #[test]

@@ -158,6 +158,18 @@ impl Cluster {
         })
     }
 
+    /// Checks that each of the cluster's processes lives.
+    ///
+    /// # Errors
+    /// With the one that has ended by itself, and the end of its log.
+    pub fn check_alive(&self) -> Result<()> {
+        let dead = self.record.processes.iter().find(|p| !p.is_alive());
+        dead.map_or(Ok(()), |dead| {
+            let log = dead.last_log_lines().join("\n");
+            bail!("{} has ended by itself: {log}", dead.name)
+        })
+    }
+
     /// Process id of one of the cluster's processes; `borrower/engine` is the engine.
     ///
     /// # Errors
@@ -218,11 +230,23 @@ impl Cluster {
             .iter()
             .position(|record| record.name == process);
         let place = place.with_context(|| format!("the cluster has no process '{process}'"))?;
-        let log = self.record.processes[place].log.clone();
+        let old = &self.record.processes[place];
+        // A killed process keeps its port until its memory is taken apart, which takes a while for
+        // a gigabyte. A supervisor would start the new one again and again meanwhile.
+        ensure!(old.wait_end(WAIT), "{process} does not die");
+        let log = old.log.clone();
         let (program, arguments) = command.split_first().context("an empty command line")?;
         let started = spawn(process, Command::new(program).args(arguments), &log)?;
         self.record.processes[place] = started.record;
         self.record.save(&self.paths)
+    }
+
+    /// What `dynamicswap down` says and its exit code, where it is expected to refuse.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn try_down(&self, options: &[&str]) -> Result<(i32, String)> {
+        dynamicswap(&[&["down", "--name", &self.name.to_string()], options].concat())
     }
 
     /// Takes the cluster down and checks that nothing is left.

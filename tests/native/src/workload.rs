@@ -62,6 +62,21 @@ impl Workload {
             "app=verify",
             "--",
         ]);
+        Self::spawn(command, size)
+    }
+
+    /// Starts it in a cgroup that no cluster knows: a stranger's program.
+    ///
+    /// # Errors
+    /// If the cgroup or the program cannot be started.
+    pub fn start_outside(name: &str, size: Size) -> Result<Self> {
+        let mut command = Command::new(host::program("dynamicswap-workload")?);
+        let limit = size.limit.to_string();
+        command.args(["contain", "--limit", &limit, "--name", name, "--"]);
+        Self::spawn(command, size)
+    }
+
+    fn spawn(mut command: Command, size: Size) -> Result<Self> {
         command.arg(host::program("dynamicswap-workload")?);
         command.args([
             "verify",

@@ -8,6 +8,8 @@
 mod damage;
 #[path = "native/demo.rs"]
 mod demo;
+#[path = "native/down.rs"]
+mod down;
 #[path = "native/input.rs"]
 mod input;
 #[path = "native/kills.rs"]
@@ -26,7 +28,7 @@ type Test = (&'static str, fn() -> anyhow::Result<()>);
 /// A test that takes longer hangs. The slowest takes about a minute on two processors.
 const TEST_TIME_MAX: Duration = Duration::from_secs(300);
 
-const TESTS: [Test; 11] = [
+const TESTS: [Test; 14] = [
     (
         "pages_go_to_donors_and_come_back_right",
         kills::pages_go_to_donors_and_come_back_right,
@@ -52,6 +54,15 @@ const TESTS: [Test; 11] = [
     (
         "full_pool_fails_writes_early_and_the_workload_lives",
         damage::full_pool,
+    ),
+    ("disk_stands_in_for_the_only_donor", damage::disk_stands_in),
+    (
+        "device_of_a_dead_holder_is_taken_down_with_its_pages_home",
+        down::dead_holder,
+    ),
+    (
+        "device_whose_pages_cannot_come_home_is_kept",
+        down::pages_that_cannot_come_home,
     ),
     (
         "demo_with_redis_keeps_its_data_set",

@@ -32,7 +32,13 @@ pub const PURE: [Pure; 4] = [
     Pure {
         folder: "rdma-datapath/engine",
         package: "dynamicswap-engine",
-        allowed: &["dynamicswap-types", "crc-fast", "thiserror", "zerocopy"],
+        allowed: &[
+            "dynamicswap-types",
+            "aws-lc-rs",
+            "crc-fast",
+            "thiserror",
+            "zerocopy",
+        ],
     },
     Pure {
         folder: "controller/planner",

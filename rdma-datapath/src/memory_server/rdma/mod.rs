@@ -33,7 +33,7 @@ pub(super) struct Request {
 /// What the I/O thread must do.
 pub(super) enum RdmaEvent {
     /// Decide about a handshake.
-    Requested(Request),
+    Requested(Box<Request>),
     /// Close a session.
     Ended(ConnectionIndex, CloseReason),
 }
@@ -138,7 +138,8 @@ impl RdmaServer {
             if let Some(connection) = news.request {
                 debug_assert_eq!(news.key, self.listener.key());
                 let data = news.data;
-                return Some(RdmaEvent::Requested(Request { connection, data }));
+                let request = Box::new(Request { connection, data });
+                return Some(RdmaEvent::Requested(request));
             }
             let place = self.sessions.iter().position(|session| {
                 let session = session.as_ref();
@@ -178,9 +179,9 @@ impl RdmaServer {
         Some(self.index(place))
     }
 
-    /// Sessions that are open.
-    pub(super) fn open(&self) -> usize {
-        self.sessions.iter().flatten().count()
+    /// The borrowers of the open sessions.
+    pub(super) fn hellos(&self) -> impl Iterator<Item = Hello> + '_ {
+        self.sessions.iter().flatten().map(Session::hello)
     }
 
     /// Says no.

@@ -273,10 +273,9 @@ impl Session {
 /// An address at which a borrower shall see a region: drawn at random, because it is a secret
 /// beside the key.
 fn draw_address() -> Result<u64, VerbsError> {
-    let random = random::id_bytes().map_err(|error| VerbsError::Call {
-        call: "getrandom",
+    let random = random::bytes().map_err(|error| VerbsError::Call {
+        call: "read /dev/urandom",
         errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
     })?;
-    let random = random.first_chunk().copied().map(u64::from_ne_bytes);
-    Ok((random.unwrap_or_default() % ADDRESS_PAGES) << PAGE_SHIFT)
+    Ok((u64::from_ne_bytes(random) % ADDRESS_PAGES) << PAGE_SHIFT)
 }

@@ -35,11 +35,11 @@ pub(super) fn donor_and_borrower(lab: &mut Lab) -> Result<(Guest, Guest)> {
     Ok((donor, borrower))
 }
 
-/// Starts a program in the background; its output goes to `/run/ds/NAME.log`.
+/// Starts a program in the background; its output goes to `/run/ds/NAME.log` and the console.
 pub(super) fn spawn(guest: &mut Guest, name: &str, command: &str) -> Result<()> {
     guest.succeed(
         &format!(
-            "mkdir -p {PLACE}; setsid nohup {command} </dev/null >>{PLACE}/{name}.log 2>&1 3>&- & \
+            "mkdir -p {PLACE}; setsid nohup {command} </dev/null > >(tee -a {PLACE}/{name}.log >/dev/ttyS0) 2>&1 3>&- & \
              echo $! > {PLACE}/{name}.pid"
         ),
         SHORT,
@@ -104,6 +104,16 @@ pub(super) fn report(borrower: &mut Guest) -> Result<String> {
     )
 }
 
+/// The sentences of a report.
+pub(super) fn events(report: &str) -> String {
+    let lines = report.lines().map(str::trim);
+    let told = lines.filter(|line| line.starts_with("message:") || line.starts_with("transport"));
+    let told: Vec<&str> = told
+        .filter(|line| !line.contains("writes to slab"))
+        .collect();
+    told.join("\n")
+}
+
 /// A number out of a report: `name: 12,`.
 pub(super) fn number(report: &str, name: &str) -> Result<u64> {
     let key = format!("{name}: ");
@@ -120,7 +130,8 @@ pub(super) fn number(report: &str, name: &str) -> Result<u64> {
 pub(super) fn is_by_rdma(report: &str) -> Result<()> {
     ensure!(
         report.contains("transport: \"rdma\""),
-        "the link does not go over RDMA: {report}"
+        "the link does not go over RDMA: {}",
+        events(report)
     );
     Ok(())
 }

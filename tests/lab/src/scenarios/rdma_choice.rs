@@ -3,7 +3,8 @@
 use anyhow::{Result, ensure};
 
 use super::daemons::{
-    LONG, SHORT, memory_server, report, restart_swapd, soft_roce, swap_device, verified, verify,
+    LONG, SHORT, events, memory_server, report, restart_swapd, soft_roce, swap_device, verified,
+    verify,
 };
 use crate::{Lab, wait_for};
 
@@ -16,7 +17,8 @@ pub(super) fn play(lab: &mut Lab) -> Result<()> {
     let said = report(&mut borrower)?;
     ensure!(
         said.contains("the server offers RDMA, this host has none"),
-        "{said}"
+        "{}",
+        events(&said)
     );
     verify(&mut borrower, "120Mi", 4_000)?;
     let end = verified(&mut borrower, LONG)?;

@@ -18,9 +18,9 @@ pub(super) fn play(lab: &mut Lab) -> Result<()> {
     let (mut donor, mut borrower) = donor_and_borrower(lab)?;
     memory_server(&mut donor, "256Mi")?;
     swap_device(&mut borrower, &donor, "224Mi")?;
-    verify(&mut borrower, "144Mi", 12_000)?;
-    let swapping = "test $(awk '/loop/{print $4}' /proc/swaps) -gt 30000";
-    wait_for(&mut borrower, "30 MB in the device", LONG, swapping)?;
+    verify(&mut borrower, "120Mi", 8_000)?;
+    let swapping = "test $(awk '/loop/{print $4}' /proc/swaps) -gt 16000";
+    wait_for(&mut borrower, "16 MB in the device", LONG, swapping)?;
     for _ in 0..KILLS {
         kill_engine(&mut borrower)?;
         let up = "/lab/grant --swapd /run/ds/swapd.sock --report | grep -q 'transport: \"rdma\"'";

@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::daemons::{
-    LONG, donor_and_borrower, is_by_rdma, memory_server, note_falls, report, swap_device, verified,
-    verify,
+    LONG, donor_and_borrower, events, is_by_rdma, memory_server, note_falls, report, swap_device,
+    verified, verify,
 };
 use crate::{Lab, wait_for};
 
@@ -17,9 +17,9 @@ pub(super) fn play(lab: &mut Lab) -> Result<()> {
     let (mut donor, mut borrower) = donor_and_borrower(lab)?;
     memory_server(&mut donor, "256Mi")?;
     swap_device(&mut borrower, &donor, "224Mi")?;
-    verify(&mut borrower, "144Mi", 10_000)?;
-    let swapping = "test $(awk '/loop/{print $4}' /proc/swaps) -gt 30000";
-    wait_for(&mut borrower, "30 MB in the device", LONG, swapping)?;
+    verify(&mut borrower, "120Mi", 6_000)?;
+    let swapping = "test $(awk '/loop/{print $4}' /proc/swaps) -gt 16000";
+    wait_for(&mut borrower, "16 MB in the device", LONG, swapping)?;
     let tried = borrower.succeed(
         &format!("/lab/foreign_key --server {}:7000", donor.address()),
         LONG,
@@ -35,7 +35,8 @@ pub(super) fn play(lab: &mut Lab) -> Result<()> {
     let refusals = after.matches("refused the slot's key").count();
     ensure!(
         refusals == 0,
-        "the borrower's own keys were refused: {after}"
+        "the borrower's own keys were refused: {}",
+        events(&after)
     );
     Ok(())
 }

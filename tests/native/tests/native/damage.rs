@@ -13,7 +13,7 @@ use dynamicswap_types::Bytes;
 use rustix::process::Signal;
 
 /// The largest file below a memory server's memory directory: its slots.
-fn memory_file(cluster: &Cluster, donor: &str) -> Result<PathBuf> {
+pub fn memory_file(cluster: &Cluster, donor: &str) -> Result<PathBuf> {
     let directory = cluster.paths.node(donor, "memory-server").join("memory");
     let largest = largest_file(&directory)?;
     largest.with_context(|| format!("no memory file below {}", directory.display()))
@@ -141,6 +141,38 @@ pub fn full_pool() -> Result<()> {
     ensure!(
         counters.read_failures == 0 && counters.pages_lost == 0,
         "{counters:?}"
+    );
+    let device = cluster.device()?;
+    let longest = device.write_latency.context("no latencies")?.max_us;
+    ensure!(
+        longest <= 3_000_000,
+        "a write was held for {longest} us, and the policy says 2 s"
+    );
+    cluster.down()
+}
+
+pub fn disk_stands_in() -> Result<()> {
+    let options = ["--spill", "--donors", "1", "--device-size", "256Mi"];
+    let mut cluster = Cluster::up("native-spill", &options)?;
+    let one_and_disk = TWO_COPIES.replace("copies: 2", "copies: 1");
+    cluster.apply(&one_and_disk.replace("spill: None", "spill: Async"))?;
+    let mut workload = Workload::start(&cluster, "verify", Size::HALF_IN_RAM)?;
+    workload.wait_churn()?;
+    workload.run_for(Duration::from_secs(1))?;
+    let before = cluster.device()?.counters.context("no counters")?;
+    // The only donor, at a moment when writes are on their way to both; it does not come back.
+    cluster.kill("donor-1/memory-server")?;
+    workload.run_for(Duration::from_secs(2))?;
+    let end = workload.finish()?;
+    ensure!(end.wrong_pages == 0 && end.swap_ins > 0, "{end:?}");
+    let after = cluster.device()?.counters.context("no counters")?;
+    ensure!(
+        after.pages_lost == 0 && after.read_failures == 0,
+        "{after:?}"
+    );
+    ensure!(
+        after.pages_read > before.pages_read,
+        "nothing was read back: {before:?}, {after:?}"
     );
     cluster.down()
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::damage::memory_file;
 use anyhow::{Context as _, Result, ensure};
 use dynamicswap_native_tests::TWO_COPIES;
 use dynamicswap_native_tests::cluster::{Cluster, device};
@@ -35,6 +36,12 @@ pub fn pages_go_to_donors_and_come_back_right() -> Result<()> {
             holding == 3 && device.pages_used > 1000
         })
     })?;
+    for donor in ["donor-1", "donor-2", "donor-3"] {
+        ensure!(
+            !holds_a_readable_page(&cluster, donor)?,
+            "{donor} can read the borrower's pages"
+        );
+    }
     let end = workload.finish()?;
     ensure!(
         end.swap_ins > 1000,
@@ -50,6 +57,20 @@ pub fn pages_go_to_donors_and_come_back_right() -> Result<()> {
         "{seen:?}"
     );
     cluster.down()
+}
+
+/// Whether a page of the workload, each of which begins with the same word, stands in a donor's
+/// memory as the workload wrote it.
+fn holds_a_readable_page(cluster: &Cluster, donor: &str) -> Result<bool> {
+    let memory = std::fs::read(memory_file(cluster, donor)?)?;
+    let mut pages = memory.chunks_exact(4096);
+    ensure!(
+        memory
+            .chunks_exact(4096)
+            .any(|page| page[512..] != [0; 3584]),
+        "{donor} holds nothing"
+    );
+    Ok(pages.any(|page| page.starts_with(b"DSWPPAGE")))
 }
 
 /// What one round of the matrix does to whom.
@@ -70,12 +91,14 @@ pub fn kill_matrix() -> Result<()> {
     eprintln!("kill matrix: replay with DYNAMICSWAP_SEED={seed}");
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let (mut cluster, mut workload) = pressed("native-kills")?;
+    let began = Instant::now();
     for round in 0..ROUNDS {
         // Each victim in turn, each signal in turn: every pair comes up at least twice.
         let victim = VICTIMS[(round % 6) as usize];
         let hard = (round / 6) % 2 == 0;
         workload.run_for(Duration::from_millis(random.random_range(20..700)))?;
         let how = if hard { "kill -9" } else { "SIGSTOP" };
+        eprintln!("{round}: {how} of {victim} after {:?}", began.elapsed());
         strike(&mut cluster, &mut workload, victim, hard, &mut random)
             .with_context(|| format!("round {round}: {how} of {victim}, seed {seed}"))?;
     }
@@ -114,7 +137,8 @@ fn strike(
         cluster.start_again(victim, &command)?;
     }
     // One failure at a time is what two copies promise: wait until the copies are whole again.
-    cluster.wait_whole()
+    cluster.wait_whole()?;
+    cluster.check_alive()
 }
 
 pub fn hung_engine() -> Result<()> {

@@ -1,0 +1,75 @@
+//! Taking a cluster down while a program that is none of its own has pages on its device.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use dynamicswap_native_tests::TWO_COPIES;
+use dynamicswap_native_tests::cluster::Cluster;
+use dynamicswap_native_tests::workload::{Size, Workload};
+use rustix::process::Signal;
+
+/// Cgroup of the program that knows nothing of the cluster.
+const STRANGER: &str = "native-stranger";
+const SERVERS: [&str; 3] = [
+    "donor-1/memory-server",
+    "donor-2/memory-server",
+    "donor-3/memory-server",
+];
+
+/// A cluster with a stranger's pages on it.
+fn with_a_stranger(name: &str) -> Result<(Cluster, Workload)> {
+    let mut cluster = Cluster::up(name, &[])?;
+    // A read waits for longer than any of these tests.
+    cluster.apply(&TWO_COPIES.replace("readStall: 5s", "readStall: 10m"))?;
+    let mut stranger = Workload::start_outside(STRANGER, Size::HALF_IN_RAM)?;
+    stranger.wait_churn()?;
+    Ok((cluster, stranger))
+}
+
+/// Makes room for the stranger's pages: swapoff charges them to its cgroup, and the kernel kills
+/// it if they do not fit.
+fn make_room() -> Result<()> {
+    let version_1 = Path::new("/sys/fs/cgroup/memory").join(STRANGER);
+    let limit = if version_1.exists() {
+        version_1.join("memory.limit_in_bytes")
+    } else {
+        Path::new("/sys/fs/cgroup")
+            .join(STRANGER)
+            .join("memory.max")
+    };
+    let room = (Size::HALF_IN_RAM.owned.get() * 2).to_string();
+    std::fs::write(&limit, room).with_context(|| format!("cannot write {}", limit.display()))
+}
+
+pub fn dead_holder() -> Result<()> {
+    let (cluster, mut stranger) = with_a_stranger("native-holder")?;
+    cluster.kill("borrower/swapd")?;
+    // The engine serves on, and nobody watches it.
+    stranger.run_for(Duration::from_secs(1))?;
+    make_room()?;
+    cluster.down()?;
+    let end = stranger.finish()?;
+    ensure!(end.swap_ins > 0, "{end:?}");
+    Ok(())
+}
+
+pub fn pages_that_cannot_come_home() -> Result<()> {
+    let (cluster, stranger) = with_a_stranger("native-kept")?;
+    make_room()?;
+    for server in SERVERS {
+        cluster.signal(server, Signal::STOP)?;
+    }
+    let refused = cluster.try_down(&["--patience", "4s"]);
+    for server in SERVERS {
+        cluster.signal(server, Signal::CONT)?;
+    }
+    let (code, said) = refused?;
+    ensure!(code == 1 && said.contains("--force"), "{code}: {said}");
+    let swaps = std::fs::read_to_string("/proc/swaps")?;
+    ensure!(swaps.lines().count() == 2, "the device is gone: {swaps}");
+    cluster.down()?;
+    let end = stranger.finish()?;
+    ensure!(end.swap_ins > 0, "{end:?}");
+    Ok(())
+}
