@@ -35,11 +35,11 @@ pub(super) fn donor_and_borrower(lab: &mut Lab) -> Result<(Guest, Guest)> {
     Ok((donor, borrower))
 }
 
-/// Starts a program in the background; its output goes to `/run/ds/NAME.log` and the console.
+/// Starts a program in the background; its output goes to `/run/ds/NAME.log`.
 pub(super) fn spawn(guest: &mut Guest, name: &str, command: &str) -> Result<()> {
     guest.succeed(
         &format!(
-            "mkdir -p {PLACE}; setsid nohup {command} </dev/null > >(tee -a {PLACE}/{name}.log >/dev/ttyS0) 2>&1 3>&- & \
+            "mkdir -p {PLACE}; setsid nohup {command} </dev/null >>{PLACE}/{name}.log 2>&1 3>&- & \
              echo $! > {PLACE}/{name}.pid"
         ),
         SHORT,
