@@ -1,5 +1,7 @@
 //! Which way a link goes: every reason for TCP, in the words of the report.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 
 use super::daemons::{
@@ -7,6 +9,9 @@ use super::daemons::{
     verify,
 };
 use crate::{Lab, wait_for};
+
+/// The workload's longest time.
+const WORK: Duration = Duration::from_secs(300);
 
 pub(super) fn play(lab: &mut Lab) -> Result<()> {
     let mut donor = lab.start("donor", 640)?;
@@ -20,8 +25,8 @@ pub(super) fn play(lab: &mut Lab) -> Result<()> {
         "{}",
         events(&said)
     );
-    verify(&mut borrower, "120Mi", 4_000)?;
-    let end = verified(&mut borrower, LONG)?;
+    verify(&mut borrower, "108Mi", 2_000)?;
+    let end = verified(&mut borrower, WORK)?;
     lab.note("over_tcp", end);
     // An RDMA device that leads elsewhere.
     borrower.succeed(
@@ -34,7 +39,7 @@ pub(super) fn play(lab: &mut Lab) -> Result<()> {
     let instead = "/lab/grant --swapd /run/ds/swapd.sock --report | grep 'RDMA does not reach'";
     let reason = wait_for(&mut borrower, "TCP instead of RDMA", LONG, instead)?;
     lab.note("reason", reason.trim());
-    verify(&mut borrower, "120Mi", 4_000)?;
-    verified(&mut borrower, LONG)?;
+    verify(&mut borrower, "108Mi", 2_000)?;
+    verified(&mut borrower, WORK)?;
     Ok(())
 }
