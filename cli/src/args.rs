@@ -45,6 +45,10 @@ pub struct Cli {
 pub enum Command {
     /// Show the whole story: real swap to remote memory, servers killed, every page checked.
     Demo(DemoArgs),
+    /// Say what this host can do and what it lacks, one line each with the cure.
+    ///
+    /// Exit code 1 if it could not both lend and borrow memory.
+    Check(CheckArgs),
     /// Start a small cluster on this machine: a controller, donors and one borrower.
     ///
     /// Its swap device is attached once a policy is applied.
@@ -237,6 +241,23 @@ pub enum Output {
     Json,
     /// YAML, as kubectl prints it.
     Yaml,
+}
+
+/// Options of `check`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    /// Form of the answer.
+    #[arg(short, long, value_enum, default_value_t = CheckOutput::Text)]
+    pub output: CheckOutput,
+}
+
+/// Form of what `check` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CheckOutput {
+    /// A line each, for people.
+    Text,
+    /// JSON, for programs.
+    Json,
 }
 
 /// Options of `run`.

@@ -4,6 +4,7 @@
 //! starts and ends the processes of a local cluster itself.
 
 pub mod args;
+pub mod check;
 pub mod client;
 pub mod cluster;
 pub mod demo;
@@ -37,6 +38,7 @@ use crate::ui::Ui;
 pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Demo(args) => demo::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Up(args) => up(&args),
         Command::Down(args) => down_cluster(&args),
         Command::Status(args) => status::run(&args),

@@ -20,12 +20,15 @@ const KERNEL_RESEND: (u32, u32) = (6, 9);
 /// person may want just that: a disk for what is not urgent, a look at an older kernel.
 #[must_use]
 pub fn all() -> Vec<String> {
-    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
-    let cautions = [
-        other_swap(&swaps, cluster_of_device),
-        old_kernel(&kernel_release()),
-    ];
+    let cautions = [swap(), old_kernel(&kernel_release())];
     cautions.into_iter().flatten().collect()
+}
+
+/// What swap that is on spoils, and what turns it off; none if there is none.
+#[must_use]
+pub fn swap() -> Option<String> {
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    other_swap(&swaps, cluster_of_device)
 }
 
 /// Refuses a host that has any.

@@ -43,7 +43,7 @@ pub fn check(shape: &Shape) -> Result<()> {
         Path::new("/dev/loop-control").exists(),
         "this host has no /dev/loop-control: load the loop module (modprobe loop)"
     );
-    if let Some(tool) = TOOLS.into_iter().find(|tool| !is_in_path(tool)) {
+    if let Some(tool) = tools_missing().first() {
         return Err(Refusal::error(format!(
             "{tool} is not installed: install it (apt-get install mount)"
         )));
@@ -141,7 +141,11 @@ fn check_slabs(shape: &Shape) -> Result<()> {
     Ok(())
 }
 
-fn check_fuse() -> Result<()> {
+/// Refuses a host on which no FUSE file system can be served.
+///
+/// # Errors
+/// A refusal.
+pub fn check_fuse() -> Result<()> {
     let hint = "load the fuse module (modprobe fuse), or in a container pass --device /dev/fuse";
     refuse_unless!(
         Path::new("/dev/fuse").exists(),
@@ -159,6 +163,13 @@ fn check_fuse() -> Result<()> {
     }
 }
 
+/// Tools that are not installed, of those that take a killed process's leftovers away.
+#[must_use]
+pub fn tools_missing() -> Vec<&'static str> {
+    let missing = TOOLS.into_iter().filter(|tool| !is_in_path(tool));
+    missing.collect()
+}
+
 fn is_in_path(tool: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -171,7 +182,8 @@ fn meminfo() -> Result<String> {
 }
 
 /// The memory that could be had now, from the text of /proc/meminfo.
-fn available(meminfo: &str) -> Option<Bytes> {
+#[must_use]
+pub fn available(meminfo: &str) -> Option<Bytes> {
     let line = meminfo
         .lines()
         .find(|line| line.starts_with("MemAvailable:"))?;

@@ -10,6 +10,12 @@ const LAYER: &str = "native";
 /// Set by `cargo xtask test`, which has built every program and counts what ran.
 const ASKED: &str = "DYNAMICSWAP_NATIVE";
 
+/// Whether they are run by a step of their own, and not by this one.
+#[must_use]
+pub fn is_run_apart() -> bool {
+    std::env::var_os(ASKED).is_some_and(|asked| asked == "apart")
+}
+
 /// Why the native tests cannot run here; none if they can.
 #[must_use]
 pub fn missing() -> Option<String> {
