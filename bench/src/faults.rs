@@ -17,7 +17,7 @@ const BEFORE: Duration = Duration::from_secs(4);
 const SECONDS: u32 = 12;
 /// Length of an interval; the resolution of the figures.
 const INTERVAL_MS: u32 = 50;
-/// Size of the device that `dynamicswap up` makes by default, in MiB.
+/// Size of the device of the benchmark's cluster, in MiB.
 const DEVICE_MIB: f64 = 2048.0;
 /// Window that must be back at 90 %.
 const WINDOW: usize = 10;

@@ -95,6 +95,7 @@ fn up(args: &UpArgs) -> Result<ExitCode> {
 }
 
 fn down_cluster(args: &DownArgs) -> Result<ExitCode> {
+    host::check_root()?;
     let mut ui = Ui::new();
     let name = &args.target.name;
     let paths = ClusterPaths::new(name);

@@ -9,12 +9,14 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use dynamicswap_types::Bytes;
-use dynamicswap_workload::container::{self, Container, Layout};
+use dynamicswap_workload::container::{self, Container, ContainerError, Layout};
 use serde::{Deserialize, Serialize};
 
 use crate::args::RunArgs;
+use crate::cluster::host;
 use crate::cluster::paths::ClusterPaths;
 use crate::cluster::record::{ClusterRecord, write_whole};
+use crate::failure::Refusal;
 use crate::refuse_unless;
 
 /// What the agent is told of a container.
@@ -63,7 +65,13 @@ impl LocalContainer {
             "a container '{name}' runs already: choose another --container"
         );
         let layout = Layout::probe()?;
-        let container = Container::create(&layout, &paths.container_cgroup(name), limit)?;
+        let container = Container::create(&layout, &paths.container_cgroup(name), limit);
+        let container = container.map_err(|error| match error {
+            ContainerError::LimitTooSmall(_) | ContainerError::Name(_) => {
+                Refusal::error(error.to_string())
+            }
+            other => other.into(),
+        })?;
         let content = Descriptor {
             namespace: "default".to_owned(),
             name: name.to_owned(),
@@ -92,6 +100,7 @@ impl Drop for LocalContainer {
 /// # Errors
 /// A refusal if the cluster is not up or the container cannot be made.
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
+    host::check_root()?;
     let record = ClusterRecord::load(&args.target.name)?;
     let paths = ClusterPaths::new(&record.name);
     let (program, arguments) = args.command.split_first().context("no command is given")?;
@@ -104,9 +113,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     command.args(arguments);
     local.container.enter(&mut command)?;
     let started = command.spawn();
-    let mut child = started.map_err(|error| {
-        crate::failure::Refusal::error(format!("cannot start {program}: {error}"))
-    })?;
+    let mut child =
+        started.map_err(|error| Refusal::error(format!("cannot start {program}: {error}")))?;
     let status = child.wait().context("the command cannot be waited for")?;
     Ok(ExitCode::from(container::exit_code(status)))
 }

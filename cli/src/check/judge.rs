@@ -141,8 +141,8 @@ fn judge_privileges(facts: &Facts, judge: &mut Judge) {
     if has(CAP_IPC_LOCK) {
         judge.good("locked memory", "CAP_IPC_LOCK");
     } else {
-        let cure = "lent memory and buffers could be swapped out: give CAP_IPC_LOCK";
-        judge.lacks(Needs::Nobody, "locked memory", "no CAP_IPC_LOCK", cure);
+        let cure = "the engine could be swapped out to its own device: give CAP_IPC_LOCK";
+        judge.lacks(Needs::Borrower, "locked memory", "no CAP_IPC_LOCK", cure);
     }
     if has(CAP_SYS_RESOURCE) {
         judge.good("self-protection", "CAP_SYS_RESOURCE");
@@ -324,7 +324,7 @@ mod tests {
     fn what_is_less_safe_is_said_and_stops_nothing() {
         let facts = Facts {
             kernel: "6.3".to_owned(),
-            capabilities: 1 << CAP_SYS_ADMIN,
+            capabilities: 1 << CAP_SYS_ADMIN | 1 << CAP_IPC_LOCK,
             io_uring_disabled: Some(2),
             other_swap: Some("other swap is on".to_owned()),
             ..able()
@@ -334,7 +334,6 @@ mod tests {
         for check in [
             "kernel",
             "noswap tmpfs",
-            "locked memory",
             "self-protection",
             "io_uring",
             "other swap",

@@ -20,7 +20,7 @@ const KERNEL_RESEND: (u32, u32) = (6, 9);
 /// person may want just that: a disk for what is not urgent, a look at an older kernel.
 #[must_use]
 pub fn all() -> Vec<String> {
-    let cautions = [swap(), old_kernel(&kernel_release())];
+    let cautions = [swap(), old_kernel(&kernel_release()), unlocked()];
     cautions.into_iter().flatten().collect()
 }
 
@@ -84,6 +84,24 @@ pub fn kernel_version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
+/// Buffers that could be swapped out to their own device.
+fn unlocked() -> Option<String> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    (!can_lock(&status)).then(|| {
+        "CAP_IPC_LOCK is missing, so that the swapd engine can be swapped out to its own device, \
+         which it would have to serve itself: give it to the cluster's processes"
+            .to_owned()
+    })
+}
+
+/// Whether a process may lock memory, from the text of its /proc/PID/status.
+fn can_lock(status: &str) -> bool {
+    const CAP_IPC_LOCK: u32 = 14;
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let bits = line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    bits.is_none_or(|bits| bits >> CAP_IPC_LOCK & 1 == 1)
+}
+
 /// A kernel that forgets what a killed engine had taken, from its release.
 fn old_kernel(release: &str) -> Option<String> {
     let (major, minor) = KERNEL_RESEND;
@@ -112,6 +130,13 @@ mod tests {
         let of = |device: &str| (device == "/dev/loop3").then(|| "a".to_owned());
         let told = other_swap(&own, of).expect("another cluster");
         assert!(told.ends_with("'dynamicswap down --name a'"), "{told}");
+    }
+
+    #[test]
+    fn locking_memory_is_a_capability() {
+        assert!(can_lock("CapEff:\t0000000000004000\n"));
+        assert!(!can_lock("CapEff:\t0000000000003fff\n"));
+        assert!(can_lock(""), "unknown is no reason to warn");
     }
 
     #[test]

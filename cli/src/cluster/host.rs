@@ -33,10 +33,7 @@ const MEMORY_FILE_SYSTEMS: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 /// A refusal with the first thing that is missing.
 pub fn check(shape: &Shape) -> Result<()> {
     check_shape(shape)?;
-    refuse_unless!(
-        rustix::process::geteuid().is_root(),
-        "a swap device needs root (mount, loop device, swapon): run this with sudo"
-    );
+    check_root()?;
     check_kernel(&kernel_release())?;
     check_fuse()?;
     refuse_unless!(
@@ -49,6 +46,18 @@ pub fn check(shape: &Shape) -> Result<()> {
         )));
     }
     check_memory(shape, &meminfo()?)
+}
+
+/// Refuses whoever is not root.
+///
+/// # Errors
+/// A refusal.
+pub fn check_root() -> Result<()> {
+    refuse_unless!(
+        rustix::process::geteuid().is_root(),
+        "a swap device needs root (mount, loop device, swapon): run this with sudo"
+    );
+    Ok(())
 }
 
 fn check_kernel(release: &str) -> Result<()> {

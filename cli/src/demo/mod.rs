@@ -66,7 +66,11 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode> {
     demo.clean_up(&mut ui);
     let played = match played {
         // Nothing ran, so there is nothing to report but the reason.
-        Err(error) if !demo.has_started() => return Err(error),
+        Err(error) if !demo.has_started() => {
+            // The directory was made for a report; with something in it, it stays.
+            let _filled = std::fs::remove_dir(&args.out);
+            return Err(error);
+        }
         other => other,
     };
     let report = verdict::report(&demo, args, played.as_ref().err());

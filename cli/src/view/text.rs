@@ -33,7 +33,7 @@ pub fn lines(summary: &Summary, title: &str, ui: &Ui) -> Vec<String> {
     lines.extend(summary.nodes.iter().map(|node| node_line(node, ui)));
     for device in &summary.devices {
         lines.push(head(ui, "SWAP DEVICE"));
-        lines.extend(device_lines(device, ui));
+        lines.extend(device_lines(device, summary.policies, ui));
     }
     lines.push(head(ui, "REMOTE MEMORY   HELD"));
     lines.extend(summary.donors.iter().map(|donor| donor_line(donor, ui)));
@@ -115,11 +115,13 @@ fn node_line(node: &Node, ui: &Ui) -> String {
     names + &state
 }
 
-fn device_lines(device: &Device, ui: &Ui) -> Vec<String> {
+fn device_lines(device: &Device, policies: u32, ui: &Ui) -> Vec<String> {
     let (tone, word) = if device.attached {
         (Tone::Good, "● attached as swap")
-    } else {
+    } else if policies == 0 {
         (Tone::Warn, "○ detached (no policy needs it)")
+    } else {
+        (Tone::Warn, "○ detached (what it waits for is under NOTE)")
     };
     let path = if device.path.is_empty() {
         "no device"

@@ -50,7 +50,7 @@ impl Device {
         }
     }
 
-    /// Makes [`Self::next_access_error`] not wait.
+    /// Makes looking for access errors not wait.
     ///
     /// # Errors
     /// The host's.

@@ -28,7 +28,7 @@ type Test = (&'static str, fn() -> anyhow::Result<()>);
 /// A test that takes longer hangs. The slowest takes about a minute on two processors.
 const TEST_TIME_MAX: Duration = Duration::from_secs(300);
 
-const TESTS: [Test; 14] = [
+const TESTS: [Test; 15] = [
     (
         "pages_go_to_donors_and_come_back_right",
         kills::pages_go_to_donors_and_come_back_right,
@@ -63,6 +63,10 @@ const TESTS: [Test; 14] = [
     (
         "device_whose_pages_cannot_come_home_is_kept",
         down::pages_that_cannot_come_home,
+    ),
+    (
+        "device_that_nobody_serves_is_swapped_off",
+        down::nobody_serves,
     ),
     (
         "demo_with_redis_keeps_its_data_set",

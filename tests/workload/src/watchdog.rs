@@ -16,6 +16,13 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Programs that serve a device, or start who does.
+const SERVERS: [&str; 2] = ["dynamicswap-swapd", "dynamicswap-swapd-engine"];
+/// A device without any of them for this long has nobody left who could serve it again: its FUSE
+/// connection ended with the last of them, and every request fails at once.
+const LIFELESS_AFTER: Duration = Duration::from_secs(3);
+/// Time between two looks for them.
+const LIFE_EVERY: Duration = Duration::from_secs(1);
 /// Where the kernel shows FUSE connections.
 const FUSE_CONNECTIONS: &str = "/sys/fs/fuse/connections";
 
@@ -84,6 +91,51 @@ impl Stall {
     }
 }
 
+/// Since when no process serves the devices.
+#[derive(Debug)]
+struct Life {
+    looked: Instant,
+    absent_since: Option<Instant>,
+}
+
+impl Life {
+    const fn new(now: Instant) -> Self {
+        Self {
+            looked: now,
+            absent_since: None,
+        }
+    }
+
+    /// Looks once a second; tells for how long there has been nobody.
+    fn absent_for(&mut self, now: Instant, is_served: impl Fn() -> bool) -> Duration {
+        if now.duration_since(self.looked) >= LIFE_EVERY {
+            self.looked = now;
+            self.absent_since = if is_served() {
+                None
+            } else {
+                self.absent_since.or(Some(now))
+            };
+        }
+        self.absent_since
+            .map_or(Duration::ZERO, |since| now.duration_since(since))
+    }
+}
+
+/// Whether a live process serves devices below a directory, or would start one that does.
+fn is_served(below: &Path) -> bool {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    lines.any(|line| serves(&line, below))
+}
+
+/// Whether a command line, its words ended by zeroes, is of a server below a directory.
+fn serves(command_line: &[u8], below: &Path) -> bool {
+    let line = String::from_utf8_lossy(command_line);
+    let program = line.split('\0').next().map(Path::new);
+    let name = program.and_then(Path::file_name).and_then(|n| n.to_str());
+    name.is_some_and(|name| SERVERS.contains(&name)) && line.contains(&*below.to_string_lossy())
+}
+
 /// Watches until the parent ends or a device had to be aborted.
 ///
 /// # Errors
@@ -100,6 +152,7 @@ pub fn watch(settings: &Settings) -> io::Result<Outcome> {
         })?;
     let mut alive = parent.is_some() || settings.parent.is_none();
     let mut stalls: BTreeMap<String, Stall> = BTreeMap::new();
+    let mut life = Life::new(Instant::now());
     loop {
         let devices = loop_devices_below(Path::new("/sys/block"), &settings.below);
         for device in &devices {
@@ -108,8 +161,16 @@ pub fn watch(settings: &Settings) -> io::Result<Outcome> {
             let stall = stalls.entry(device.clone()).or_default();
             let stalled = stall.observe(progress.unwrap_or_default(), Instant::now());
             if stalled >= settings.unserved_after {
-                return rescue(settings, device, stalled);
+                let seconds = stalled.as_secs_f64();
+                let why = format!("completed nothing for {seconds:.0} s with requests under way");
+                return rescue(settings, device, &why);
             }
+        }
+        let lifeless = life.absent_for(Instant::now(), || is_served(&settings.below));
+        if let Some(device) = devices.iter().find(|device| is_swap(device))
+            && lifeless >= LIFELESS_AFTER
+        {
+            return rescue(settings, device, "has no process left that serves it");
         }
         if !alive {
             let attached: Vec<_> = devices.iter().filter(|d| is_swap(d)).cloned().collect();
@@ -178,18 +239,19 @@ pub fn is_swap(device: &str) -> bool {
 }
 
 /// Aborts the connection below a device that is not served, then swaps the device off.
-fn rescue(settings: &Settings, device: &str, stalled: Duration) -> io::Result<Outcome> {
+fn rescue(settings: &Settings, device: &str, why: &str) -> io::Result<Outcome> {
     let mountinfo = fs::read_to_string("/proc/self/mountinfo")?;
     let connections = fuse_connections_below(&mountinfo, &settings.below);
     let mut aborted = 0;
-    for connection in &connections {
-        aborted += usize::from(abort(*connection).is_ok());
+    {
+        let _control = FuseControl::mount();
+        for connection in &connections {
+            aborted += usize::from(abort(*connection).is_ok());
+        }
     }
     let swapped_off = swap_off(device);
     let told = format!(
-        "{device} completed nothing for {:.0} s with requests under way: {aborted} of {} FUSE \
-         connections aborted, swapoff: {}",
-        stalled.as_secs_f64(),
+        "{device} {why}: {aborted} of {} FUSE connections aborted, swapoff: {}",
         connections.len(),
         swapped_off.map_or_else(|error| error.to_string(), |()| "done".to_owned()),
     );
@@ -198,12 +260,35 @@ fn rescue(settings: &Settings, device: &str, stalled: Duration) -> io::Result<Ou
 
 /// Aborts one FUSE connection; requests under way fail at once.
 fn abort(connection: u32) -> io::Result<()> {
-    let file = format!("{FUSE_CONNECTIONS}/{connection}/abort");
-    if !Path::new(&file).exists() {
+    fs::write(format!("{FUSE_CONNECTIONS}/{connection}/abort"), "1")
+}
+
+/// The kernel's list of FUSE connections, mounted for a while where the host has not mounted it.
+#[derive(Debug)]
+struct FuseControl {
+    is_own: bool,
+}
+
+impl FuseControl {
+    fn mount() -> Self {
+        let has_entries =
+            || fs::read_dir(FUSE_CONNECTIONS).is_ok_and(|mut entries| entries.next().is_some());
         let none = rustix::mount::MountFlags::empty();
-        rustix::mount::mount("none", FUSE_CONNECTIONS, c"fusectl", none, None)?;
+        let mount = || rustix::mount::mount("none", FUSE_CONNECTIONS, c"fusectl", none, None);
+        Self {
+            is_own: !has_entries() && mount().is_ok(),
+        }
     }
-    fs::write(file, "1")
+}
+
+impl Drop for FuseControl {
+    fn drop(&mut self) {
+        if self.is_own {
+            let lazily = rustix::mount::UnmountFlags::DETACH;
+            // What cannot be unmounted harms nobody.
+            let _left = rustix::mount::unmount(FUSE_CONNECTIONS, lazily);
+        }
+    }
 }
 
 /// swapoff of a device, by its kernel name. A device that is no swap is fine.
@@ -263,6 +348,37 @@ mod tests {
             stall.observe(progress(6, 2), at(31)),
             Duration::from_secs(1)
         );
+    }
+
+    #[test]
+    fn device_is_lifeless_once_its_servers_have_been_gone_for_a_while() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut life = Life::new(start);
+        assert_eq!(life.absent_for(at(1), || true), Duration::ZERO);
+        assert_eq!(life.absent_for(at(2), || false), Duration::ZERO);
+        assert_eq!(life.absent_for(at(5), || false), Duration::from_secs(3));
+        assert_eq!(life.absent_for(at(6), || true), Duration::ZERO);
+        assert_eq!(life.absent_for(at(8), || false), Duration::ZERO);
+    }
+
+    #[test]
+    fn servers_are_known_by_program_and_directory() {
+        let below = Path::new("/run/dynamicswap/a");
+        let line = |program: &str, directory: &str| {
+            serves(
+                format!("{program}\0--state-dir={directory}/swapd\0").as_bytes(),
+                below,
+            )
+        };
+        assert!(line(
+            "/usr/bin/dynamicswap-swapd-engine",
+            "/run/dynamicswap/a"
+        ));
+        assert!(line("dynamicswap-swapd", "/run/dynamicswap/a"));
+        assert!(!line("dynamicswap-swapd", "/run/dynamicswap/b"));
+        assert!(!line("dynamicswap-agent", "/run/dynamicswap/a"));
+        assert!(!serves(b"", below));
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Taking a cluster down while a program that is none of its own has pages on its device.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use dynamicswap_native_tests::TWO_COPIES;
 use dynamicswap_native_tests::cluster::Cluster;
 use dynamicswap_native_tests::workload::{Size, Workload};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Cgroup of the program that knows nothing of the cluster.
 const STRANGER: &str = "native-stranger";
@@ -72,4 +72,23 @@ pub fn pages_that_cannot_come_home() -> Result<()> {
     let end = stranger.finish()?;
     ensure!(end.swap_ins > 0, "{end:?}");
     Ok(())
+}
+
+pub fn nobody_serves() -> Result<()> {
+    let (cluster, stranger) = with_a_stranger("native-lifeless")?;
+    let engine = cluster.pid("borrower/engine")?;
+    // The holder first, or it would start another engine.
+    cluster.kill("borrower/swapd")?;
+    let engine = Pid::from_raw(engine).context("process id 0")?;
+    kill_process(engine, Signal::KILL).context("cannot kill the engine")?;
+    // No request hangs: each fails at once. The device must not stay swap for all that.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while std::fs::read_to_string("/proc/swaps")?.lines().count() > 1 {
+        ensure!(Instant::now() < deadline, "a dead device is still swap");
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
+    // Its pages are lost, and nobody else's.
+    let status = stranger.wait_death()?;
+    ensure!(!status.success(), "{status}");
+    cluster.down()
 }
