@@ -18,7 +18,7 @@ use crate::refuse_unless;
 /// Most donors of a local cluster.
 pub const DONORS_MAX: u32 = 16;
 /// Memory that the host keeps for itself and for the programs.
-const RESERVE: Bytes = Bytes::from_mib(512);
+pub const RESERVE: Bytes = Bytes::from_mib(512);
 /// Tools that `down` and the watchdog take away with what a killed process has left; the device
 /// itself is attached and detached by swapd alone.
 const TOOLS: [&str; 3] = ["losetup", "swapoff", "umount"];
@@ -186,6 +186,17 @@ fn is_in_path(tool: &str) -> bool {
         .any(|directory| directory.join(tool).is_file())
 }
 
+/// Said where the kernel does not tell.
+const NO_AVAILABLE: &str = "/proc/meminfo does not tell MemAvailable";
+
+/// The memory that could be had now.
+///
+/// # Errors
+/// The host's, if it does not tell.
+pub fn available_now() -> Result<Bytes> {
+    available(&meminfo()?).context(NO_AVAILABLE)
+}
+
 fn meminfo() -> Result<String> {
     fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")
 }
@@ -203,7 +214,7 @@ pub fn available(meminfo: &str) -> Option<Bytes> {
 fn check_memory(shape: &Shape, meminfo: &str) -> Result<()> {
     let donors = u64::from(shape.donors);
     let needed = shape.donor_capacity.get().saturating_mul(donors);
-    let available = available(meminfo).context("/proc/meminfo does not tell MemAvailable")?;
+    let available = available(meminfo).context(NO_AVAILABLE)?;
     let most = available.saturating_sub(RESERVE).get() / donors;
     let slab = shape.slab.bytes().get();
     refuse_unless!(

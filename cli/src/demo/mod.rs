@@ -46,6 +46,7 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode> {
         spill,
         ..settings(args)?
     };
+    check_room(args, &settings.shape, host::available_now()?)?;
     host::check(&settings.shape)?;
     caution::refuse()?;
     check_out(&args.out)?;
@@ -162,6 +163,22 @@ fn settings(args: &DemoArgs) -> Result<up::Settings> {
     })
 }
 
+/// Refuses a workload whose donors do not fit, in the demo's own terms.
+fn check_room(args: &DemoArgs, shape: &Shape, available: Bytes) -> Result<()> {
+    let donors = shape.donor_capacity.get() * u64::from(shape.donors);
+    let needed = Bytes::new(donors).saturating_add(host::RESERVE);
+    refuse_unless!(
+        needed <= available,
+        "--memory {} makes {} donors lock {:.1} GiB, and only {:.1} GiB is available: give less \
+         --memory",
+        args.memory,
+        shape.donors,
+        Bytes::new(donors).as_mib_f64() / 1024.0,
+        available.as_mib_f64() / 1024.0
+    );
+    Ok(())
+}
+
 /// Refuses early what would fail after a minute.
 fn check_out(out: &Path) -> Result<()> {
     let probe = out.join(".dynamicswap-probe");
@@ -218,6 +235,15 @@ mod tests {
         let survivors = u64::from(shape.donors - 1);
         assert!(shape.donor_capacity.get() * survivors >= 2 * args.memory.get());
         assert!(shape.device_size > args.memory);
+    }
+
+    #[test]
+    fn workload_that_does_not_fit_is_refused_with_the_option_that_would_do() {
+        let args = args(&["--memory", "8Gi"]);
+        let shape = settings(&args).expect("possible").shape;
+        let error = check_room(&args, &shape, Bytes::from_mib(8192)).expect_err("too much");
+        assert!(error.to_string().ends_with("give less --memory"), "{error}");
+        assert!(check_room(&args, &shape, Bytes::from_mib(1 << 20)).is_ok());
     }
 
     /// What is made of a policy file with these specs.
