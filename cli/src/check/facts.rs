@@ -49,7 +49,7 @@ impl Facts {
         Self {
             kernel: kernel_release(),
             is_root: rustix::process::geteuid().is_root(),
-            capabilities: capabilities(&read("/proc/self/status")),
+            capabilities: caution::capabilities().unwrap_or_default(),
             fuse_trouble: host::check_fuse().err().map(|error| error.to_string()),
             has_loop: Path::new("/dev/loop-control").exists(),
             has_ublk: Path::new("/dev/ublk-control").exists(),
@@ -72,13 +72,6 @@ fn has_word(text: &str, word: &str) -> bool {
     text.split_whitespace().any(|found| found == word)
 }
 
-/// Effective capabilities, from the text of /proc/self/status.
-fn capabilities(status: &str) -> u64 {
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
-        .unwrap_or_default()
-}
-
 fn names(directory: &str) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries
@@ -91,13 +84,6 @@ fn names(directory: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn capabilities_are_read_from_the_status() {
-        let status = "Name:\tx\nCapPrm:\t0\nCapEff:\t000001ffffffffff\n";
-        assert_eq!(capabilities(status), 0x1ff_ffff_ffff);
-        assert_eq!(capabilities(""), 0);
-    }
 
     #[test]
     fn controllers_are_whole_words() {

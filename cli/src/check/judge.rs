@@ -4,7 +4,8 @@ use dynamicswap_types::Bytes;
 use serde::Serialize;
 
 use super::facts::Facts;
-use crate::cluster::caution::kernel_version;
+use crate::cluster::caution::{CAP_IPC_LOCK, KERNEL_RESEND, kernel_version};
+use crate::cluster::host::KERNEL_MIN;
 
 /// How bad a line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -50,12 +51,9 @@ enum Needs {
     Nobody,
 }
 
-const CAP_IPC_LOCK: u32 = 14;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_SYS_RESOURCE: u32 = 24;
-/// LOOP_CONFIGURE, FUSE_NOTIFY_RESEND, tmpfs without swap.
-const KERNEL_MIN: (u32, u32) = (5, 8);
-const KERNEL_RESEND: (u32, u32) = (6, 9);
+/// The first kernel whose tmpfs can be kept out of swap.
 const KERNEL_NOSWAP: (u32, u32) = (6, 4);
 /// Less is not worth lending.
 const LENDABLE_MIN: Bytes = Bytes::from_mib(256);

@@ -13,14 +13,20 @@ use crate::failure::Refusal;
 
 /// The first kernel with FUSE_NOTIFY_RESEND, by which a new engine is given what a killed one had
 /// taken.
-const KERNEL_RESEND: (u32, u32) = (6, 9);
+pub const KERNEL_RESEND: (u32, u32) = (6, 9);
+/// The capability to lock memory.
+pub const CAP_IPC_LOCK: u32 = 14;
 
 /// What lets a cluster start and yet keeps it from doing what it is for, one sentence each. The
 /// demo refuses it, because its story could not end well; `up` warns and goes on, because a
 /// person may want just that: a disk for what is not urgent, a look at an older kernel.
 #[must_use]
 pub fn all() -> Vec<String> {
-    let cautions = [swap(), old_kernel(&kernel_release()), unlocked()];
+    let cautions = [
+        swap(),
+        old_kernel(&kernel_release()),
+        unlocked(capabilities()),
+    ];
     cautions.into_iter().flatten().collect()
 }
 
@@ -85,21 +91,27 @@ pub fn kernel_version(release: &str) -> Option<(u32, u32)> {
 }
 
 /// Buffers that could be swapped out to their own device.
-fn unlocked() -> Option<String> {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    (!can_lock(&status)).then(|| {
+fn unlocked(capabilities: Option<u64>) -> Option<String> {
+    let can_lock = capabilities.is_none_or(|bits| bits >> CAP_IPC_LOCK & 1 == 1);
+    (!can_lock).then(|| {
         "CAP_IPC_LOCK is missing, so that the swapd engine can be swapped out to its own device, \
          which it would have to serve itself: give it to the cluster's processes"
             .to_owned()
     })
 }
 
-/// Whether a process may lock memory, from the text of its /proc/PID/status.
-fn can_lock(status: &str) -> bool {
-    const CAP_IPC_LOCK: u32 = 14;
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let bits = line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
-    bits.is_none_or(|bits| bits >> CAP_IPC_LOCK & 1 == 1)
+/// This process's effective capabilities, a bit each; none if the host does not tell.
+#[must_use]
+pub fn capabilities() -> Option<u64> {
+    parse_capabilities(&fs::read_to_string("/proc/self/status").unwrap_or_default())
+}
+
+/// The same, from the text of a /proc/PID/status.
+fn parse_capabilities(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(line.trim(), 16).ok()
 }
 
 /// A kernel that forgets what a killed engine had taken, from its release.
@@ -134,9 +146,17 @@ mod tests {
 
     #[test]
     fn locking_memory_is_a_capability() {
-        assert!(can_lock("CapEff:\t0000000000004000\n"));
-        assert!(!can_lock("CapEff:\t0000000000003fff\n"));
-        assert!(can_lock(""), "unknown is no reason to warn");
+        let told = |status| unlocked(parse_capabilities(status));
+        assert_eq!(told("CapEff:\t0000000000004000\n"), None);
+        assert!(told("CapEff:\t0000000000003fff\n").is_some());
+        assert_eq!(told(""), None, "unknown is no reason to warn");
+    }
+
+    #[test]
+    fn capabilities_are_read_from_the_status() {
+        let status = "Name:\tx\nCapPrm:\t0\nCapEff:\t000001ffffffffff\n";
+        assert_eq!(parse_capabilities(status), Some(0x1ff_ffff_ffff));
+        assert_eq!(parse_capabilities(""), None);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dynamicswap_workload::container::{Usage, remove_cgroup};
+use dynamicswap_workload::watchdog::is_served;
 use rustix::process::Signal;
 use thiserror::Error;
 
@@ -88,7 +89,7 @@ pub fn take_down(
     // while their donors are there.
     swap_off(paths, manner.patience, ui);
     if manner.away == PagesAway::Keep {
-        refuse_in_use(&Leftovers::find(paths))?;
+        refuse_in_use(paths)?;
     }
     end_all(&others, ui);
     remove_leftovers(paths);
@@ -96,15 +97,11 @@ pub fn take_down(
     Ok(Leftovers::find(paths))
 }
 
-/// Refuses to go on while an engine serves a device that is still swap. One that nobody serves is
+/// Refuses to go on while somebody serves a device that is still swap. One that nobody serves is
 /// no use to anybody.
-fn refuse_in_use(left: &Leftovers) -> Result<(), StillInUse> {
-    let served = left.processes.iter().any(|process| {
-        let program = fs::read_link(format!("/proc/{}/exe", process.pid));
-        program.is_ok_and(|program| program.ends_with("dynamicswap-swapd-engine"))
-    });
-    match left.swaps.first() {
-        Some(device) if served => Err(StillInUse {
+fn refuse_in_use(paths: &ClusterPaths) -> Result<(), StillInUse> {
+    match Leftovers::find(paths).swaps.first() {
+        Some(device) if is_served(paths.root()) => Err(StillInUse {
             device: device.clone(),
             used: swap_used(),
         }),

@@ -23,7 +23,7 @@ pub const RESERVE: Bytes = Bytes::from_mib(512);
 /// itself is attached and detached by swapd alone.
 const TOOLS: [&str; 3] = ["losetup", "swapoff", "umount"];
 /// The first kernel with LOOP_CONFIGURE, which attaches the device.
-const KERNEL_MIN: (u32, u32) = (5, 8);
+pub const KERNEL_MIN: (u32, u32) = (5, 8);
 /// File systems that keep files in memory: tmpfs and ramfs.
 const MEMORY_FILE_SYSTEMS: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 

@@ -122,7 +122,8 @@ impl Life {
 }
 
 /// Whether a live process serves devices below a directory, or would start one that does.
-fn is_served(below: &Path) -> bool {
+#[must_use]
+pub fn is_served(below: &Path) -> bool {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
     lines.any(|line| serves(&line, below))

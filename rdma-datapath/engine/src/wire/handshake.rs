@@ -39,6 +39,15 @@ impl VersionRange {
         let newest = self.max.min(other.max);
         (newest >= self.min && newest >= other.min).then_some(newest)
     }
+
+    /// The version to speak with a peer whose hello offers these.
+    pub(super) fn agree(min: U16, max: U16) -> Result<u16, WireError> {
+        let peer = Self {
+            min: min.get(),
+            max: max.get(),
+        };
+        Self::OURS.common(peer).ok_or(WireError::Version { peer })
+    }
 }
 
 /// Layout of the borrower's hello.
@@ -182,12 +191,7 @@ pub fn decode_hello(bytes: &[u8; HANDSHAKE_BYTES]) -> Result<(Hello, u16), WireE
     if hello.crc.get() != crc(&bytes[..CHECKED]) {
         return Err(WireError::Checksum);
     }
-    let peer = VersionRange {
-        min: hello.version_min.get(),
-        max: hello.version_max.get(),
-    };
-    let version = VersionRange::OURS.common(peer);
-    let version = version.ok_or(WireError::Version { peer })?;
+    let version = VersionRange::agree(hello.version_min, hello.version_max)?;
     let hello = Hello {
         device: SwapDeviceId::from_bytes(hello.device),
         epoch: epoch(hello.epoch.get()).ok_or(WireError::Value("epoch 0"))?,

@@ -138,12 +138,7 @@ pub fn decode_rdma_hello(bytes: &[u8]) -> Result<(Hello, u16), WireError> {
     if hello.crc.get() != crc(without_crc(hello.as_bytes())) {
         return Err(WireError::Checksum);
     }
-    let peer = VersionRange {
-        min: hello.version_min.get(),
-        max: hello.version_max.get(),
-    };
-    let version = VersionRange::OURS.common(peer);
-    let version = version.ok_or(WireError::Version { peer })?;
+    let version = VersionRange::agree(hello.version_min, hello.version_max)?;
     let hello = Hello {
         device: SwapDeviceId::from_bytes(hello.device),
         epoch: epoch(hello.epoch.get()).ok_or(WireError::Value("epoch 0"))?,
