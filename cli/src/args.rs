@@ -64,6 +64,10 @@ pub enum Command {
     Top(ConnectArgs),
     /// Store objects, such as a RemoteMemoryPolicy, from a YAML file.
     Apply(ApplyArgs),
+    /// Take policies away.
+    ///
+    /// Without any policy in force, the device is detached once its pages have come home.
+    Delete(DeleteArgs),
     /// Show objects: policies, memory servers, swap devices, slab maps.
     Get(GetArgs),
     /// Run a command with a memory limit, as a container that policies can select.
@@ -210,6 +214,22 @@ pub struct ApplyArgs {
     /// A YAML file with one or more objects; - reads standard input.
     #[arg(short, long = "filename", value_name = "FILE")]
     pub filename: PathBuf,
+}
+
+/// Options of `delete`.
+#[derive(Debug, Clone, Args)]
+pub struct DeleteArgs {
+    /// Which controller.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// Kind: remotememorypolicies (rmp); the controller makes the others itself.
+    pub kind: String,
+    /// Names of the policies; all go or none.
+    #[arg(value_name = "NAME", required = true)]
+    pub names: Vec<String>,
+    /// Namespace of the policies.
+    #[arg(short, long, default_value = "default")]
+    pub namespace: String,
 }
 
 /// Options of `get`.

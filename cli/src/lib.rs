@@ -46,6 +46,9 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Apply(args) => connect(&args.connect)
             .and_then(|(mut client, _)| objects::apply(&args, &mut client))
             .map(success),
+        Command::Delete(args) => connect(&args.connect)
+            .and_then(|(mut client, _)| objects::delete(&args, &mut client))
+            .map(success),
         Command::Get(args) => connect(&args.connect)
             .and_then(|(mut client, _)| objects::get(&args, &mut client))
             .map(success),

@@ -47,8 +47,8 @@ pub struct RemoteMemoryPolicySpec {
     /// How long an operation may wait.
     #[serde(default)]
     pub stall: StallSpec,
-    /// Takes the policy out of force: no new pages go out, the device is detached if no other
-    /// policy wants it.
+    /// Takes the policy out of force. If no other policy wants the device, it is detached once
+    /// its pages have come home.
     #[serde(default)]
     pub paused: bool,
     /// Decide and report, but change nothing.

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dynamicswap_planner::{DeviceIntent, Ledger, NodeDocument, NodeObservation, Plan};
-use dynamicswap_proto::control::v1::{ClusterStatus, DesiredDocument, GetRequest, NodeReport};
+use dynamicswap_proto::control::v1::{
+    ClusterStatus, DeleteRequest, DesiredDocument, GetRequest, NodeReport,
+};
 use dynamicswap_types::{FailureDomain, Generation, MonotonicTime, NodeName, Term};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -85,6 +87,13 @@ pub enum Event {
     Apply {
         /// The documents.
         yaml: String,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Vec<String>, Status>>,
+    },
+    /// An operator takes policies away.
+    Delete {
+        /// Which.
+        request: DeleteRequest,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Vec<String>, Status>>,
     },
@@ -251,6 +260,10 @@ impl Owner {
             Event::Apply { yaml, reply } => {
                 // Nobody waits any more if the receiver is gone; the policies hold all the same.
                 let _ = reply.send(self.apply(&yaml));
+            }
+            Event::Delete { request, reply } => {
+                // As with Apply: nobody may wait any more.
+                let _ = reply.send(self.delete(&request));
             }
             Event::Get { request, reply } => {
                 let _ = reply.send(self.get(&request));
