@@ -11,6 +11,7 @@ use dynamicswap_types::{Bytes, SlabSize};
 use crate::cluster::down::{Manner, PagesAway};
 use crate::cluster::paths::ClusterName;
 use crate::cluster::record::Shape;
+use crate::machine::args::{BorrowArgs, LeaveArgs, LendArgs};
 
 /// What a new user wants to know next.
 const AFTER_HELP: &str = "\
@@ -58,6 +59,14 @@ pub enum Command {
     /// Its pages come home first, so there must be room for them. Works without any record, after a
     /// crash too.
     Down(DownArgs),
+    /// Lend this machine's memory to other machines, under systemd and without Kubernetes.
+    ///
+    /// docs/two-machines.md takes two machines from here to a container that swaps.
+    Lend(LendArgs),
+    /// Make a swap device of a lending machine's memory, under systemd and without Kubernetes.
+    Borrow(BorrowArgs),
+    /// End lending or borrowing on this machine: pages come home, then nothing is left.
+    Leave(LeaveArgs),
     /// Show a cluster on one screen.
     Status(StatusArgs),
     /// Watch a cluster live; q ends.
@@ -343,7 +352,11 @@ impl Workload {
     }
 }
 
-fn parse_slab(text: &str) -> Result<SlabSize, String> {
+/// A slab's size on the command line.
+///
+/// # Errors
+/// The sentence that says what is wrong with it.
+pub fn parse_slab(text: &str) -> Result<SlabSize, String> {
     let size: Bytes = text.parse().map_err(|error| format!("{error}"))?;
     SlabSize::try_from(size).map_err(|error| error.to_string())
 }
