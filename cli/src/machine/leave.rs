@@ -189,6 +189,6 @@ mod tests {
             nodes: vec![node("idle", 0), node("busy", 512)],
             ..pb::ClusterStatus::default()
         };
-        assert_eq!(users(&status), ["busy (2.00 MiB)"]);
+        assert_eq!(users(&status), ["busy (2.0 MiB)"]);
     }
 }
