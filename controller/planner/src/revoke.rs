@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use dynamicswap_types::{MonotonicTime, NodeName};
+use dynamicswap_types::{Bytes, MonotonicTime, NodeName};
 
 use crate::ledger::{Ledger, NodeRecord, ServerFacts};
 use crate::limits::REVOKE_DEADLINE;
@@ -39,13 +39,15 @@ pub fn slots_wanted_back(
     let Some(facts) = &record.server else {
         return 0;
     };
+    // Most donors want nothing back: only of the others are the slots counted.
+    if record.drain.is_none() && seen.lendable.is_none() {
+        return 0;
+    }
     let lent = lent(ledger, node, facts);
     if record.drain.is_some() {
         return lent;
     }
-    let Some(lendable) = seen.lendable else {
-        return 0;
-    };
+    let lendable = seen.lendable.unwrap_or(Bytes::ZERO);
     let slots = lendable.get() / facts.slot_size.get().max(1);
     lent.saturating_sub(u32::try_from(slots).unwrap_or(u32::MAX))
 }

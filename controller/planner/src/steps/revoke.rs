@@ -12,9 +12,13 @@ use crate::revoke::slots_wanted_back;
 
 pub(super) fn run(draft: &mut Draft<'_>) {
     let donors: Vec<NodeName> = draft.view.ledger.nodes.keys().cloned().collect();
-    let mut moving = marked(draft, None).len();
+    let all_marked = marked(draft, None);
+    let mut moving = all_marked.len();
     for donor in donors {
         let wanted = wanted_back(draft, &donor);
+        if wanted == 0 && all_marked.is_empty() {
+            continue;
+        }
         if wanted > 0 {
             stop_composing(draft, &donor);
         }
@@ -24,7 +28,11 @@ pub(super) fn run(draft: &mut Draft<'_>) {
         pardon(draft, &donor, wanted, on_their_way, &marked);
         let room = MOVES_PER_DONOR_MAX.saturating_sub(marked.len());
         let room = room.min(MOVES_MAX.saturating_sub(moving)).min(missing);
-        let victims = victims(draft, &donor);
+        let victims = if room > 0 {
+            victims(draft, &donor)
+        } else {
+            Vec::new()
+        };
         let chosen = victims.len().min(room);
         for set in victims.into_iter().take(chosen) {
             draft.push(Step::Revoke {
