@@ -11,6 +11,7 @@ use dynamicswap_types::{Bytes, SlabSize};
 use crate::cluster::down::{Manner, PagesAway};
 use crate::cluster::paths::ClusterName;
 use crate::cluster::record::Shape;
+use crate::machine::args::{BorrowArgs, LeaveArgs, LendArgs};
 
 /// What a new user wants to know next.
 const AFTER_HELP: &str = "\
@@ -58,12 +59,24 @@ pub enum Command {
     /// Its pages come home first, so there must be room for them. Works without any record, after a
     /// crash too.
     Down(DownArgs),
+    /// Lend this machine's memory to other machines, under systemd and without Kubernetes.
+    ///
+    /// docs/two-machines.md takes two machines from here to a container that swaps.
+    Lend(LendArgs),
+    /// Make a swap device of a lending machine's memory, under systemd and without Kubernetes.
+    Borrow(BorrowArgs),
+    /// End lending or borrowing on this machine: pages come home, then nothing is left.
+    Leave(LeaveArgs),
     /// Show a cluster on one screen.
     Status(StatusArgs),
     /// Watch a cluster live; q ends.
     Top(ConnectArgs),
     /// Store objects, such as a RemoteMemoryPolicy, from a YAML file.
     Apply(ApplyArgs),
+    /// Take policies away.
+    ///
+    /// Without any policy in force, the device is detached once its pages have come home.
+    Delete(DeleteArgs),
     /// Show objects: policies, memory servers, swap devices, slab maps.
     Get(GetArgs),
     /// Close a donor for new slabs; what it holds stays.
@@ -253,6 +266,22 @@ pub struct DrainArgs {
     pub within: PolicyDuration,
 }
 
+/// Options of `delete`.
+#[derive(Debug, Clone, Args)]
+pub struct DeleteArgs {
+    /// Which controller.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// Kind: remotememorypolicies (rmp); the controller makes the others itself.
+    pub kind: String,
+    /// Names of the policies; all go or none.
+    #[arg(value_name = "NAME", required = true)]
+    pub names: Vec<String>,
+    /// Namespace of the policies.
+    #[arg(short, long, default_value = "default")]
+    pub namespace: String,
+}
+
 /// Options of `get`.
 #[derive(Debug, Clone, Args)]
 pub struct GetArgs {
@@ -364,7 +393,11 @@ impl Workload {
     }
 }
 
-fn parse_slab(text: &str) -> Result<SlabSize, String> {
+/// A slab's size on the command line.
+///
+/// # Errors
+/// The sentence that says what is wrong with it.
+pub fn parse_slab(text: &str) -> Result<SlabSize, String> {
     let size: Bytes = text.parse().map_err(|error| format!("{error}"))?;
     SlabSize::try_from(size).map_err(|error| error.to_string())
 }

@@ -92,6 +92,17 @@ impl Client {
         Ok(self.answer(answer)?.result)
     }
 
+    /// Takes policies away; returns a line for each.
+    ///
+    /// # Errors
+    /// A refusal with the controller's sentence if there is no such policy.
+    pub fn delete(&mut self, request: pb::DeleteRequest) -> Result<Vec<String>> {
+        let answer = self
+            .runtime
+            .block_on(self.operator.delete(Request::new(request)));
+        Ok(self.answer(answer)?.results)
+    }
+
     /// Objects as JSON texts.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod demo;
 pub mod failure;
 pub mod interrupt;
+pub mod machine;
 pub mod objects;
 pub mod process;
 pub mod report;
@@ -43,10 +44,16 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Up(args) => up(&args),
         Command::Down(args) => down_cluster(&args),
+        Command::Lend(args) => machine::lend(&args),
+        Command::Borrow(args) => machine::borrow(&args),
+        Command::Leave(args) => machine::leave(&args),
         Command::Status(args) => status::run(&args),
         Command::Top(connect) => top(&connect),
         Command::Apply(args) => connect(&args.connect)
             .and_then(|(mut client, _)| objects::apply(&args, &mut client))
+            .map(success),
+        Command::Delete(args) => connect(&args.connect)
+            .and_then(|(mut client, _)| objects::delete(&args, &mut client))
             .map(success),
         Command::Get(args) => connect(&args.connect)
             .and_then(|(mut client, _)| objects::get(&args, &mut client))

@@ -1,4 +1,4 @@
-//! `apply` and `get`: objects of the dynamicswap.io group, as kubectl would treat them.
+//! `apply`, `delete` and `get`: objects of the dynamicswap.io group, as kubectl would treat them.
 
 use std::io::Read;
 use std::path::Path;
@@ -6,10 +6,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use comfy_table::{ContentArrangement, Table, presets};
 use dynamicswap_crds::RemoteMemoryPolicy;
-use dynamicswap_proto::control::v1::GetRequest;
+use dynamicswap_proto::control::v1::{DeleteRequest, GetRequest};
 use serde_json::Value;
 
-use crate::args::{ApplyArgs, GetArgs, Output};
+use crate::args::{ApplyArgs, DeleteArgs, GetArgs, Output};
 use crate::client::Client;
 use crate::failure::Refusal;
 
@@ -58,6 +58,22 @@ pub fn apply(args: &ApplyArgs, client: &mut Client) -> Result<()> {
     }
     for warning in warnings {
         eprintln!("warning: {warning}");
+    }
+    Ok(())
+}
+
+/// Takes policies away.
+///
+/// # Errors
+/// A refusal if there is no such policy, or the kind is not the policies'.
+pub fn delete(args: &DeleteArgs, client: &mut Client) -> Result<()> {
+    let request = DeleteRequest {
+        kind: args.kind.clone(),
+        namespace: args.namespace.clone(),
+        names: args.names.clone(),
+    };
+    for line in client.delete(request)? {
+        println!("{line}");
     }
     Ok(())
 }

@@ -59,6 +59,34 @@ async fn policies_survive() {
 }
 
 #[tokio::test]
+async fn deleted_policy_stays_away_and_a_wrong_name_deletes_nothing() {
+    let mut cluster = Cluster::start().await;
+    cluster
+        .controller
+        .apply(&policy("{}"))
+        .await
+        .expect("applied");
+    let name = cluster.controller.get("rmp").await[0]["metadata"]["name"].clone();
+    let name = name.as_str().expect("a name");
+    let refused = cluster.controller.delete("rmp", &[name, "other"]).await;
+    let refused = refused.expect_err("there is no such policy");
+    assert!(refused.message().contains("no policy default/other"));
+    assert_eq!(cluster.controller.get("rmp").await.len(), 1, "all or none");
+    let refused = cluster.controller.delete("msrv", &[name]).await;
+    let refused = refused.expect_err("not a policy");
+    assert!(
+        refused
+            .message()
+            .contains("MemoryServer objects are made by")
+    );
+    let results = cluster.controller.delete("rmp", &[name]).await;
+    let deleted = format!("remotememorypolicy.dynamicswap.io/{name} deleted");
+    assert_eq!(results.expect("deleted"), [deleted]);
+    cluster.controller.restart().await;
+    assert!(cluster.controller.get("rmp").await.is_empty());
+}
+
+#[tokio::test]
 async fn killed_at_any_moment_of_a_growing_cluster_nothing_is_granted_twice() {
     let mut cluster = Cluster::start().await;
     let spec = policy("{durability: {copies: 2}}");

@@ -50,8 +50,8 @@ pub struct RemoteMemoryPolicySpec {
     /// How copies are made again or moved.
     #[serde(default)]
     pub rebuild: RebuildSpec,
-    /// Takes the policy out of force: no new pages go out, the device is detached if no other
-    /// policy wants it.
+    /// Takes the policy out of force. If no other policy wants the device, it is detached once
+    /// its pages have come home.
     #[serde(default)]
     pub paused: bool,
     /// Decide and report, but change nothing.

@@ -230,6 +230,14 @@ fn check_memory(shape: &Shape, meminfo: &str) -> Result<()> {
     Ok(())
 }
 
+/// Memory that this host can give without swapping.
+///
+/// # Errors
+/// If the kernel does not say.
+pub fn memory_available() -> Result<Bytes> {
+    available(&meminfo()?).context(NO_AVAILABLE)
+}
+
 /// A loopback address for the controller: the given port, or one that is free.
 ///
 /// # Errors

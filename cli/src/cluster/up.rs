@@ -318,7 +318,10 @@ fn died(process: &ProcessRecord, status: &str) -> anyhow::Error {
     } else {
         format!("It said:\n    {}", lines.join("\n    "))
     };
-    Refusal::error(format!("{} ended with {status}. {told}", process.name))
+    Refusal::error(format!(
+        "{} ended with {status}. {told}\n  Mend what it says, then run the same command again.",
+        process.name
+    ))
 }
 
 /// What is missing until all nodes are ready, one sentence each.

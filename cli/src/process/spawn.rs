@@ -3,6 +3,7 @@
 //! The crate's only file with unsafe code.
 
 use std::fs::OpenOptions;
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -35,8 +36,12 @@ pub fn spawn(name: &str, command: &mut Command, log: &Path) -> Result<Process> {
 /// # Errors
 /// If the program cannot be started.
 pub fn spawn_prepared(name: &str, command: &mut Command, log: &Path) -> Result<Process> {
-    // SAFETY: between fork and exec the closure makes one system call and touches no memory.
-    unsafe { command.pre_exec(|| Ok(rustix::process::setsid().map(drop)?)) };
+    let prepare = || {
+        rustix::process::setsid()?;
+        leave_descriptors_behind()
+    };
+    // SAFETY: between fork and exec the closure makes two system calls and touches no memory.
+    unsafe { command.pre_exec(prepare) };
     let program = command.get_program().to_owned();
     let child = command
         .spawn()
@@ -44,4 +49,26 @@ pub fn spawn_prepared(name: &str, command: &mut Command, log: &Path) -> Result<P
     let pid = i32::try_from(child.id()).context("a process id beyond 31 bits")?;
     let record = ProcessRecord::of(name, pid, log)?;
     Ok(Process { record, child })
+}
+
+/// Everything beyond the standard streams closes at exec: a daemon outlives its caller, and would
+/// keep the caller's pipes, locks and sockets open for as long.
+fn leave_descriptors_behind() -> io::Result<()> {
+    // SAFETY: the call takes numbers only; descriptors are marked here, and closed by exec.
+    let marked = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3_u32,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    match marked {
+        0 => Ok(()),
+        _ => match io::Error::last_os_error() {
+            // Before Linux 5.11: what the caller did not mark stays open, as ever.
+            error if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => Ok(()),
+            error => Err(error),
+        },
+    }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use dynamicswap_planner::{DeviceIntent, Ledger, NodeDocument, NodeObservation, Plan};
 use dynamicswap_proto::control::v1::{
-    AdmitRequest, ClusterStatus, DesiredDocument, GetRequest, NodeReport,
+    AdmitRequest, ClusterStatus, DeleteRequest, DesiredDocument, GetRequest, NodeReport,
 };
 use dynamicswap_types::{FailureDomain, Generation, MonotonicTime, NodeName, Term};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -88,6 +88,13 @@ pub enum Event {
     Apply {
         /// The documents.
         yaml: String,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Vec<String>, Status>>,
+    },
+    /// An operator takes policies away.
+    Delete {
+        /// Which.
+        request: DeleteRequest,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Vec<String>, Status>>,
     },
@@ -264,6 +271,10 @@ impl Owner {
             }
             Event::Admit { request, reply } => {
                 let _ = reply.send(self.admit_donor(&request));
+            }
+            Event::Delete { request, reply } => {
+                // As with Apply: nobody may wait any more.
+                let _ = reply.send(self.delete(&request));
             }
             Event::Get { request, reply } => {
                 let _ = reply.send(self.get(&request));

@@ -1,14 +1,14 @@
-//! What operators ask: apply, get, status.
+//! What operators ask: apply, delete, get, status.
 
-use dynamicswap_crds::{Kind, parse_policies};
-use dynamicswap_proto::control::v1::{ClusterStatus, GetRequest, NodeStatus};
+use dynamicswap_crds::{Kind, ObjectKey, parse_policies};
+use dynamicswap_proto::control::v1::{ClusterStatus, DeleteRequest, GetRequest, NodeStatus};
 use dynamicswap_types::NodeName;
 use tonic::Status;
 
 use super::Owner;
 use crate::clock::as_millis;
 use crate::limits::POLICIES_MAX;
-use crate::policies::intent;
+use crate::policies::{Policies, intent};
 use crate::store::Change;
 use crate::views::Views;
 
@@ -41,17 +41,71 @@ impl Owner {
                 policies.len()
             )));
         }
-        tokio::task::block_in_place(|| self.store.commit(&changes)).map_err(|error| {
-            let error = anyhow::Error::from(error);
-            Status::internal(format!("nothing was applied: {error:#}"))
-        })?;
+        self.keep_policies(policies, &changes, "nothing was applied")?;
         for result in &results {
             self.events.note("", "PolicyApplied", result.clone());
         }
+        Ok(results)
+    }
+
+    /// Takes policies away, all or none.
+    pub(super) fn delete(&mut self, request: &DeleteRequest) -> Result<Vec<String>, Status> {
+        let kind = Kind::from_word(&request.kind)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if kind != Kind::RemoteMemoryPolicy {
+            return Err(Status::invalid_argument(format!(
+                "{} objects are made by the controller and cannot be deleted: only policies can",
+                kind.name()
+            )));
+        }
+        let mut policies = self.policies.clone();
+        let (mut results, mut changes) = (Vec::new(), Vec::new());
+        for name in &request.names {
+            let invalid = |error: &dyn std::fmt::Display| {
+                Status::invalid_argument(format!(
+                    "'{name}' in namespace '{}': {error}",
+                    request.namespace
+                ))
+            };
+            let key = ObjectKey {
+                namespace: request.namespace.parse().map_err(|error| invalid(&error))?,
+                name: name.parse().map_err(|error| invalid(&error))?,
+            };
+            if policies.remove(&key).is_none() {
+                return Err(Status::not_found(format!(
+                    "there is no policy {key}, and nothing was deleted: 'get rmp -n {}' lists \
+                     those of the namespace",
+                    key.namespace
+                )));
+            }
+            results.push(format!(
+                "remotememorypolicy.dynamicswap.io/{} deleted",
+                key.name
+            ));
+            changes.push(Change::Policy(key, None));
+        }
+        self.keep_policies(policies, &changes, "nothing was deleted")?;
+        for result in &results {
+            self.events.note("", "PolicyDeleted", result.clone());
+        }
+        Ok(results)
+    }
+
+    /// Has the policies persisted, and plans by them from then on.
+    fn keep_policies(
+        &mut self,
+        policies: Policies,
+        changes: &[Change],
+        failure: &str,
+    ) -> Result<(), Status> {
+        tokio::task::block_in_place(|| self.store.commit(changes)).map_err(|error| {
+            let error = anyhow::Error::from(error);
+            Status::internal(format!("{failure}: {error:#}"))
+        })?;
         self.dirty |= !changes.is_empty();
         self.policies = policies;
         self.intent = intent(&self.policies);
-        Ok(results)
+        Ok(())
     }
 
     /// Objects as JSON.

@@ -1,9 +1,9 @@
-//! `Operator`: apply, get, admit, status.
+//! `Operator`: apply, delete, get, admit, status.
 
 use dynamicswap_proto::control::v1::operator_server::Operator;
 use dynamicswap_proto::control::v1::{
-    AdmitRequest, AdmitResponse, ApplyRequest, ApplyResponse, ClusterStatus, GetRequest,
-    GetResponse, StatusRequest,
+    AdmitRequest, AdmitResponse, ApplyRequest, ApplyResponse, ClusterStatus, DeleteRequest,
+    DeleteResponse, GetRequest, GetResponse, StatusRequest,
 };
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status};
@@ -42,6 +42,15 @@ impl Operator for OperatorService {
         let yaml = request.into_inner().yaml;
         let results = self.ask(|reply| Event::Apply { yaml, reply }).await??;
         Ok(Response::new(ApplyResponse { results }))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<DeleteRequest>,
+    ) -> Result<Response<DeleteResponse>, Status> {
+        let request = request.into_inner();
+        let results = self.ask(|reply| Event::Delete { request, reply }).await??;
+        Ok(Response::new(DeleteResponse { results }))
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {

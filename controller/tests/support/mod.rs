@@ -19,8 +19,8 @@ use dynamicswap_proto::control::v1::agent_message::Kind;
 use dynamicswap_proto::control::v1::agent_session_client::AgentSessionClient;
 use dynamicswap_proto::control::v1::operator_client::OperatorClient;
 use dynamicswap_proto::control::v1::{
-    Admission, AdmitRequest, AgentMessage, ApplyRequest, ClusterStatus, DesiredDocument,
-    GetRequest, Hello, NodeReport, StatusRequest,
+    Admission, AdmitRequest, AgentMessage, ApplyRequest, ClusterStatus, DeleteRequest,
+    DesiredDocument, GetRequest, Hello, NodeReport, StatusRequest,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -106,6 +106,16 @@ impl Controller {
     pub async fn apply(&self, yaml: &str) -> Result<Vec<String>, Status> {
         let yaml = yaml.to_owned();
         let reply = self.operator().await.apply(ApplyRequest { yaml }).await?;
+        Ok(reply.into_inner().results)
+    }
+
+    pub async fn delete(&self, kind: &str, names: &[&str]) -> Result<Vec<String>, Status> {
+        let request = DeleteRequest {
+            kind: kind.to_owned(),
+            namespace: "default".to_owned(),
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let reply = self.operator().await.delete(request).await?;
         Ok(reply.into_inner().results)
     }
 

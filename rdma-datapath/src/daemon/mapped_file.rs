@@ -40,7 +40,11 @@ pub enum MemoryFileError {
         len: usize,
     },
     /// The length is no whole, positive number of pages.
-    #[error("memory file '{}' has {len} bytes, which is no whole number of pages", path.display())]
+    #[error(
+        "memory file '{}' has {len} bytes, which is no whole number of pages: it was cut short and \
+         what it held is lost; remove it, and a new one is made",
+        path.display()
+    )]
     Length {
         /// The file.
         path: PathBuf,

@@ -115,15 +115,29 @@ pub(super) fn turn_off(device: &Path) -> Result<(), DeviceError> {
 /// # Errors
 /// [`DeviceError::System`] if the kernel's list cannot be read.
 pub fn is_on(device: &Path) -> Result<bool, DeviceError> {
+    Ok(used(device)?.is_some())
+}
+
+/// What the kernel has swapped out to the device; `None` if it does not swap to it.
+///
+/// # Errors
+/// [`DeviceError::System`] if the kernel's list cannot be read.
+pub fn used(device: &Path) -> Result<Option<Bytes>, DeviceError> {
     let hint = "a mounted /proc is needed";
     let table = std::fs::read_to_string(SWAPS)
         .map_err(|error| DeviceError::system("reading", Path::new(SWAPS), hint, error))?;
-    Ok(lists(&table, device))
+    Ok(used_of(&table, device))
 }
 
-fn lists(table: &str, device: &Path) -> bool {
-    let mut lines = table.lines().skip(1);
-    lines.any(|line| line.split_whitespace().next().map(Path::new) == Some(device))
+/// A line says path, type, size in KiB, used in KiB, priority. What cannot be read counts as
+/// full: nobody then takes the device for empty.
+fn used_of(table: &str, device: &Path) -> Option<Bytes> {
+    let mut lines = table.lines().skip(1).map(str::split_whitespace);
+    let mut line = lines.find(|line| line.clone().next().map(Path::new) == Some(device))?;
+    let kib = line.nth(3).and_then(|kib| kib.parse::<u64>().ok());
+    Some(kib.map_or(Bytes::new(u64::MAX), |kib| {
+        Bytes::new(kib.saturating_mul(1024))
+    }))
 }
 
 fn c_path(device: &Path) -> Result<CString, DeviceError> {
@@ -152,10 +166,13 @@ mod tests {
 
     #[test]
     fn device_is_found_in_the_kernel_s_list_by_its_whole_path() {
-        let table = "Filename\tType\tSize\n/dev/loop10   partition\t1\t0\t-2\n";
-        assert!(lists(table, Path::new("/dev/loop10")));
-        assert!(!lists(table, Path::new("/dev/loop1")));
-        assert!(!lists("Filename\n", Path::new("/dev/loop1")));
+        let table = "Filename\tType\tSize\n/dev/loop10   partition\t16\t8\t-2\n";
+        let used = |table, device| used_of(table, Path::new(device));
+        assert_eq!(used(table, "/dev/loop10"), Some(Bytes::new(8 * 1024)));
+        assert_eq!(used(table, "/dev/loop1"), None);
+        assert_eq!(used("Filename\n", "/dev/loop1"), None);
+        let cut = "Filename\n/dev/loop1 partition\n";
+        assert_eq!(used(cut, "/dev/loop1"), Some(Bytes::new(u64::MAX)));
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! The holder's loop: signals, the end of processes, the heartbeat, and what follows from them.
 
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context;
 use dynamicswap_engine::tables::{AttachState, EngineState};
-use dynamicswap_types::MonotonicTime;
+use dynamicswap_types::{Bytes, MonotonicTime};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
 use rustix::time::Timespec;
@@ -26,6 +26,7 @@ use crate::daemon::options::{BadInput, EXIT_BAD_INPUT};
 use crate::daemon::signals::Signals;
 use crate::device::swap_area;
 use crate::front_end::fuse_loop::connection;
+use crate::swapd::control::device_path;
 use crate::swapd::memory::SwapdMemory;
 use crate::swapd::{EXIT_FENCED, EXIT_GONE};
 
@@ -306,6 +307,7 @@ impl Watch {
         // Once attached, only a document takes that back.
         let wanted = match self.attachment.state().0 {
             AttachState::Detached => self.memory().attach_wanted(),
+            AttachState::Attached if !self.memory().attach_desired() => self.holds_pages(),
             _ => self.memory().attach_desired(),
         };
         let wanted = wanted && self.stop.is_none();
@@ -316,6 +318,16 @@ impl Watch {
         if self.memory().device() != (state, number) {
             self.memory().set_device(state, number);
         }
+    }
+
+    /// Whether the kernel has pages on the device. Taking it away would charge them to containers
+    /// that may be at their limit, and the kernel would kill those: a policy that is gone is no
+    /// reason for that, so the device stays until its pages have come home. A stop does not ask.
+    fn holds_pages(&self) -> bool {
+        let device = device_path(self.attachment.state().1);
+        // What cannot be known counts as pages: staying attached harms nobody.
+        !swap_area::used(Path::new(&device))
+            .is_ok_and(|used| used.unwrap_or_default() == Bytes::ZERO)
     }
 
     fn start_helper(&mut self, job: Job) {

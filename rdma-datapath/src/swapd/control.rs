@@ -29,6 +29,8 @@ use crate::holder::options::Backend;
 /// The holder's words are looked at this often.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
+/// What is said while the device is attached although no policy wants it.
+pub const DETACH_WAITS: &str = "no policy wants the device: it stays until its pages have come home, as their owners touch them or end; stopping swapd brings them home at once, and then their owners need room";
 /// Said while nobody would replace this engine.
 pub const HOLDER_GONE: &str = "the holder of this engine has died: nobody replaces the engine now; start dynamicswap-swapd again with the same options, and it takes over";
 

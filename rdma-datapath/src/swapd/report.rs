@@ -10,7 +10,7 @@ use dynamicswap_engine::tables::{AttachState, Counter, Header, PageEntry};
 use dynamicswap_proto::common::v1 as pb;
 use dynamicswap_types::{Bytes, MonotonicTime, PageCount, ServerIndex, SlabIndex};
 
-use super::control::{Control, HOLDER_GONE, device_path};
+use super::control::{Control, DETACH_WAITS, HOLDER_GONE, device_path};
 use super::mailbox::Snapshot;
 use super::memory::SwapdMemory;
 use super::sentences::Nodes;
@@ -92,6 +92,10 @@ fn warnings(control: &Control, snapshot: &Snapshot) -> Vec<String> {
     }
     if control.is_holder_gone() {
         warnings.push(HOLDER_GONE.to_owned());
+    }
+    let attached = control.memory.device().0 == AttachState::Attached;
+    if attached && !control.memory.attach_desired() {
+        warnings.push(DETACH_WAITS.to_owned());
     }
     let failure = control.memory.failure();
     if !failure.is_empty() {

@@ -28,6 +28,17 @@ pub struct Machine {
     pub memory_mib: u32,
     /// Its port of the switch.
     pub port: PathBuf,
+    /// What runs it.
+    pub init: Init,
+}
+
+/// A guest's first process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Init {
+    /// The lab's own: boots in seconds.
+    Own,
+    /// systemd, for units.
+    Systemd,
 }
 
 /// A running guest; ends with its owner.
@@ -195,7 +206,12 @@ fn qemu(image: &Image, machine: &Machine, line: &Path, address: &str) -> Command
         ))
         .arg("-append")
         .arg(format!(
-            "console=ttyS0 panic=-1 mitigations=off lab.name={name} lab.ip={address}"
+            "console=ttyS0 panic=-1 mitigations=off lab.name={name} lab.ip={address}{}",
+            match machine.init {
+                Init::Own => "",
+                // Without the coldplug of every device: minutes of it, in a guest without hardware help.
+                Init::Systemd => " lab.systemd systemd.mask=systemd-udev-trigger.service",
+            }
         ));
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     command

@@ -10,7 +10,10 @@ use anyhow::{Context as _, Result, ensure};
 const BUILD: &str = include_str!("../guest/build.sh");
 const INIT: &str = include_str!("../guest/init");
 /// The project's programs that guests run.
-const PROGRAMS: [&str; 6] = [
+const PROGRAMS: [&str; 9] = [
+    "dynamicswap",
+    "dynamicswap-agent",
+    "dynamicswap-controller",
     "dynamicswap-memory-server",
     "dynamicswap-swapd",
     "dynamicswap-swapd-engine",

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use guest::{Guest, Machine};
+use guest::{Guest, Init, Machine};
 use image::Image;
 use report::Figures;
 use switch::Switch;
@@ -59,12 +59,21 @@ impl Lab {
     /// # Errors
     /// If it cannot be started.
     pub fn start(&mut self, name: &str, memory_mib: u32) -> Result<Guest> {
+        self.start_with(Init::Own, name, memory_mib)
+    }
+
+    /// As [`Self::start`], with another first process.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_with(&mut self, init: Init, name: &str, memory_mib: u32) -> Result<Guest> {
         self.guests += 1;
         let machine = Machine {
             name: name.to_owned(),
             number: self.guests,
             memory_mib,
             port: self.switch.port()?,
+            init,
         };
         Guest::start(&self.image, &machine, &self.directory, self.shown)
     }

@@ -30,7 +30,7 @@ type Test = (&'static str, fn() -> anyhow::Result<()>);
 /// A test that takes longer hangs. The slowest takes about a minute on two processors.
 const TEST_TIME_MAX: Duration = Duration::from_secs(300);
 
-const TESTS: [Test; 16] = [
+const TESTS: [Test; 17] = [
     (
         "pages_go_to_donors_and_come_back_right",
         kills::pages_go_to_donors_and_come_back_right,
@@ -73,6 +73,10 @@ const TESTS: [Test; 16] = [
     (
         "device_that_nobody_serves_is_swapped_off",
         down::nobody_serves,
+    ),
+    (
+        "policy_that_is_deleted_under_load_kills_nobody",
+        down::policy_deleted,
     ),
     (
         "demo_with_redis_keeps_its_data_set",

@@ -31,6 +31,17 @@ pub const REQUIRED: &[&str] = &[
     "trouble: disk failing",
     "trouble: class changed",
     "trouble: copy moved",
+    "trouble: donor cordoned",
+    // What the planner did.
+    "SetsComposed",
+    "CopiesReplaced",
+    "CopiesAdded",
+    "CopiesReturned",
+    "SlotsRegranted",
+    "SlotsAbandoned",
+    "ClassPending",
+    "NoLiveCopy",
+    "BrakeOn",
     // What followed.
     "operation lost",
     "payload corrupted",

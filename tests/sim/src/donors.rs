@@ -70,6 +70,7 @@ impl Donor {
         let grants = server.core().grants();
         ServerReport {
             incarnation: server.incarnation(),
+            generation: server.core().generation(),
             grants: grants
                 .map(|grant| (grant.slot.get(), grant.owner.set.get()))
                 .collect(),
@@ -141,7 +142,8 @@ impl Donor {
     }
 }
 
-fn slot_size() -> SlabSize {
+/// Size of every slot, and of the slabs as the controller counts them.
+pub fn slot_size() -> SlabSize {
     SlabSize::try_from(Bytes::from_mib(1)).unwrap_or(SlabSize::DEFAULT)
 }
 

@@ -87,6 +87,8 @@ pub enum Seen {
     RightRead,
     /// A read of a failed write's bytes.
     FailedWriteRead,
+    /// A read of what a later request did whose answer died with the engine.
+    Overtaken,
     /// A read failed.
     FailedRead,
     /// A write was acknowledged.
@@ -284,6 +286,9 @@ impl Kernel {
         let mut seen = Seen::Other;
         for (number, page) in (0_u32..).zip(sent.draft.range()) {
             seen = match (sent.draft.verb, result) {
+                (Verb::Read, Ok(())) if self.was_overtaken(tag.0, page, bytes(number)) => {
+                    Seen::Overtaken
+                }
                 (Verb::Read, Ok(())) => self.check_page(page, bytes(number), seen)?,
                 (Verb::Read, Err(_)) => Seen::FailedRead,
                 (Verb::Write(version), Ok(())) => {
@@ -309,6 +314,28 @@ impl Kernel {
             };
         }
         Ok(seen)
+    }
+
+    /// Whether a read that was sent again shows what a later request did to the page before the
+    /// engine died: that one's answer was lost together with the read's.
+    fn was_overtaken(&self, tag: u64, page: u64, bytes: &[u8]) -> bool {
+        let read = self.sent.get(&tag).filter(|sent| sent.resent > 0);
+        let Some(read) = read else {
+            return false;
+        };
+        // Its turn to be sent again may come after the read's answer.
+        let again = |sent: &Sent| !sent.answered && sent.submitted < read.given;
+        let found = words(bytes);
+        let mut later = self.sent.range(tag + 1..);
+        later.any(|(_, sent)| {
+            again(sent)
+                && sent.draft.range().contains(&page)
+                && match sent.draft.verb {
+                    Verb::Write(version) => self.stamp(page, version).check(&found).is_ok(),
+                    Verb::Discard => found.iter().all(|word| *word == 0),
+                    Verb::Read | Verb::Flush => false,
+                }
+        })
     }
 
     fn check_page(&self, page: u64, bytes: &[u8], seen: Seen) -> Result<Seen, String> {
@@ -476,6 +503,27 @@ mod tests {
             .expect("known");
         let failed = content(&kernel, 1, version);
         assert_eq!(read(&mut kernel, 1, &failed), Ok(Seen::FailedWriteRead));
+    }
+
+    #[test]
+    fn read_sent_again_may_show_what_a_later_request_did_before_the_engine_died() {
+        let mut kernel = kernel();
+        let (tag, _) = write(&mut kernel, 1);
+        kernel.answered(tag, Ok(()), |_| &[]).expect("known");
+        let buffer = BufferRange { first: 0, pages: 1 };
+        let (first, _) = kernel.send(Kernel::reading(1), buffer, MonotonicTime::ZERO);
+        let discard = Draft {
+            verb: Verb::Discard,
+            ..Kernel::reading(1)
+        };
+        let (second, _) = kernel.send(discard, buffer, MonotonicTime::ZERO);
+        assert!(!kernel.was_overtaken(first, 1, &[0; 4096]), "nobody died");
+        let read = kernel.sent.get_mut(&first).expect("sent");
+        (read.resent, read.given) = (1, MonotonicTime::from_nanos(5));
+        let answer = kernel.answered(RequestTag(first), Ok(()), |_| &[0; 4096]);
+        assert_eq!(answer, Ok(Seen::Overtaken));
+        // One that came after the discard is no part of it.
+        assert!(!kernel.was_overtaken(second + 1, 1, &[0; 4096]));
     }
 
     #[test]

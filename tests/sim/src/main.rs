@@ -8,7 +8,8 @@ use std::time::Instant;
 use clap::Parser;
 use dynamicswap_sim::coverage::Coverage;
 use dynamicswap_sim::mutation::Mutation;
-use dynamicswap_sim::sweep::{Notice, Sweep, notice, run_seed, sweep};
+use dynamicswap_sim::scenario::Planning;
+use dynamicswap_sim::sweep::{Failure, Sweep, notice, run_seed, sweep};
 
 /// Seeds above which every required thing must have been seen.
 const COVERAGE_SEEDS_MIN: u64 = 5000;
@@ -28,6 +29,9 @@ struct Cli {
     /// Runs the seeds from A to B, without B.
     #[arg(long, value_name = "A..B", value_parser = parse_range, default_value = "0..10000")]
     seeds: Range<u64>,
+    /// Who plans; by the seed unless given.
+    #[arg(long, value_enum, conflicts_with = "mutations")]
+    planning: Option<Planning>,
     /// Checks that every deliberately broken rule is noticed.
     #[arg(long, conflicts_with = "seeds")]
     mutations: bool,
@@ -51,15 +55,16 @@ fn main() -> ExitCode {
     let good = if cli.mutations {
         check_mutations()
     } else if let Some(seed) = cli.seed {
-        tell(seed, cli.trace)
+        let planning = cli.planning.unwrap_or_else(|| Planning::of(seed));
+        tell(seed, planning, cli.trace)
     } else {
-        sweep_all(cli.seeds, cli.coverage)
+        sweep_all(cli.seeds, cli.planning, cli.coverage)
     };
     ExitCode::from(u8::from(!good))
 }
 
-fn tell(seed: u64, whole: bool) -> bool {
-    let ending = run_seed(seed, None, if whole { usize::MAX } else { 60 });
+fn tell(seed: u64, planning: Planning, whole: bool) -> bool {
+    let ending = run_seed(seed, planning, None, if whole { usize::MAX } else { 60 });
     for line in &ending.story {
         println!("{line}");
     }
@@ -70,15 +75,17 @@ fn tell(seed: u64, whole: bool) -> bool {
     ending.failure.is_none()
 }
 
-fn sweep_all(seeds: Range<u64>, with_coverage: bool) -> bool {
+fn sweep_all(seeds: Range<u64>, planning: Option<Planning>, with_coverage: bool) -> bool {
     let start = Instant::now();
     let count = seeds.end - seeds.start;
-    let result = sweep(seeds, None, FAILURES_MAX);
+    let result = sweep(seeds, None, planning, FAILURES_MAX);
     if with_coverage {
         print_coverage(&result.coverage);
     }
     report_failures(&result);
-    let missing = if count >= COVERAGE_SEEDS_MIN && result.failures.is_empty() {
+    // Either planning alone does not meet everything.
+    let whole = count >= COVERAGE_SEEDS_MIN && planning.is_none();
+    let missing = if whole && result.failures.is_empty() {
         result.coverage.missing()
     } else {
         Vec::new()
@@ -103,9 +110,15 @@ fn print_coverage(coverage: &Coverage) {
 }
 
 fn report_failures(result: &Sweep) {
-    for (seed, failure) in &result.failures {
-        println!("seed {seed} FAILED: {failure}");
-        println!("  replay: cargo xtask sim --seed {seed} --trace");
+    for Failure {
+        seed,
+        planning,
+        failure,
+    } in &result.failures
+    {
+        let word = planning.word();
+        println!("seed {seed} FAILED ({word} planned): {failure}");
+        println!("  replay: cargo xtask sim --seed {seed} --planning {word} --trace");
     }
 }
 
@@ -114,12 +127,12 @@ fn check_mutations() -> bool {
     for mutation in Mutation::ALL {
         let within = mutation.seeds_max();
         match notice(mutation) {
-            Ok(Some(Notice { seed, failure })) => {
+            Ok(Some(Failure { seed, failure, .. })) => {
                 println!("{mutation:?}: noticed by seed {seed}: {failure}");
                 continue;
             }
             Ok(None) => println!("{mutation:?}: NOT noticed in {within} seeds"),
-            Err(Notice { seed, failure }) => {
+            Err(Failure { seed, failure, .. }) => {
                 println!("{mutation:?}: seed {seed} FAILED without it as well: {failure}");
             }
         }

@@ -1,24 +1,24 @@
-//! A control plane that does everything the grant life allows, and nothing that it forbids.
+//! The control plane of a seed: the real planner and its ledger, or one that takes any legal step.
 //!
-//! The real planner takes the best step; this one takes any legal step, by seed, so that the data
-//! path meets every document that a planner may ever make. Owns the record of sets and seats,
-//! which outlives a controller's restart, and renders documents from it.
+//! Owns what both hear and what both hand out.
 
-mod render;
-mod seats;
+mod any_step;
+mod controller;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use dynamicswap_datapath::transport::fault::SeededRandom;
 use dynamicswap_engine::document::Document;
 use dynamicswap_engine::engine::LinkState;
 use dynamicswap_engine::report::SetView;
-use dynamicswap_engine::sets::ReplicaState;
 use dynamicswap_engine::slots::GrantDocument;
-use dynamicswap_types::{Copies, Generation, IncarnationId, MonotonicTime, SwapDeviceId};
+use dynamicswap_types::{
+    Copies, Generation, IncarnationId, MonotonicTime, NameError, SwapDeviceId,
+};
 
-use crate::scenario::Scenario;
+use crate::scenario::{Planning, Scenario};
+use any_step::AnyStep;
+use controller::Controller;
 
 /// Time from the loss of a donor to the replacement of its copies.
 pub const REPLACE_AFTER: Duration = Duration::from_millis(300);
@@ -30,8 +30,8 @@ pub struct DeviceReport {
     pub generation: Generation,
     /// Its sets.
     pub sets: Vec<SetView>,
-    /// Each link and since when it is as it is.
-    pub links: Vec<(LinkState, MonotonicTime)>,
+    /// The link to each donor that the document names, and since when it is as it is.
+    pub links: Vec<Option<(LinkState, MonotonicTime)>>,
 }
 
 /// What a donor's agent last said.
@@ -39,8 +39,32 @@ pub struct DeviceReport {
 pub struct ServerReport {
     /// The life of its memory.
     pub incarnation: IncarnationId,
+    /// The last document that it took.
+    pub generation: Generation,
     /// Granted slots, with the set that each is for.
     pub grants: BTreeMap<u32, u64>,
+}
+
+/// What is heard of a donor.
+#[derive(Debug, Clone)]
+pub enum Heard {
+    /// Its agent has no session.
+    Nothing,
+    /// Its agent says that the memory server does not answer.
+    ServerSilent,
+    /// Its agent reports.
+    Server(ServerReport),
+}
+
+impl Heard {
+    /// The report, if there is one.
+    #[must_use]
+    pub const fn server(&self) -> Option<&ServerReport> {
+        match self {
+            Self::Server(report) => Some(report),
+            Self::Nothing | Self::ServerSilent => None,
+        }
+    }
 }
 
 /// Everything that was heard; absent for who does not answer.
@@ -49,58 +73,7 @@ pub struct Reports {
     /// The borrower's.
     pub device: Option<DeviceReport>,
     /// The donors'.
-    pub servers: Vec<Option<ServerReport>>,
-}
-
-/// Where a seat is in its life; the planner's ledger has the same phases.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// In the donor's document only, until the donor reports it granted.
-    Granting { replaces: Option<usize> },
-    /// In both documents.
-    Serving,
-    /// In the donor's document only, until the borrower has taken this generation.
-    Leaving { since: Generation },
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Seat {
-    server: usize,
-    slot: u32,
-    phase: Phase,
-    /// Whether the donor has reported it granted in its present life.
-    granted: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// Until every donor grants its slot.
-    Composing,
-    /// In the borrower's document.
-    Offered,
-    /// The borrower has released it.
-    Closing,
-}
-
-#[derive(Debug, Clone)]
-struct Set {
-    seats: Vec<Seat>,
-    stage: Stage,
-}
-
-#[derive(Debug, Clone)]
-struct Server {
-    domain: u16,
-    /// The life that it last reported.
-    life: Option<IncarnationId>,
-    /// The life that the borrower's document names.
-    named: Option<IncarnationId>,
-    heard: MonotonicTime,
-    granted: BTreeSet<u32>,
-    generation: Generation,
-    published: BTreeMap<u32, u64>,
-    /// The life that its last document was for.
-    document_life: Option<IncarnationId>,
+    pub servers: Vec<Heard>,
 }
 
 /// Documents to hand out.
@@ -115,219 +88,88 @@ pub struct Documents {
 /// What a step did, for the story and the coverage.
 pub type Deeds = Vec<(&'static str, String)>;
 
-/// The controller's record and rules.
+/// The control plane.
 #[derive(Debug)]
-pub struct Plane {
-    device: SwapDeviceId,
-    random: SeededRandom,
-    slots: u32,
-    sets_max: usize,
-    reserve_target: usize,
-    sets: BTreeMap<u64, Set>,
-    servers: Vec<Server>,
-    next_set: u64,
-    /// Copies that the policy asks for.
-    pub wanted: Copies,
-    published: Document,
-    early_drop: bool,
-    deeds: Deeds,
+pub enum Plane {
+    /// Any legal step, by seed.
+    AnyStep(Box<AnyStep>),
+    /// The product's planner.
+    Planner(Box<Controller>),
 }
 
 impl Plane {
     /// The plane of a scenario, before it has heard of anybody.
-    #[must_use]
+    ///
+    /// # Errors
+    /// If a name is not one.
     pub fn new(
         scenario: &Scenario,
         device: SwapDeviceId,
         domains: &[u16],
         early_drop: bool,
-    ) -> Self {
-        let server = |domain: &u16| Server {
-            domain: *domain,
-            life: None,
-            named: None,
-            heard: MonotonicTime::ZERO,
-            granted: BTreeSet::new(),
-            generation: Generation::ZERO,
-            published: BTreeMap::new(),
-            document_life: None,
-        };
-        let slabs = scenario.slabs as usize;
-        Self {
-            device,
-            random: SeededRandom::new(scenario.seed ^ 0x0009_1a4e),
-            slots: scenario.slots,
-            sets_max: slabs + 8,
-            reserve_target: 2,
-            sets: BTreeMap::new(),
-            servers: domains.iter().map(server).collect(),
-            next_set: 1,
-            wanted: scenario.class.copies,
-            published: render::empty(scenario),
-            early_drop,
-            deeds: Vec::new(),
+    ) -> Result<Self, NameError> {
+        Ok(match scenario.planning {
+            Planning::AnyStep => {
+                let plane = AnyStep::new(scenario, device, domains, early_drop);
+                Self::AnyStep(Box::new(plane))
+            }
+            Planning::Planner => {
+                Self::Planner(Box::new(Controller::new(scenario, device, domains)?))
+            }
+        })
+    }
+
+    /// Hears reports, plans, gives the documents that are to be sent.
+    ///
+    /// # Errors
+    /// A plan that the planner's own checker refuses, or a step that its ledger does.
+    pub fn round(
+        &mut self,
+        reports: &Reports,
+        now: MonotonicTime,
+    ) -> Result<(Documents, Deeds), String> {
+        match self {
+            Self::AnyStep(plane) => Ok(plane.round(reports, now)),
+            Self::Planner(plane) => plane.round(reports, now),
         }
     }
 
-    /// Hears reports, takes legal steps, gives the documents that have changed.
-    pub fn round(&mut self, reports: &Reports, now: MonotonicTime) -> (Documents, Deeds) {
-        self.hear(reports, now);
-        self.confirm();
-        if let Some(device) = &reports.device {
-            self.let_go(device);
-            self.replace_dead(device, now);
-            self.resize_sets(device);
-            self.compose(device);
-        } else if self.published.generation == Generation::ZERO {
-            self.compose_first();
-        }
-        (self.documents(), std::mem::take(&mut self.deeds))
-    }
-
-    fn deed(&mut self, what: &'static str, detail: String) {
-        self.deeds.push((what, detail));
-    }
-
-    /// Takes in what donors say of their memory.
-    fn hear(&mut self, reports: &Reports, now: MonotonicTime) {
-        for number in 0..self.servers.len() {
-            let Some(Some(report)) = reports.servers.get(number) else {
-                continue;
-            };
-            let server = &mut self.servers[number];
-            server.heard = now;
-            server.granted = report.grants.keys().copied().collect();
-            if server.life.replace(report.incarnation) != Some(report.incarnation) {
-                self.memory_is_new(number);
-            }
-            for (id, set) in &mut self.sets {
-                for seat in set.seats.iter_mut().filter(|seat| seat.server == number) {
-                    seat.granted = report.grants.get(&seat.slot) == Some(id);
-                }
-            }
+    /// The controller's process is another one: it knows what it had kept, and nothing else.
+    pub fn restart(&mut self, now: MonotonicTime) {
+        if let Self::Planner(plane) = self {
+            plane.restart(now);
         }
     }
 
-    /// Nothing that was granted there is granted any more; seats that leave have left.
-    fn memory_is_new(&mut self, number: usize) {
-        for set in self.sets.values_mut() {
-            set.seats.retain(|seat| {
-                seat.server != number || !matches!(seat.phase, Phase::Leaving { .. })
-            });
-            for seat in set.seats.iter_mut().filter(|seat| seat.server == number) {
-                seat.granted = false;
-            }
-        }
-        let seats = self.sets.values().flat_map(|set| &set.seats);
-        let asked_again = seats.filter(|seat| seat.server == number).count();
-        if asked_again > 0 && self.servers[number].named.is_some() {
-            let detail = format!("{asked_again} slots of donor {number}");
-            self.deed(
-                "slot granted again after its server's memory was lost",
-                detail,
-            );
+    /// Moves a copy of a healthy set, as a drain would.
+    pub fn move_any(&mut self, draw: u64, device: &DeviceReport, now: MonotonicTime) {
+        match self {
+            Self::AnyStep(plane) => plane.move_any(draw, device, now),
+            Self::Planner(plane) => plane.cordon_any(draw),
         }
     }
 
-    /// Granted seats start to serve, in the life that the borrower's document can name.
-    fn confirm(&mut self) {
-        for number in 0..self.servers.len() {
-            let seats = || self.sets.values().flat_map(|set| &set.seats);
-            let here = || seats().filter(move |seat| seat.server == number);
-            let mut listed = here().filter(|seat| seat.phase == Phase::Serving);
-            if listed.all(|seat| seat.granted)
-                && self.servers[number].named != self.servers[number].life
-            {
-                self.servers[number].named = self.servers[number].life;
-                self.keep_reborn(number);
-            }
-        }
-        let named =
-            |servers: &[Server], number: usize| servers[number].named == servers[number].life;
-        let next = self.published.generation.next();
-        for set in self.sets.values_mut() {
-            let ready = |seat: &Seat| seat.granted && named(&self.servers, seat.server);
-            if set.stage == Stage::Composing {
-                if set.seats.iter().all(ready) {
-                    set.stage = Stage::Offered;
-                    set.seats
-                        .iter_mut()
-                        .for_each(|seat| seat.phase = Phase::Serving);
-                }
-                continue;
-            }
-            let arrived = set
-                .seats
-                .iter()
-                .position(|seat| matches!(seat.phase, Phase::Granting { .. }) && ready(seat));
-            let Some(arrived) = arrived else { continue };
-            let Phase::Granting { replaces } = set.seats[arrived].phase else {
-                continue;
-            };
-            set.seats[arrived].phase = Phase::Serving;
-            for seat in &mut set.seats {
-                if Some(seat.server) == replaces && seat.phase == Phase::Serving {
-                    seat.phase = Phase::Leaving { since: next };
-                }
-            }
+    /// Copies that the policy asks for.
+    #[must_use]
+    pub const fn wanted(&self) -> Copies {
+        match self {
+            Self::AnyStep(plane) => plane.wanted,
+            Self::Planner(plane) => plane.wanted(),
         }
     }
 
-    /// The slots of a donor that lost its memory serve again: a set whose only copy is there was
-    /// hopeless and is no longer, so what was asked for in its place is not wanted any more.
-    fn keep_reborn(&mut self, number: usize) {
-        let in_its_place = Phase::Granting {
-            replaces: Some(number),
-        };
-        for set in self.sets.values_mut() {
-            let serving = set.seats.iter().filter(|seat| seat.phase == Phase::Serving);
-            if serving.count() == 1 {
-                set.seats.retain(|seat| seat.phase != in_its_place);
-            }
+    /// The policy asks for another number of copies.
+    pub const fn want(&mut self, copies: Copies) {
+        match self {
+            Self::AnyStep(plane) => plane.wanted = copies,
+            Self::Planner(plane) => plane.want(copies),
         }
     }
 
-    /// Closes released sets, and takes slots back once the borrower has let go of them.
-    fn let_go(&mut self, device: &DeviceReport) {
-        let next = self.published.generation.next();
-        for view in device.sets.iter().filter(|view| view.released) {
-            if let Some(set) = self.sets.get_mut(&view.id.get())
-                && set.stage == Stage::Offered
-            {
-                set.stage = Stage::Closing;
-                for seat in &mut set.seats {
-                    seat.phase = Phase::Leaving { since: next };
-                }
-            }
-        }
-        for set in self.sets.values_mut() {
-            set.seats.retain(|seat| match seat.phase {
-                Phase::Leaving { since } => device.generation < since,
-                Phase::Granting { .. } | Phase::Serving => true,
-            });
-        }
-        self.sets.retain(|_, set| !set.seats.is_empty());
-    }
-
-    fn is_dead(&self, number: usize, device: &DeviceReport, now: MonotonicTime) -> bool {
-        match device.links.get(number) {
-            Some((LinkState::Up, _)) => false,
-            Some((LinkState::Connecting, _)) | None => {
-                now.since(self.servers[number].heard) > REPLACE_AFTER
-            }
-            Some((_, since)) => now.since(*since) > REPLACE_AFTER,
+    /// Operators and nodes are well again.
+    pub fn calm_down(&mut self) {
+        if let Self::Planner(plane) = self {
+            plane.uncordon_all();
         }
     }
-}
-
-/// State of a seat's copy, as the borrower reports it.
-fn copy_state(view: Option<&SetView>, seat: &Seat) -> Option<ReplicaState> {
-    let replicas = view?.replicas.iter().flatten();
-    let here = |place: dynamicswap_engine::document::ReplicaPlace| {
-        place.server.as_usize() == seat.server && place.slot.get() == seat.slot
-    };
-    replicas
-        .copied()
-        .find(|replica| here(replica.place))
-        .map(|replica| replica.state)
 }

@@ -10,11 +10,46 @@ use dynamicswap_types::{Bytes, Copies, Durability, Spill};
 
 use crate::trouble::Kind;
 
+/// Who plans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Planning {
+    /// Any legal step, by seed.
+    AnyStep,
+    /// The product's planner.
+    Planner,
+}
+
+impl Planning {
+    /// As the command line says it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::AnyStep => "any-step",
+            Self::Planner => "planner",
+        }
+    }
+
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::AnyStep, Self::Planner];
+
+    /// Who plans in a sweep's seed: the planner in a third of them.
+    #[must_use]
+    pub const fn of(seed: u64) -> Self {
+        if seed % 3 == 2 {
+            Self::Planner
+        } else {
+            Self::AnyStep
+        }
+    }
+}
+
 /// Everything that a seed decides before the first step.
 #[derive(Debug, Clone)]
 pub struct Scenario {
     /// The seed.
     pub seed: u64,
+    /// Who plans.
+    pub planning: Planning,
     /// Memory servers, each a failure domain of its own unless `shared_domain`.
     pub servers: usize,
     /// Whether the last two servers fail together.
@@ -67,9 +102,15 @@ fn coin(random: &mut SeededRandom) -> bool {
 }
 
 impl Scenario {
-    /// The scenario of a seed.
+    /// The scenario of a seed, with who plans in a sweep.
     #[must_use]
     pub fn of(seed: u64) -> Self {
+        Self::planned_by(Planning::of(seed), seed)
+    }
+
+    /// The scenario of a seed. All but the planning is the same for either.
+    #[must_use]
+    pub fn planned_by(planning: Planning, seed: u64) -> Self {
         // The multiplication keeps neighbouring seeds' stories apart.
         let random = &mut SeededRandom::new(seed.wrapping_mul(0xd134_2543_de82_ef95) ^ 0x5eed);
         let copies = [Copies::ONE, Copies::TWO, Copies::TWO, three()];
@@ -83,6 +124,7 @@ impl Scenario {
         let slab_pages = [8, 16, 32, 256][usize::from(random.below(4).to_le_bytes()[0])];
         Self {
             seed,
+            planning,
             servers,
             shared_domain: servers > copies.get() + 1 && random.below(4) == 0,
             slots: small(random, 4, 10),

@@ -8,7 +8,7 @@ use dynamicswap_engine::tables::OwnedTables;
 
 use crate::coverage::Coverage;
 use crate::mutation::Mutation;
-use crate::scenario::Scenario;
+use crate::scenario::{Planning, Scenario};
 use crate::world::{World, device_of, geometry};
 
 /// How a seed ended.
@@ -16,6 +16,8 @@ use crate::world::{World, device_of, geometry};
 pub struct Ending {
     /// The seed.
     pub seed: u64,
+    /// Who planned.
+    pub planning: Planning,
     /// What it has seen.
     pub coverage: Coverage,
     /// The broken promise, if one was.
@@ -26,10 +28,21 @@ pub struct Ending {
 
 /// Runs one seed. `lines` of its story are kept.
 #[must_use]
-pub fn run_seed(seed: u64, mutation: Option<Mutation>, lines: usize) -> Ending {
-    let scenario = Scenario::of(seed);
+pub fn run_seed(seed: u64, planning: Planning, mutation: Option<Mutation>, lines: usize) -> Ending {
+    let scenario = Scenario::planned_by(planning, seed);
     let tables = OwnedTables::new(device_of(&scenario), geometry(&scenario));
-    let mut world = World::new(scenario, &tables, lines > 0, mutation);
+    let mut world = match World::new(scenario, &tables, lines > 0, mutation) {
+        Ok(world) => world,
+        Err(error) => {
+            return Ending {
+                seed,
+                planning,
+                coverage: Coverage::default(),
+                failure: Some(format!("there is no such world: {error}")),
+                story: Vec::new(),
+            };
+        }
+    };
     // The engine's own invariants are assertions: a broken one is a failure like any other.
     let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
     let failure = match outcome {
@@ -42,6 +55,7 @@ pub fn run_seed(seed: u64, mutation: Option<Mutation>, lines: usize) -> Ending {
     };
     Ending {
         seed,
+        planning,
         coverage: world.coverage.clone(),
         story: world.story.last(lines).to_vec(),
         failure,
@@ -54,19 +68,24 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     text.unwrap_or_else(|| "a panic without a text".to_owned())
 }
 
-/// Seeds that have failed once: every sweep runs them first.
+/// Seeds that have failed once: every sweep runs them first, with either planning.
 #[must_use]
-pub fn known_seeds() -> Vec<u64> {
+pub fn known_seeds() -> Vec<(u64, Planning)> {
     let lines = include_str!("../seeds.txt").lines();
     let seeds = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
-    seeds.filter_map(|line| line.trim().parse().ok()).collect()
+    let seeds = seeds.filter_map(|line| line.trim().parse().ok());
+    seeds
+        .flat_map(|seed: u64| Planning::ALL.map(|planning| (seed, planning)))
+        .collect()
 }
 
-/// A seed that notices a broken rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Notice {
+/// A seed that found a promise broken.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Failure {
     /// The seed.
     pub seed: u64,
+    /// Who planned.
+    pub planning: Planning,
     /// The promise that it found broken.
     pub failure: String,
 }
@@ -75,14 +94,14 @@ pub struct Notice {
 ///
 /// # Errors
 /// The failure of a seed that does not pass without the mutation either: it proves nothing.
-pub fn notice(mutation: Mutation) -> Result<Option<Notice>, Notice> {
-    let failures = sweep(0..mutation.seeds_max(), Some(mutation), 1).failures;
-    let Some((seed, failure)) = failures.into_iter().next() else {
+pub fn notice(mutation: Mutation) -> Result<Option<Failure>, Failure> {
+    let failures = sweep(0..mutation.seeds_max(), Some(mutation), None, 1).failures;
+    let Some(first) = failures.into_iter().next() else {
         return Ok(None);
     };
-    match run_seed(seed, None, 0).failure {
-        Some(failure) => Err(Notice { seed, failure }),
-        None => Ok(Some(Notice { seed, failure })),
+    match run_seed(first.seed, first.planning, None, 0).failure {
+        Some(failure) => Err(Failure { failure, ..first }),
+        None => Ok(Some(first)),
     }
 }
 
@@ -94,15 +113,16 @@ pub struct Sweep {
     /// In how many seeds each thing was seen.
     pub coverage: Coverage,
     /// Failures by seed, in order.
-    pub failures: Vec<(u64, String)>,
+    pub failures: Vec<Failure>,
 }
 
 /// Runs the seeds on every core, the known ones first if no rule is broken; stops early after
-/// `failures_max` failures.
+/// `failures_max` failures. Each seed says who plans, unless `planning` does.
 #[must_use]
 pub fn sweep(
     seeds: std::ops::Range<u64>,
     mutation: Option<Mutation>,
+    planning: Option<Planning>,
     failures_max: usize,
 ) -> Sweep {
     let known = if mutation.is_none() {
@@ -113,6 +133,7 @@ pub fn sweep(
     let queue = Queue {
         known,
         seeds,
+        planning,
         next: AtomicU64::new(0),
         failed: AtomicUsize::new(0),
         failures_max,
@@ -134,15 +155,16 @@ pub fn sweep(
 
 /// Seeds that are still to run, for all workers.
 struct Queue {
-    known: Vec<u64>,
+    known: Vec<(u64, Planning)>,
     seeds: std::ops::Range<u64>,
+    planning: Option<Planning>,
     next: AtomicU64,
     failed: AtomicUsize,
     failures_max: usize,
 }
 
 impl Queue {
-    fn next(&self) -> Option<u64> {
+    fn next(&self) -> Option<(u64, Planning)> {
         if self.failed.load(Ordering::Relaxed) >= self.failures_max {
             return None;
         }
@@ -153,19 +175,24 @@ impl Queue {
         }
         let rest = place - u64::try_from(self.known.len()).unwrap_or_default();
         let seed = self.seeds.start + rest;
-        (seed < self.seeds.end).then_some(seed)
+        let planning = self.planning.unwrap_or_else(|| Planning::of(seed));
+        (seed < self.seeds.end).then_some((seed, planning))
     }
 }
 
 fn worker(queue: &Queue, mutation: Option<Mutation>, total: &Mutex<Sweep>) {
     let mut own = Sweep::default();
-    while let Some(seed) = queue.next() {
-        let ending = run_seed(seed, mutation, 0);
+    while let Some((seed, planning)) = queue.next() {
+        let ending = run_seed(seed, planning, mutation, 0);
         own.seeds += 1;
         own.coverage.add_seed(&ending.coverage);
         if let Some(failure) = ending.failure {
             queue.failed.fetch_add(1, Ordering::Relaxed);
-            own.failures.push((seed, failure));
+            own.failures.push(Failure {
+                seed,
+                planning,
+                failure,
+            });
         }
     }
     let mut total = total
@@ -183,16 +210,18 @@ mod tests {
     #[test]
     fn known_seeds_are_read_and_run_first() {
         let known = known_seeds();
-        assert!(known.contains(&1858));
+        assert!(Planning::ALL.iter().all(|it| known.contains(&(1858, *it))));
         let queue = Queue {
-            known: vec![7],
+            known: vec![(7, Planning::AnyStep)],
             seeds: 2..4,
+            planning: None,
             next: AtomicU64::new(0),
             failed: AtomicUsize::new(0),
             failures_max: 1,
         };
-        let seeds: Vec<u64> = std::iter::from_fn(|| queue.next()).collect();
-        assert_eq!(seeds, [7, 2, 3]);
+        let seeds: Vec<(u64, Planning)> = std::iter::from_fn(|| queue.next()).collect();
+        let (any, planner) = (Planning::AnyStep, Planning::Planner);
+        assert_eq!(seeds, [(7, any), (2, planner), (3, any)]);
         queue.failed.store(1, Ordering::Relaxed);
         queue.next.store(0, Ordering::Relaxed);
         assert_eq!(queue.next(), None);

@@ -15,14 +15,14 @@ use dynamicswap_engine::document::Document;
 use dynamicswap_engine::reserve::ApplyError;
 use dynamicswap_engine::slots::GrantDocument;
 use dynamicswap_engine::tables::{Geometry, OwnedTables};
-use dynamicswap_types::{Generation, MonotonicTime, ServerIndex, SwapDeviceId};
+use dynamicswap_types::{Generation, MonotonicTime, NameError, ServerIndex, SwapDeviceId};
 
 use crate::coverage::Coverage;
 use crate::disk::Disk;
 use crate::donors::Donor;
 use crate::kernel::Kernel;
 use crate::mutation::Mutation;
-use crate::plane::{DeviceReport, Plane, Reports};
+use crate::plane::{DeviceReport, Heard, Plane, Reports};
 use crate::process::{Network, Process};
 use crate::scenario::Scenario;
 use crate::story::{Story, Verdict, Violation};
@@ -116,13 +116,15 @@ pub fn device_of(scenario: &Scenario) -> SwapDeviceId {
 
 impl<'m> World<'m> {
     /// The world of a scenario at its first moment.
-    #[must_use]
+    ///
+    /// # Errors
+    /// If a name is not one.
     pub fn new(
         scenario: Scenario,
         tables: &'m OwnedTables,
         told: bool,
         mutation: Option<Mutation>,
-    ) -> Self {
+    ) -> Result<Self, NameError> {
         let mut random = SeededRandom::new(scenario.seed ^ 0x0dd5);
         let network = LoopbackNetwork::default();
         let numbers = 0..scenario.servers;
@@ -132,7 +134,7 @@ impl<'m> World<'m> {
         let domains: Vec<u16> = donors.iter().map(|donor| donor.domain).collect();
         let device = device_of(&scenario);
         let early = mutation == Some(Mutation::EarlyDrop);
-        Self {
+        Ok(Self {
             mutation,
             now: MonotonicTime::from_nanos(1),
             story: Story::new(told),
@@ -153,7 +155,7 @@ impl<'m> World<'m> {
             disk: Disk::default(),
             kernel: Kernel::new(&scenario, &mut random),
             next_request: MonotonicTime::ZERO.after(Duration::from_millis(60)),
-            plane: Plane::new(&scenario, device, &domains, early),
+            plane: Plane::new(&scenario, device, &domains, early)?,
             plane_next: MonotonicTime::ZERO,
             plane_away: MonotonicTime::ZERO,
             heard: Reports::default(),
@@ -167,7 +169,7 @@ impl<'m> World<'m> {
             calm: false,
             random,
             scenario,
-        }
+        })
     }
 
     /// Lets the whole seed happen.
@@ -291,18 +293,26 @@ impl<'m> World<'m> {
         let device = process.map(|process| {
             let numbers = 0..u16::try_from(self.donors.len()).unwrap_or_default();
             let server = |number| process.engine.server(ServerIndex::new(number));
-            let links = numbers
-                .filter_map(server)
-                .map(|server| (server.link, server.since));
+            let links = numbers.map(|number| {
+                let named = server(number).filter(|server| server.incarnation.is_some());
+                named.map(|server| (server.link, server.since))
+            });
             DeviceReport {
                 generation: process.engine.generation(),
                 sets: process.engine.sets().collect(),
                 links: links.collect(),
             }
         });
-        let heard = |donor: &Donor| donor.is_running() && donor.agent_away <= self.now;
-        let servers = self.donors.iter();
-        let servers = servers.map(|donor| heard(donor).then(|| donor.report()));
+        let heard = |donor: &Donor| {
+            if donor.agent_away > self.now {
+                Heard::Nothing
+            } else if donor.is_running() {
+                Heard::Server(donor.report())
+            } else {
+                Heard::ServerSilent
+            }
+        };
+        let servers = self.donors.iter().map(heard);
         Reports {
             device,
             servers: servers.collect(),
@@ -320,11 +330,16 @@ impl<'m> World<'m> {
         }
         let now_said = self.listen();
         let heard = std::mem::replace(&mut self.heard, now_said);
-        let (documents, deeds) = self.plane.round(&heard, self.now);
+        let (documents, deeds) = self
+            .plane
+            .round(&heard, self.now)
+            .map_err(|detail| self.broken("every plan is sound", detail))?;
         for (what, detail) in deeds {
             self.coverage.saw(what);
-            self.story
-                .tell(self.now, || format!("controller: {what}: {detail}"));
+            if !detail.is_empty() {
+                self.story
+                    .tell(self.now, || format!("controller: {what}: {detail}"));
+            }
         }
         for (number, document) in documents.servers {
             self.send(Mail::Server(number, document));

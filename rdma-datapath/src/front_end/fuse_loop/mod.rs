@@ -183,12 +183,9 @@ impl FuseLoop {
             Call::Silent => return None,
             // ENOSYS would stop every later punching of holes too.
             Call::Fallocate => Answer::errno(unique, libc::EOPNOTSUPP),
-            // The kernel then never again tells that a caller was interrupted.
-            Call::Interrupt => Answer::errno(unique, libc::ENOSYS),
-            _ => {
-                self.counters.refused += 1;
-                Answer::errno(unique, libc::ENOSYS)
-            }
+            // The kernel then does without, for good: it asks once whether a kind of call exists,
+            // an interrupt or an attribute among them.
+            _ => Answer::errno(unique, libc::ENOSYS),
         })
     }
 

@@ -6,6 +6,7 @@ mod rdma_engine;
 mod rdma_pages;
 mod rdma_rules;
 mod rdma_strangers;
+mod two_machines;
 
 use anyhow::Result;
 
@@ -48,5 +49,10 @@ pub const ALL: &[Scenario] = &[
         name: "rdma_strangers",
         proves: "foreign and guessed keys fault, close their own session only, and move no page",
         play: rdma_strangers::play,
+    },
+    Scenario {
+        name: "two_machines",
+        proves: "every command of docs/two-machines.md, run literally on two machines with systemd",
+        play: two_machines::play,
     },
 ];

@@ -1,14 +1,16 @@
-//! Taking a cluster down while a program that is none of its own has pages on its device.
+//! Taking a cluster, or its policy, away while a program that is none of its own has pages on its device.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use dynamicswap_native_tests::TWO_COPIES;
-use dynamicswap_native_tests::cluster::Cluster;
+use dynamicswap_native_tests::cluster::{Cluster, device, dynamicswap};
 use dynamicswap_native_tests::workload::{Size, Workload};
 use rustix::process::{Pid, Signal, kill_process};
 
+/// Name of the policy in [`TWO_COPIES`].
+const POLICY: &str = "native";
 /// Cgroup of the program that knows nothing of the cluster.
 const STRANGER: &str = "native-stranger";
 const SERVERS: [&str; 3] = [
@@ -90,5 +92,29 @@ pub fn nobody_serves() -> Result<()> {
     // Its pages are lost, and nobody else's.
     let status = stranger.wait_death()?;
     ensure!(!status.success(), "{status}");
+    cluster.down()
+}
+
+pub fn policy_deleted() -> Result<()> {
+    let (mut cluster, mut stranger) = with_a_stranger("native-policy")?;
+    let (code, said) = dynamicswap(&["delete", "--name", "native-policy", "rmp", POLICY])?;
+    ensure!(code == 0, "{code}: {said}");
+    // At its limit, with as much again on the device: its pages must stay where they are.
+    stranger.run_for(Duration::from_secs(3))?;
+    cluster.wait("the device says why it stays", |status| {
+        device(status).is_some_and(|device| {
+            device.attached
+                && device
+                    .warnings
+                    .iter()
+                    .any(|it| it.contains("no policy wants"))
+        })
+    })?;
+    let end = stranger.finish()?;
+    ensure!(end.swap_ins > 0, "{end:?}");
+    // Its pages are gone with it, so that nothing keeps the device any more.
+    cluster.wait("the device is detached", |status| {
+        device(status).is_some_and(|device| !device.attached)
+    })?;
     cluster.down()
 }

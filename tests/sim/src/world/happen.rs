@@ -62,6 +62,7 @@ impl World<'_> {
                 self.coverage.saw("trouble: controller restarted");
                 self.plane_away = self.now.after(gap);
                 self.heard = Reports::default();
+                self.plane.restart(self.now.after(gap));
                 self.damage.control_is_away(self.now.after(gap));
             }
             Trouble::Agent { server, gap } => {
@@ -172,12 +173,12 @@ impl World<'_> {
     fn change_class(&mut self, copies: u32) {
         let most = u32::try_from(self.scenario.servers - 1).unwrap_or(1);
         if let Ok(copies) = Copies::try_from(copies.min(most))
-            && copies != self.plane.wanted
+            && copies != self.plane.wanted()
         {
             self.coverage.saw("trouble: class changed");
             self.story
                 .tell(self.now, || format!("the policy asks for {copies} copies"));
-            self.plane.wanted = copies;
+            self.plane.want(copies);
         }
     }
 
@@ -245,6 +246,7 @@ impl World<'_> {
             donor.back_at = donor.back_at.map(|_| self.now);
         }
         self.plane_away = self.now;
+        self.plane.calm_down();
         self.disk.slow_until = self.now;
         self.disk.failing_until = self.now;
         if let Some(process) = &mut self.process {

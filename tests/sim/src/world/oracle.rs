@@ -270,7 +270,7 @@ impl World<'_> {
     /// Whether the class was covered from the start: a raised class needs time to take effect.
     fn class_was_covered(&self) -> bool {
         let class = self.scenario.class;
-        let steady = self.plane.wanted.get() > 1 && class.copies.get() > 1;
+        let steady = self.plane.wanted().get() > 1 && class.copies.get() > 1;
         steady && class.spill == Spill::None
     }
 

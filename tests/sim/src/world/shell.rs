@@ -253,6 +253,7 @@ impl World<'_> {
                 self.coverage.saw("write acknowledged");
                 self.judge_acknowledged(&sent)?;
             }
+            Seen::Overtaken => self.coverage.saw("read overtaken by a request behind it"),
             Seen::FailedRead | Seen::Other => {}
         }
         Ok(())

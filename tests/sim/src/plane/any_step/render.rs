@@ -6,7 +6,8 @@ use dynamicswap_engine::document::{Document, ReplicaPlace, ServerDescriptor, Set
 use dynamicswap_engine::slots::{Grant, GrantDocument, Owner};
 use dynamicswap_types::{Copies, Durability, Generation, ServerIndex, SetId, SlotIndex};
 
-use super::{Documents, Phase, Plane, Seat, Stage};
+use super::{AnyStep, Phase, Seat, Stage};
+use crate::plane::Documents;
 use crate::scenario::Scenario;
 
 /// A scenario's document before anything is granted.
@@ -23,7 +24,7 @@ pub fn empty(scenario: &Scenario) -> Document {
     }
 }
 
-impl Plane {
+impl AnyStep {
     /// Documents whose content has changed since they were last handed out.
     pub(super) fn documents(&mut self) -> Documents {
         let mut documents = Documents::default();

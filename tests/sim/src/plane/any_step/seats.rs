@@ -4,8 +4,9 @@ use dynamicswap_engine::report::SetView;
 use dynamicswap_engine::sets::ReplicaState;
 use dynamicswap_types::MonotonicTime;
 
-use super::{DeviceReport, Phase, Plane, Seat, Set, Stage, copy_state};
+use super::{AnyStep, Phase, Seat, Set, Stage, copy_state};
 use crate::kernel::pick;
+use crate::plane::DeviceReport;
 
 /// Where another copy may go.
 #[derive(Clone, Copy)]
@@ -18,7 +19,7 @@ struct Wish<'a> {
     replaces: Option<usize>,
 }
 
-impl Plane {
+impl AnyStep {
     /// Free slots on donors that are heard and whose domain holds no seat of `seats`.
     fn places(&self, seats: &[Seat], without: &[usize]) -> Vec<(usize, u32)> {
         let taken_domain = |domain: u16| {
