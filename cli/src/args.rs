@@ -79,6 +79,14 @@ pub enum Command {
     Delete(DeleteArgs),
     /// Show objects: policies, memory servers, swap devices, slab maps.
     Get(GetArgs),
+    /// Close a donor for new slabs; what it holds stays.
+    Cordon(DonorArgs),
+    /// Open a donor for new slabs again, and end its draining.
+    Uncordon(DonorArgs),
+    /// Close a donor and move what it holds elsewhere, the coldest slabs first.
+    ///
+    /// 'status' says how far it is. A slab that nobody else holds stays until another donor has room.
+    Drain(DrainArgs),
     /// Run a command with a memory limit, as a container that policies can select.
     ///
     /// What it needs beyond the limit is swapped out. Its exit code is the command's.
@@ -225,6 +233,39 @@ pub struct ApplyArgs {
     pub filename: PathBuf,
 }
 
+/// Options of `cordon` and `uncordon`.
+#[derive(Debug, Clone, Args)]
+pub struct DonorArgs {
+    /// Which controller.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// What is closed or opened.
+    #[arg(value_enum, value_name = "KIND")]
+    pub kind: DonorKind,
+    /// Name of the donor's node, as 'get memoryservers' shows it.
+    #[arg(value_name = "NAME")]
+    pub object: String,
+}
+
+/// What can be cordoned and drained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DonorKind {
+    /// A donor's memory server.
+    #[value(alias = "memoryserver", alias = "msrv")]
+    Server,
+}
+
+/// Options of `drain`.
+#[derive(Debug, Clone, Args)]
+pub struct DrainArgs {
+    /// Which donor.
+    #[command(flatten)]
+    pub donor: DonorArgs,
+    /// Time after which a copy leaves as soon as any other whole one, or the disk, has its pages.
+    #[arg(long, value_name = "TIME", default_value = "10m")]
+    pub within: PolicyDuration,
+}
+
 /// Options of `delete`.
 #[derive(Debug, Clone, Args)]
 pub struct DeleteArgs {
@@ -247,8 +288,8 @@ pub struct GetArgs {
     /// Which controller.
     #[command(flatten)]
     pub connect: ConnectArgs,
-    /// Kind: remotememorypolicies (rmp), memoryservers (msrv), swapdevices (swd), slabmaps; all
-    /// if left out.
+    /// Kind: remotememorypolicies (rmp), memoryservers (msrv), swapdevices (swd), slabmaps, or slabs
+    /// for a line each; all if left out.
     pub kind: Option<String>,
     /// Name of one object; all of the kind if left out.
     #[arg(value_name = "NAME")]
@@ -420,6 +461,22 @@ mod tests {
         assert_eq!(limit, PolicyDuration::from_secs(90));
         assert!(status(&["--timeout", "90s"]).is_err(), "waits for nothing");
         assert!(status(&["--wait", "--timeout", "soon"]).is_err());
+    }
+
+    #[test]
+    fn drain_names_a_server_and_has_a_deadline() {
+        let drain = |words: &[&str]| {
+            let words = ["dynamicswap", "drain"].iter().chain(words);
+            Cli::try_parse_from(words).map(|cli| match cli.command {
+                Command::Drain(drain) => (drain.donor.object, drain.within),
+                _ => panic!("not drain"),
+            })
+        };
+        let usual = drain(&["server", "d1"]).expect("valid");
+        assert_eq!(usual, ("d1".to_owned(), PolicyDuration::from_secs(600)));
+        let soon = drain(&["server", "d1", "--within", "30s"]).expect("valid");
+        assert_eq!(soon.1, PolicyDuration::from_secs(30));
+        assert!(drain(&["d1"]).is_err() && drain(&["pod", "d1"]).is_err());
     }
 
     #[test]

@@ -83,6 +83,15 @@ impl Client {
         Ok(self.answer(answer)?.results)
     }
 
+    /// Closes, drains or opens a donor; returns the controller's line.
+    ///
+    /// # Errors
+    /// A refusal with the controller's sentence if there is no such donor.
+    pub fn admit(&mut self, request: pb::AdmitRequest) -> Result<String> {
+        let answer = self.runtime.block_on(self.operator.admit(request));
+        Ok(self.answer(answer)?.result)
+    }
+
     /// Takes policies away; returns a line for each.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! Owns everything that a person types and sees. Speaks to the controller only, except where it
 //! starts and ends the processes of a local cluster itself.
 
+pub mod admission;
 pub mod args;
 pub mod check;
 pub mod client;
@@ -23,6 +24,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::Result;
+use dynamicswap_proto::control::v1::Admission;
 
 use crate::args::{Cli, Command, ConnectArgs, DownArgs, UpArgs, WhenUnserved};
 use crate::client::Client;
@@ -55,6 +57,15 @@ pub fn run(cli: Cli) -> ExitCode {
             .map(success),
         Command::Get(args) => connect(&args.connect)
             .and_then(|(mut client, _)| objects::get(&args, &mut client))
+            .map(success),
+        Command::Cordon(args) => connect(&args.connect)
+            .and_then(|(mut client, _)| admission::set(&args, Admission::Cordoned, &mut client))
+            .map(success),
+        Command::Uncordon(args) => connect(&args.connect)
+            .and_then(|(mut client, _)| admission::set(&args, Admission::Open, &mut client))
+            .map(success),
+        Command::Drain(args) => connect(&args.donor.connect)
+            .and_then(|(mut client, _)| admission::drain(&args, &mut client))
             .map(success),
         Command::Run(args) => run_container::run(&args),
     };

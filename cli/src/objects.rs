@@ -31,6 +31,8 @@ const COLUMNS: [(&str, &[(&str, &str)]); 4] = [
             ("CAPACITY", "/status/capacity"),
             ("LENT", "/status/lent"),
             ("DOMAIN", "/spec/failureDomain"),
+            ("CORDONED", "/spec/cordoned"),
+            ("DRAINING", "/spec/draining"),
         ],
     ),
     (
@@ -134,6 +136,14 @@ pub fn get(args: &GetArgs, client: &mut Client) -> Result<()> {
         let kind = args.kind.as_deref().unwrap_or("object");
         return Err(Refusal::error(format!("there is no {kind} '{object}'")));
     }
+    let slabs = args
+        .kind
+        .as_deref()
+        .is_some_and(|kind| kind.eq_ignore_ascii_case("slabs"));
+    if slabs && args.output == Output::Table {
+        print!("{}", slab_table(&objects));
+        return Ok(());
+    }
     print!("{}", render(&objects, args.output, args.object.is_some())?);
     Ok(())
 }
@@ -150,6 +160,46 @@ fn render(objects: &[Value], output: Output, single: bool) -> Result<String> {
         Output::Table if objects.is_empty() => Ok("No resources found.\n".to_owned()),
         Output::Table => Ok(tables(objects)),
     }
+}
+
+/// A line for each slab of these slab maps, the hottest first.
+fn slab_table(maps: &[Value]) -> String {
+    let number = |entry: &Value, field: &str| entry[field].as_u64();
+    let mut rows: Vec<(u64, Vec<String>)> = Vec::new();
+    for map in maps {
+        let sets = map["spec"]["sets"].as_array().into_iter().flatten();
+        for (slab, entry) in sets.filter_map(|set| Some((number(set, "slab")?, set))) {
+            let [reads, writes] = ["readsPerSecond", "writesPerSecond"]
+                .map(|field| number(entry, field).unwrap_or(0));
+            let copies = entry["replicas"].as_array().into_iter().flatten();
+            let copies: Vec<String> = copies
+                .map(|copy| format!("{} ({})", text(copy, "/node"), text(copy, "/state")))
+                .collect();
+            let device = text(map, "/metadata/name").to_owned();
+            let cells = [
+                device,
+                slab.to_string(),
+                reads.to_string(),
+                writes.to_string(),
+            ];
+            let cells = cells.into_iter().chain([copies.join(", ")]).collect();
+            rows.push((reads.saturating_add(writes), cells));
+        }
+    }
+    if rows.is_empty() {
+        return "No slab is bound.\n".to_owned();
+    }
+    rows.sort_by_key(|(heat, _)| std::cmp::Reverse(*heat));
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(["DEVICE", "SLAB", "READS/S", "WRITES/S", "COPIES"]);
+    for (_, cells) in rows {
+        table.add_row(cells);
+    }
+    let lines: Vec<String> = table.lines().map(|line| line.trim().to_owned()).collect();
+    lines.join("\n") + "\n"
 }
 
 /// A table for each kind.
@@ -224,7 +274,7 @@ mod tests {
         json!({
             "kind": "MemoryServer",
             "metadata": {"name": "donor-1"},
-            "spec": {"failureDomain": "rack-1"},
+            "spec": {"failureDomain": "rack-1", "cordoned": true, "draining": false},
             "status": {"ready": ready, "reason": reason, "capacity": "1Gi", "lent": "16Mi"}
         })
     }
@@ -255,9 +305,31 @@ mod tests {
         ];
         assert_eq!(policies[1], row);
         let servers = rows(&[server(true, ""), server(false, "no session")]);
-        assert_eq!(servers[1][2..], ["True", "1Gi", "16Mi", "rack-1"]);
+        assert_eq!(
+            servers[1][2..],
+            ["True", "1Gi", "16Mi", "rack-1", "true", "false"]
+        );
         let row = ["False", "(no", "session)", "1Gi", "16Mi", "rack-1"];
-        assert_eq!(servers[2][2..], row);
+        assert_eq!(servers[2][2..8], row);
+    }
+
+    #[test]
+    fn slabs_have_a_line_each_and_the_hottest_is_first() {
+        let set = |slab: Option<u64>, reads: u64| {
+            let copies = json!([{"node": "d1", "slot": 3, "state": "Serving, Live"}]);
+            json!({"setId": 1, "slab": slab, "readsPerSecond": reads, "writesPerSecond": 1, "replicas": copies})
+        };
+        let sets = [set(Some(4), 2), set(None, 99), set(Some(7), 50)];
+        let map = json!({"metadata": {"name": "b1"}, "spec": {"sets": sets}});
+        let table = slab_table(&[map]);
+        let lines: Vec<&str> = table.lines().collect();
+        assert_eq!(lines.len(), 3, "{table}");
+        assert!(
+            lines[1].starts_with("b1") && lines[1].contains(" 7 "),
+            "{table}"
+        );
+        assert!(lines[2].ends_with("d1 (Serving, Live)"), "{table}");
+        assert_eq!(slab_table(&[]), "No slab is bound.\n");
     }
 
     #[test]

@@ -155,8 +155,17 @@ fn set(report: &pb::SetReport) -> Result<SetObservation, InvalidMessage> {
     Ok(SetObservation {
         bound: report.slab.is_some(),
         released: report.released,
+        heat: rounded(report.read_heat.saturating_add(report.write_heat)),
+        on_disk: report.on_disk,
         replicas,
     })
+}
+
+/// Heat cools with every report. Three leading bits are enough to order slabs, and a plan is made only
+/// when they change.
+fn rounded(heat: u64) -> u64 {
+    let cut = u64::BITS.saturating_sub(heat.leading_zeros() + 3);
+    heat >> cut << cut
 }
 
 /// A node's document as a message.
@@ -186,6 +195,7 @@ fn swap_device(generation: Generation, document: &DeviceDocument) -> pb::SwapDev
         read_stall_ms: short_millis(document.read_stall),
         empty_slab_hold_ms: short_millis(document.empty_slab_hold),
         reserve_sets_max: document.reserve_sets_max,
+        copy_bytes_per_second: document.copy_bandwidth.map_or(0, Bytes::get),
         servers: document
             .servers
             .iter()
@@ -265,6 +275,13 @@ mod tests {
         assert!(second.was_up);
         let up = link(&link_report(pb::LinkState::Up, 0), Some(second), later).expect("valid");
         assert_eq!(up.not_up_since, None);
+    }
+
+    #[test]
+    fn heat_keeps_its_order_and_loses_its_trembling() {
+        assert_eq!([0, 1, 7, 8, 9, 1_000].map(rounded), [0, 1, 7, 8, 8, 896]);
+        assert_eq!(rounded(1_001), rounded(1_000));
+        assert!(rounded(u64::MAX) > rounded(u64::MAX / 2));
     }
 
     #[test]

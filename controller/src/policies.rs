@@ -20,7 +20,7 @@ pub type Policies = BTreeMap<ObjectKey, RemoteMemoryPolicy>;
 /// What the policies want; nothing while there is none.
 ///
 /// `stall`: the shortest write hold, because failing a write early costs nothing but RAM, and the
-/// longest read stall, because a read that fails kills its owner.
+/// longest read stall, because a read that fails kills its owner. `rebuild`: the lowest bandwidth.
 pub fn intent(policies: &Policies) -> Option<DeviceIntent> {
     if policies.is_empty() {
         return None;
@@ -45,6 +45,10 @@ pub fn intent(policies: &Policies) -> Option<DeviceIntent> {
             .max()
             .map_or(Duration::ZERO, |stall| stall.as_duration()),
         empty_slab_hold: EMPTY_SLAB_HOLD,
+        copy_bandwidth: deciding
+            .iter()
+            .map(|policy| policy.spec.rebuild.bandwidth_max)
+            .min(),
         policies: policies
             .values()
             .filter_map(|policy| serde_json::to_string(policy).ok())

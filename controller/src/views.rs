@@ -96,6 +96,7 @@ impl Views<'_> {
             MemoryServerSpec {
                 failure_domain: record.domain.clone(),
                 cordoned: record.cordoned,
+                draining: record.drain.is_some(),
             },
             MemoryServerStatus {
                 ready: reason.is_empty(),
@@ -203,6 +204,8 @@ fn entry(id: SetId, set: &SetRecord, said: Option<&pb::SetReport>) -> SlabMapEnt
     SlabMapEntry {
         set_id: id,
         slab: said.and_then(|said| said.slab).map(SlabIndex::new),
+        reads_per_second: said.map_or(0, |said| said.read_heat / 1_000),
+        writes_per_second: said.map_or(0, |said| said.write_heat / 1_000),
         replicas: set.seats.iter().map(|seat| replica(seat, said)).collect(),
     }
 }
@@ -218,9 +221,15 @@ fn replica(seat: &Seat, said: Option<&pb::SetReport>) -> SlabReplica {
         Some(pb::ReplicaState::Stale) => ", Stale",
         Some(pb::ReplicaState::Unspecified) | None => "",
     };
+    let revoked = seat.revoked && seat.phase.is_listed();
+    let phase = if revoked {
+        "Revoked"
+    } else {
+        seat.phase.word()
+    };
     SlabReplica {
         node: seat.node.clone(),
         slot: seat.slot,
-        state: format!("{}{word}", seat.phase.word()),
+        state: format!("{phase}{word}"),
     }
 }

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use dynamicswap_proto::common::v1 as pb;
+use dynamicswap_proto::control::v1::Admission;
 use support::{Agent, Cluster, Controller, Daemons, eventually, hello, policy};
 use tonic::Code;
 
@@ -297,4 +298,54 @@ async fn too_few_donors_are_explained() {
     })
     .await;
     drop(donor);
+}
+
+#[tokio::test]
+async fn drained_donor_is_emptied_and_an_operator_may_open_it_again() {
+    let cluster = Cluster::usual().await;
+    cluster.borrower.change(|daemons| daemons.bound = 4).await;
+    cluster.settled(12).await;
+    let unknown = cluster.controller.admit("d9", Admission::Draining).await;
+    assert_eq!(unknown.expect_err("no such donor").code(), Code::NotFound);
+    let admit = async |admission| {
+        let result = cluster.controller.admit("d1", admission).await;
+        result.expect("known")
+    };
+    let result = admit(Admission::Draining).await;
+    assert_eq!(result, "memoryserver.dynamicswap.io/d1 draining");
+    assert!(admit(Admission::Draining).await.ends_with("unchanged"));
+    let on_d1 = |set: &pb::ReplicaSet| set.replicas.iter().any(|copy| copy.node == "d1");
+    eventually("the donor is empty", async || {
+        let sets = cluster.borrower.sets();
+        sets.len() >= 12 && !sets.iter().any(on_d1) && cluster.donor("d1").grants().is_empty()
+    })
+    .await;
+    let sets = cluster.borrower.sets();
+    assert!(sets.iter().all(|set| set.replicas.len() == 2));
+    let server = &cluster.controller.get("msrv").await[0];
+    assert_eq!(server["spec"]["draining"], true);
+    assert_eq!(server["status"]["slotsLent"], 0);
+    admit(Admission::Open).await;
+    cluster.borrower.change(|daemons| daemons.bound = 12).await;
+    eventually("the donor lends again", async || {
+        !cluster.donor("d1").grants().is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn cordon_outlives_the_controller_and_heat_is_shown() {
+    let mut cluster = Cluster::usual().await;
+    let cordoned = cluster.controller.admit("d2", Admission::Cordoned).await;
+    assert_eq!(
+        cordoned.expect("known"),
+        "memoryserver.dynamicswap.io/d2 cordoned"
+    );
+    cluster.controller.restart().await;
+    let server = &cluster.controller.get("msrv").await[1];
+    assert_eq!(server["metadata"]["name"], "d2");
+    assert_eq!(server["spec"]["cordoned"], true);
+    assert_eq!(server["spec"]["draining"], false);
+    let maps = cluster.controller.get("slabs").await;
+    assert_eq!(maps[0]["spec"]["sets"][0]["readsPerSecond"], 0);
 }

@@ -60,7 +60,7 @@ impl Kind {
             Self::RemoteMemoryPolicy => &["remotememorypolicy", "remotememorypolicies", "rmp"],
             Self::MemoryServer => &["memoryserver", "memoryservers", "msrv"],
             Self::SwapDevice => &["swapdevice", "swapdevices", "swd"],
-            Self::SlabMap => &["slabmap", "slabmaps"],
+            Self::SlabMap => &["slabmap", "slabmaps", "slabs"],
         }
     }
 
@@ -160,6 +160,8 @@ pub struct MemoryServerSpec {
     pub failure_domain: FailureDomain,
     /// Takes no new slabs.
     pub cordoned: bool,
+    /// What it holds moves elsewhere.
+    pub draining: bool,
 }
 
 /// What is known of a memory server.
@@ -253,6 +255,10 @@ pub struct SlabMapEntry {
     /// The slab that it holds; absent in the reserve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slab: Option<SlabIndex>,
+    /// Pages of the slab that are read each second, of late.
+    pub reads_per_second: u64,
+    /// Pages of the slab that are written each second, of late.
+    pub writes_per_second: u64,
     /// Its copies.
     pub replicas: Vec<SlabReplica>,
 }
@@ -265,7 +271,7 @@ pub struct SlabReplica {
     pub node: NodeName,
     /// The slot there.
     pub slot: SlotIndex,
-    /// `Granting`, `Serving`, `Leaving` or `Freeing` on the controller's side, with the
+    /// `Granting`, `Serving`, `Revoked`, `Leaving` or `Freeing` on the controller's side, with the
     /// borrower's own word (`Live`, `Rebuilding`, `Stale`) behind it where it has said one.
     pub state: String,
 }

@@ -46,6 +46,7 @@ fn full_example_shows_the_defaults() {
     assert_eq!(full.spec.durability, bare.spec.durability);
     assert_eq!(full.spec.pressure, bare.spec.pressure);
     assert_eq!(full.spec.stall, bare.spec.stall);
+    assert_eq!(full.spec.rebuild, bare.spec.rebuild);
     assert_eq!(full.spec.limits.per_container, Some(Bytes::from_mib(4096)));
 }
 
@@ -97,6 +98,16 @@ fn impossible_values_are_answered_with_possible_ones() {
             "choose None, Async or Only",
         ),
         ("  stall: {writeHold: 2}\n", "line 6", "write 2s or 2ms"),
+        (
+            "  rebuild: {bandwidthMax: 4Ki}\n",
+            "line 6",
+            "write 1Mi to 100Gi",
+        ),
+        (
+            "  rebuild: {bandwidthMax: fast}\n",
+            "line 6",
+            "such as 512Mi",
+        ),
         (
             "  stall: {writeHold: 10ms}\n",
             "line 6",

@@ -216,6 +216,7 @@ impl Agent {
             containers: self.pressure.container_reports(),
             refusals: couriers().filter_map(Courier::refusal).cloned().collect(),
             agent_rss_bytes: node::own_resident_bytes(),
+            lendable_bytes: self.config.lend_max.map(|lend| lend.get()),
             warnings: self.pressure.warnings(),
             ..NodeReport::default()
         };

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
-use dynamicswap_types::{FailureDomain, NodeName};
+use dynamicswap_types::{Bytes, FailureDomain, NodeName};
 use thiserror::Error;
 use tonic::transport::Endpoint;
 
@@ -35,6 +35,11 @@ pub struct Args {
     /// Control socket of the memory server: this node lends.
     #[arg(long, value_name = "SOCKET")]
     memory_server_socket: Option<PathBuf>,
+    /// Memory that this node lends at the most, in all; without it, whatever the memory server has.
+    ///
+    /// Started again with less, the agent has what is lent beyond it moved elsewhere.
+    #[arg(long, value_name = "SIZE", requires = "memory_server_socket")]
+    lend_max: Option<Bytes>,
     /// Directory with a JSON file for each container to watch.
     #[arg(long, value_name = "DIR")]
     containers_dir: Option<PathBuf>,
@@ -115,6 +120,8 @@ pub struct Config {
     pub swapd: Option<PathBuf>,
     /// Socket of the memory server, on a donor.
     pub memory_server: Option<PathBuf>,
+    /// Memory that it lends at the most.
+    pub lend_max: Option<Bytes>,
     /// Where containers are found, if any are watched.
     pub containers: Option<ContainerSource>,
     /// Time between two looks at pressure.
@@ -150,6 +157,7 @@ impl TryFrom<Args> for Config {
             state_dir: args.state_dir,
             swapd: args.swapd_socket,
             memory_server: args.memory_server_socket,
+            lend_max: args.lend_max,
             containers,
             look_every: Duration::from_millis(args.look_every_ms),
         })

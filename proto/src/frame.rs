@@ -142,6 +142,9 @@ mod tests {
             pages_used: u32::MAX,
             released: true,
             replicas: vec![replica.clone(); 3],
+            read_heat: u64::MAX,
+            write_heat: u64::MAX,
+            on_disk: true,
         };
         common::SwapDeviceReport {
             links: vec![link; SERVERS],

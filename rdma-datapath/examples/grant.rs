@@ -175,6 +175,7 @@ fn main() -> anyhow::Result<()> {
         read_stall_ms: 30_000,
         empty_slab_hold_ms: 5_000,
         reserve_sets_max: u32::try_from(slabs)?,
+        copy_bytes_per_second: 0,
         servers: servers.iter().map(endpoint).collect(),
         sets,
     };

@@ -417,6 +417,7 @@ pub(crate) mod tests {
             pages_used: 100,
             released: false,
             replicas,
+            ..common::SetReport::default()
         }
     }
 

@@ -122,6 +122,7 @@ fn absorb_hello(
             borrower,
             donor,
             cordoned: false,
+            drain: None,
             foreign: false,
             server: None,
             published: Published::default(),

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dynamicswap_types::{
-    Copies, Durability, FailureDomain, Generation, IncarnationId, NodeName, SetId, SlotIndex,
-    Spill, SwapDeviceId,
+    Bytes, Copies, Durability, FailureDomain, Generation, IncarnationId, NodeName, SetId,
+    SlotIndex, Spill, SwapDeviceId,
 };
 
 use crate::ledger::{DeviceRecord, Ledger, SetRecord, SetStage};
@@ -52,6 +52,8 @@ pub struct DeviceDocument {
     pub empty_slab_hold: Duration,
     /// Unbound sets to keep.
     pub reserve_sets_max: u32,
+    /// Bytes a second that copies may move; absent for as fast as it goes.
+    pub copy_bandwidth: Option<Bytes>,
     /// The servers of the listed copies.
     pub servers: Vec<Endpoint>,
     /// The sets, by id.
@@ -156,6 +158,7 @@ fn device_frame(
         read_stall: intent.map_or(READ_STALL, |intent| intent.read_stall),
         empty_slab_hold: intent.map_or(EMPTY_SLAB_HOLD, |intent| intent.empty_slab_hold),
         reserve_sets_max: device.reserve_sets_max,
+        copy_bandwidth: intent.and_then(|intent| intent.copy_bandwidth),
         servers: Vec::new(),
         sets: Vec::new(),
     }

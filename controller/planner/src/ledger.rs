@@ -7,6 +7,7 @@
 mod apply;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use dynamicswap_types::{
     Bytes, Durability, FailureDomain, Generation, IncarnationId, NodeName, SetId, SlabSize,
@@ -85,6 +86,8 @@ pub struct Seat {
     pub incarnation: IncarnationId,
     /// Where it is in its life.
     pub phase: SeatPhase,
+    /// The donor wants the slot back: the seat leaves once another copy is whole in its stead.
+    pub revoked: bool,
 }
 
 impl Seat {
@@ -201,6 +204,8 @@ pub struct NodeRecord {
     pub donor: bool,
     /// Takes no new slabs.
     pub cordoned: bool,
+    /// Every copy shall leave it, within this time.
+    pub drain: Option<Duration>,
     /// Its memory server holds slots that another controller store granted: no document is made
     /// for it, because one that does not list them would have them zeroed.
     pub foreign: bool,

@@ -22,6 +22,7 @@ mod plan;
 mod pool;
 mod publish;
 mod reason;
+mod revoke;
 mod round;
 mod score;
 mod steps;
@@ -42,6 +43,7 @@ pub use lint::{Finding, lint};
 pub use plan::{Place, Plan, Step};
 pub use publish::publish;
 pub use reason::{Reason, ReportLine};
+pub use revoke::{slots_wanted_back, stamp_revokes};
 pub use round::{Round, RoundError, round};
 pub use score::Score;
 pub use view::{

@@ -28,8 +28,25 @@ pub const BRAKE_DONORS_MIN: usize = 2;
 pub const BRAKE_SHARE_DIVISOR: usize = 3;
 /// The brake lets go after this time: who has not come back by then is lost.
 pub const BRAKE_HOLD: Duration = Duration::from_secs(60);
+/// Copies that are moved off one donor at once: a borrower's engine makes one at a time, and a
+/// donor that is drained has other work on its link.
+pub const MOVES_PER_DONOR_MAX: usize = 4;
+/// Copies that are moved at once in the whole cluster.
+pub const MOVES_MAX: usize = 16;
+/// Slots by which a donor's headroom must recover before moves are called off, unless it wants
+/// nothing back any more: headroom breathes, and a move that is called off was made for nothing.
+pub const PARDON_BAND: u32 = 2;
+/// Time in which a donor whose headroom shrank gets its slots back. Its own pages are at stake, so
+/// it is short: four moves at once at 256 MiB/s bring 15 GiB elsewhere.
+pub const REVOKE_DEADLINE: Duration = Duration::from_secs(60);
+/// Whole copies that stay when one is moved out of a set that has no room for a fourth.
+pub const WHOLE_COPIES_BESIDE: usize = 2;
+/// Copies that a set can list: the engine's table has so many places.
+pub const LISTED_COPIES_MAX: usize = 3;
 /// Lines of a plan's report; more say the same of another pair of nodes.
 pub const REPORT_LINES_MAX: usize = 64;
 
+const _: () = assert!(MOVES_PER_DONOR_MAX <= MOVES_MAX);
+const _: () = assert!(WHOLE_COPIES_BESIDE < LISTED_COPIES_MAX);
 const _: () = assert!(RESERVE_SETS_MIN <= RESERVE_SETS_MAX);
 const _: () = assert!(RESERVE_SETS_MAX <= SETS_SPARE_MAX);

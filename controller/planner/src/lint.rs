@@ -4,10 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use dynamicswap_types::{FailureDomain, IncarnationId, NodeName, SetId, SlotIndex, SwapDeviceId};
+use dynamicswap_types::{
+    FailureDomain, IncarnationId, NodeName, SetId, SlotIndex, Spill, SwapDeviceId,
+};
 
 use crate::ledger::{IllegalStep, Ledger, Seat, SeatPhase, SetRecord, SetStage};
+use crate::limits::WHOLE_COPIES_BESIDE;
 use crate::plan::{Place, Plan, Step};
+use crate::revoke::slots_wanted_back;
 use crate::view::{ClusterView, ReplicaState};
 
 /// Something that is wrong with a plan.
@@ -37,6 +41,14 @@ pub enum Finding {
     TakenUnreleased(SetId),
     /// A copy dropped although no live one stays.
     LastCopyDropped(SetId, NodeName),
+    /// A whole copy dropped that the class still needs, before its donor's time is over.
+    DroppedTooEarly(SetId, NodeName),
+    /// A copy taken back from a donor that wants nothing back.
+    RevokedUnasked(SetId, NodeName),
+    /// A copy named again that the borrower may have let go of.
+    RecalledTaken(SetId, NodeName),
+    /// A new slot on a donor that has none to lend.
+    OverHeadroom(NodeName),
     /// An offered set without a copy: the borrower would refuse the document.
     EmptySet(SetId),
     /// A device's document would have to name two memories of one donor.
@@ -103,6 +115,33 @@ impl fmt::Display for Finding {
                     "device {device} is asked for copies that its sets do not have"
                 )
             }
+            _ => self.fmt_move(f),
+        }
+    }
+}
+
+impl Finding {
+    /// Findings about copies that donors want back.
+    fn fmt_move(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DroppedTooEarly(set, node) => write!(
+                f,
+                "copy of set {set} on {node} is dropped while the class needs it"
+            ),
+            Self::RevokedUnasked(set, node) => {
+                write!(
+                    f,
+                    "copy of set {set} is taken back for {node}, which wants none back"
+                )
+            }
+            Self::RecalledTaken(set, node) => {
+                write!(
+                    f,
+                    "copy of set {set} on {node} is named again after it was let go of"
+                )
+            }
+            Self::OverHeadroom(node) => write!(f, "{node} is given more than it can lend"),
+            _ => Ok(()),
         }
     }
 }
@@ -115,6 +154,7 @@ pub fn lint(view: &ClusterView<'_>, plan: &Plan) -> Vec<Finding> {
         ledger: view.ledger.clone(),
         findings: Vec::new(),
         touched: BTreeSet::new(),
+        grown: BTreeSet::new(),
     };
     for step in &plan.steps {
         checker.before(step);
@@ -132,6 +172,8 @@ struct Checker<'a> {
     findings: Vec<Finding>,
     /// Sets that the plan gave a seat or took one from.
     touched: BTreeSet<SetId>,
+    /// Donors that the plan gave a new slot.
+    grown: BTreeSet<NodeName>,
 }
 
 impl Checker<'_> {
@@ -159,6 +201,8 @@ impl Checker<'_> {
             Step::Flip { device, node } => self.flip(*device, node),
             Step::Retire { set, node } => self.drop_copy(*set, node),
             Step::Free { set, node } => self.free(*set, node),
+            Step::Revoke { set, node } => self.revoke(*set, node),
+            Step::Recall { set, node } => self.recall(*set, node),
             Step::Close { set } => self.close(*set),
             Step::Reclaim { set } => self.reclaim(*set),
             Step::Forget { set, node } => self.forget(*set, node),
@@ -176,19 +220,23 @@ impl Checker<'_> {
                     self.findings.push(Finding::ClassTooEarly(*device));
                 }
             }
-            Step::Abandon { .. } | Step::SetReserve { .. } | Step::ForgetDevice { .. } => {}
+            Step::Abandon { .. }
+            | Step::Pardon { .. }
+            | Step::SetReserve { .. }
+            | Step::ForgetDevice { .. } => {}
         }
     }
 
     fn new_seat(&mut self, set: SetId, place: &Place) {
         self.touched.insert(set);
+        self.grown.insert(place.node.clone());
         let node = place.node.clone();
         let facts = self.ledger.nodes.get(&node);
         let Some((record, server)) = facts.and_then(|r| r.server.as_ref().map(|s| (r, s))) else {
             self.findings.push(Finding::ClosedDonor(set, node));
             return;
         };
-        if record.cordoned || record.foreign || !record.donor {
+        if record.cordoned || record.drain.is_some() || record.foreign || !record.donor {
             self.findings.push(Finding::ClosedDonor(set, node.clone()));
         }
         if place.slot.get() >= server.slots_total {
@@ -282,20 +330,79 @@ impl Checker<'_> {
             .view
             .device_heard(record.device)
             .and_then(|heard| heard.sets.get(&set));
-        let stays = record.listed().any(|other| {
-            other.node != *node
-                && !self.ledger.is_void(other)
-                && said.is_some_and(|said| {
-                    said.replicas.iter().any(|copy| {
-                        copy.node == other.node
-                            && copy.slot == other.slot
-                            && copy.state == ReplicaState::Live
-                    })
+        let is_live = |seat: &Seat| {
+            said.is_some_and(|said| {
+                said.replicas.iter().any(|copy| {
+                    copy.node == seat.node
+                        && copy.slot == seat.slot
+                        && copy.state == ReplicaState::Live
                 })
-        });
-        if !stays {
+            })
+        };
+        let present = |other: &&Seat| other.node != *node && !self.ledger.is_void(other);
+        let live = record
+            .listed()
+            .filter(present)
+            .filter(|other| is_live(other))
+            .count();
+        let class = self
+            .ledger
+            .devices
+            .get(&record.device)
+            .and_then(|it| it.class);
+        let on_disk = said.is_some_and(|said| said.on_disk)
+            && class.is_some_and(|class| class.spill == Spill::Async)
+            && record.listed().any(|other| present(&other));
+        if live == 0 && !(on_disk && self.is_due(node)) {
             self.findings
                 .push(Finding::LastCopyDropped(set, node.clone()));
+        }
+        let needed = class
+            .map_or(0, |class| class.remote_copies())
+            .min(WHOLE_COPIES_BESIDE);
+        let dead = self.view.health(record.device, node).is_dead();
+        if is_live(&seat) && live < needed && !dead && !self.is_due(node) {
+            self.findings
+                .push(Finding::DroppedTooEarly(set, node.clone()));
+        }
+    }
+
+    /// Whether a donor wants slots back and its time is over.
+    fn is_due(&self, node: &NodeName) -> bool {
+        let by = self.view.nodes.get(node).and_then(|seen| seen.revoke_by);
+        by.is_some_and(|by| by <= self.view.now)
+    }
+
+    fn revoke(&mut self, set: SetId, node: &NodeName) {
+        let record = self.ledger.nodes.get(node);
+        let wanted = record
+            .zip(self.view.nodes.get(node))
+            .map_or(0, |(record, seen)| {
+                slots_wanted_back(&self.ledger, node, record, seen)
+            });
+        if wanted == 0 {
+            self.findings
+                .push(Finding::RevokedUnasked(set, node.clone()));
+        }
+    }
+
+    /// A copy may be named again as long as the borrower has not taken the document without it.
+    fn recall(&mut self, set: SetId, node: &NodeName) {
+        self.touched.insert(set);
+        let Some(record) = self.ledger.sets.get(&set) else {
+            return;
+        };
+        let since = record.seat(node).and_then(|seat| match seat.phase {
+            SeatPhase::Leaving { since } => since,
+            _ => None,
+        });
+        let heard = self.view.device_heard(record.device);
+        let taken = heard
+            .zip(since)
+            .is_none_or(|(heard, since)| heard.generation >= since);
+        if taken {
+            self.findings
+                .push(Finding::RecalledTaken(set, node.clone()));
         }
     }
 
@@ -379,8 +486,24 @@ impl Checker<'_> {
             .is_none_or(|device| device.gone)
     }
 
+    /// A donor that got a new slot has what it can lend at the most.
+    fn headroom(&mut self) {
+        for node in &self.grown {
+            let record = self.ledger.nodes.get(node);
+            let wanted = record
+                .zip(self.view.nodes.get(node))
+                .map_or(0, |(record, seen)| {
+                    slots_wanted_back(&self.ledger, node, record, seen)
+                });
+            if wanted > 0 {
+                self.findings.push(Finding::OverHeadroom(node.clone()));
+            }
+        }
+    }
+
     /// What must hold when all steps are taken.
     fn after(&mut self) {
+        self.headroom();
         let mut owners: BTreeSet<(&NodeName, IncarnationId, SlotIndex)> = BTreeSet::new();
         let mut memories: BTreeMap<(SwapDeviceId, &NodeName), IncarnationId> = BTreeMap::new();
         for (id, set) in &self.ledger.sets {

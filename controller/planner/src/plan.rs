@@ -29,6 +29,7 @@ impl Place {
             slot: self.slot,
             incarnation: self.incarnation,
             phase: SeatPhase::Granting { replaces },
+            revoked: false,
         }
     }
 }
@@ -83,6 +84,28 @@ pub enum Step {
     },
     /// A slot leaves the borrower's document.
     Retire {
+        /// The set.
+        set: SetId,
+        /// Where the slot is.
+        node: NodeName,
+    },
+    /// A donor wants a slot back: another copy shall be made in its stead.
+    Revoke {
+        /// The set.
+        set: SetId,
+        /// Where the slot is.
+        node: NodeName,
+    },
+    /// The donor no longer wants it back.
+    Pardon {
+        /// The set.
+        set: SetId,
+        /// Where the slot is.
+        node: NodeName,
+    },
+    /// A slot that was to leave enters the borrower's document again: the borrower has not let go of
+    /// it, and has no other whole copy any more.
+    Recall {
         /// The set.
         set: SetId,
         /// Where the slot is.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use dynamicswap_types::{NodeName, SlotIndex, SwapDeviceId};
 
 use crate::ledger::Ledger;
+use crate::revoke::lendable_slots;
 use crate::score::SlotUse;
 use crate::view::ClusterView;
 
@@ -16,6 +17,8 @@ struct DonorPool {
     /// No slot below is free.
     cursor: usize,
     copies: BTreeMap<SwapDeviceId, u32>,
+    /// Slots that the donor can lend in all.
+    lendable: u32,
 }
 
 /// The donors' slots.
@@ -44,6 +47,7 @@ impl Pools {
             for slot in said.iter().flat_map(|server| server.grants.keys()) {
                 pool.take(*slot);
             }
+            pool.lendable = lendable_slots(view, node, facts);
             pools.donors.insert(node.clone(), pool);
         }
         for set in ledger.sets.values() {
@@ -55,6 +59,11 @@ impl Pools {
                     *pool.copies.entry(set.device).or_default() += 1;
                 }
             }
+        }
+        for pool in pools.donors.values_mut() {
+            let held_back = u32::try_from(pool.taken.len()).unwrap_or(u32::MAX);
+            let held_back = held_back.saturating_sub(pool.lendable);
+            pool.free = pool.free.saturating_sub(held_back);
         }
         pools
     }
@@ -122,7 +131,7 @@ impl DonorPool {
         match self.taken.get_mut(slot.as_usize()) {
             Some(taken) if !*taken => {
                 *taken = true;
-                self.free -= 1;
+                self.free = self.free.saturating_sub(1);
                 true
             }
             _ => false,

@@ -73,6 +73,62 @@ pub enum Reason {
         /// The donor.
         donor: NodeName,
     },
+    /// Waits: a donor wants copies back whose turn has not come.
+    RevokePending {
+        /// The donor.
+        donor: NodeName,
+    },
+    /// Waits: copies that a donor wants back are being made elsewhere.
+    MovePending {
+        /// The borrower.
+        borrower: NodeName,
+        /// The donor.
+        donor: NodeName,
+    },
+    /// Waits: a donor's time is over, and what it holds is held by nobody else.
+    LastCopyStays {
+        /// The borrower.
+        borrower: NodeName,
+        /// The donor.
+        donor: NodeName,
+    },
+    /// Done: a donor wants copies back, and these are chosen.
+    Revoke {
+        /// The donor.
+        donor: NodeName,
+    },
+    /// Done: a donor no longer wants copies back.
+    Pardon {
+        /// The donor.
+        donor: NodeName,
+    },
+    /// Done: copies are begun elsewhere for those that a donor wants back.
+    Move {
+        /// The borrower.
+        borrower: NodeName,
+        /// The donor.
+        donor: NodeName,
+    },
+    /// Done: copies leave a donor that wants them back; others are whole.
+    Moved {
+        /// The borrower.
+        borrower: NodeName,
+        /// The donor.
+        donor: NodeName,
+    },
+    /// Done: a donor's time is over, and copies leave it that are held elsewhere, if by fewer than
+    /// the class asks for.
+    Forced {
+        /// The borrower.
+        borrower: NodeName,
+        /// The donor.
+        donor: NodeName,
+    },
+    /// Done: copies that were to leave stay, because no other is whole any more.
+    Recall {
+        /// The borrower.
+        borrower: NodeName,
+    },
     /// Done: dead copies are replaced.
     Replace {
         /// The borrower.
@@ -140,6 +196,15 @@ impl Reason {
             Self::GrantPending { .. } => "GrantPending",
             Self::TakePending { .. } => "TakePending",
             Self::FreePending { .. } => "FreePending",
+            Self::RevokePending { .. } => "RevokePending",
+            Self::MovePending { .. } => "MovePending",
+            Self::LastCopyStays { .. } => "LastCopyStays",
+            Self::Revoke { .. } => "CopiesRevoked",
+            Self::Pardon { .. } => "CopiesPardoned",
+            Self::Move { .. } => "MovesBegun",
+            Self::Moved { .. } => "CopiesMoved",
+            Self::Forced { .. } => "RevokeForced",
+            Self::Recall { .. } => "CopiesRecalled",
             Self::Replace { .. } => "CopiesReplaced",
             Self::Reborn { .. } => "SlotsRegranted",
             Self::Raise { .. } => "CopiesAdded",
@@ -168,6 +233,9 @@ impl Reason {
                 | Self::GrantPending { .. }
                 | Self::TakePending { .. }
                 | Self::FreePending { .. }
+                | Self::RevokePending { .. }
+                | Self::MovePending { .. }
+                | Self::LastCopyStays { .. }
         )
     }
 }
@@ -251,7 +319,7 @@ impl ReportLine {
             Reason::FreePending { donor } => {
                 write!(f, "waits for {donor} to take back {count} slots")
             }
-            _ => Ok(()),
+            _ => self.fmt_move(f),
         }
     }
 
@@ -299,6 +367,53 @@ impl ReportLine {
             Reason::Abandon { donor } => {
                 write!(f, "no longer asks {donor} for {count} slots")
             }
+            _ => self.fmt_move(f),
+        }
+    }
+
+    /// What concerns donors that want memory back.
+    fn fmt_move(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.count;
+        match &self.reason {
+            Reason::RevokePending { donor } => write!(
+                f,
+                "waits to move {count} copies off {donor}: those before them are not done"
+            ),
+            Reason::MovePending { borrower, donor } => write!(
+                f,
+                "waits for {borrower} to copy {count} slabs that leave {donor}"
+            ),
+            Reason::LastCopyStays { borrower, donor } => write!(
+                f,
+                "leaves {count} copies of {borrower} on {donor}, whose time is over: nobody else \
+                 holds their pages; add a donor with room, or let the class spill to disk"
+            ),
+            Reason::Revoke { donor } => {
+                write!(
+                    f,
+                    "takes {count} copies back for {donor}, the coldest first"
+                )
+            }
+            Reason::Pardon { donor } => write!(
+                f,
+                "leaves {count} copies on {donor} after all: it wants fewer back"
+            ),
+            Reason::Move { borrower, donor } => {
+                write!(f, "moves {count} copies of {borrower} off {donor}")
+            }
+            Reason::Moved { borrower, donor } => write!(
+                f,
+                "frees {count} copies of {borrower} on {donor}: they are whole elsewhere"
+            ),
+            Reason::Forced { borrower, donor } => write!(
+                f,
+                "frees {count} copies of {borrower} on {donor} with fewer left than the class asks \
+                 for: its time is over"
+            ),
+            Reason::Recall { borrower } => write!(
+                f,
+                "keeps {count} copies of {borrower} that were to leave: no other is whole any more"
+            ),
             _ => Ok(()),
         }
     }

@@ -4,9 +4,11 @@
 mod class;
 mod compose;
 mod departed;
+mod moves;
 mod reborn;
 mod release;
 mod replace;
+mod revoke;
 mod settle;
 
 use std::collections::BTreeMap;
@@ -58,6 +60,7 @@ pub(crate) fn plan(view: &ClusterView<'_>) -> Plan {
     settle::run(&mut draft);
     release::run(&mut draft);
     class::run(&mut draft);
+    revoke::run(&mut draft);
     replace::run(&mut draft);
     compose::run(&mut draft);
     draft.finish()

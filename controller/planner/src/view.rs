@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dynamicswap_types::{
-    Durability, Generation, IncarnationId, MonotonicTime, NodeName, SetId, SlotIndex, SwapDeviceId,
+    Bytes, Durability, Generation, IncarnationId, MonotonicTime, NodeName, SetId, SlotIndex,
+    SwapDeviceId,
 };
 
 use crate::ledger::Ledger;
@@ -48,6 +49,8 @@ pub struct DeviceIntent {
     pub read_stall: Duration,
     /// How long an empty slab keeps its set.
     pub empty_slab_hold: Duration,
+    /// Bytes a second that a device's copies may move; absent for as fast as it goes.
+    pub copy_bandwidth: Option<Bytes>,
     /// The policies themselves, for the agents.
     pub policies: Vec<String>,
 }
@@ -84,6 +87,11 @@ pub struct NodeObservation {
     pub device: Option<DeviceObservation>,
     /// Whether swapd does not answer.
     pub device_error: bool,
+    /// Memory that it can lend in all, as its agent says; all of its slots if it says nothing.
+    pub lendable: Option<Bytes>,
+    /// By when slots that it wants back must be free; absent while it wants none. See
+    /// [`crate::stamp_revokes`].
+    pub revoke_by: Option<MonotonicTime>,
 }
 
 impl NodeObservation {
@@ -97,6 +105,8 @@ impl NodeObservation {
             server_error_since: None,
             device: None,
             device_error: false,
+            lendable: None,
+            revoke_by: None,
         }
     }
 }
@@ -182,6 +192,10 @@ pub struct SetObservation {
     pub bound: bool,
     /// Never used again.
     pub released: bool,
+    /// How much its slab is read and written: thousandths of a page a second, decayed by time.
+    pub heat: u64,
+    /// Whether the spill file holds every page of its slab.
+    pub on_disk: bool,
     /// Its copies.
     pub replicas: Vec<ReplicaObservation>,
 }

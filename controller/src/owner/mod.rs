@@ -1,6 +1,7 @@
 //! The owner of the cluster's state: one task that takes an event, has a plan made, persists it
 //! and sends the documents. Nobody else touches the state.
 
+mod admission;
 mod operator;
 mod round;
 mod session;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use dynamicswap_planner::{DeviceIntent, Ledger, NodeDocument, NodeObservation, Plan};
 use dynamicswap_proto::control::v1::{
-    ClusterStatus, DeleteRequest, DesiredDocument, GetRequest, NodeReport,
+    AdmitRequest, ClusterStatus, DeleteRequest, DesiredDocument, GetRequest, NodeReport,
 };
 use dynamicswap_types::{FailureDomain, Generation, MonotonicTime, NodeName, Term};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -103,6 +104,13 @@ pub enum Event {
         request: GetRequest,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Vec<String>, Status>>,
+    },
+    /// An operator closes, drains or opens a donor.
+    Admit {
+        /// Which, and how.
+        request: AdmitRequest,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<String, Status>>,
     },
     /// An operator asks for the status.
     Status {
@@ -260,6 +268,9 @@ impl Owner {
             Event::Apply { yaml, reply } => {
                 // Nobody waits any more if the receiver is gone; the policies hold all the same.
                 let _ = reply.send(self.apply(&yaml));
+            }
+            Event::Admit { request, reply } => {
+                let _ = reply.send(self.admit_donor(&request));
             }
             Event::Delete { request, reply } => {
                 // As with Apply: nobody may wait any more.

@@ -175,6 +175,8 @@ impl Owner {
             report: memory.and_then(|memory| memory.report.as_deref().cloned()),
             borrower: record.is_some_and(|record| record.borrower),
             donor: record.is_some_and(|record| record.donor),
+            cordoned: record.is_some_and(|record| record.cordoned),
+            draining: record.is_some_and(|record| record.drain.is_some()),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One round: plan, persist, send.
 
-use dynamicswap_planner::{ClusterView, Round, Settings, round};
+use dynamicswap_planner::{ClusterView, Round, Settings, round, stamp_revokes};
 use dynamicswap_proto::SESSION_PROTOCOL;
 use tracing::{error, info};
 
@@ -14,6 +14,7 @@ impl Owner {
     pub(super) fn round(&mut self) {
         self.dirty = false;
         let now = self.clock.now();
+        stamp_revokes(&self.draft, &mut self.seen, now);
         let view = ClusterView {
             ledger: &self.draft,
             nodes: &self.seen,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use dynamicswap_planner::{Absorbed, NodeFacts, NodeObservation, Session as Seen, absorb};
 use dynamicswap_proto::control::v1::NodeReport;
-use dynamicswap_types::{Generation, MonotonicTime, NodeName};
+use dynamicswap_types::{Bytes, Generation, MonotonicTime, NodeName};
 use tokio::sync::watch;
 use tonic::Status;
 use tracing::{info, warn};
@@ -118,6 +118,7 @@ impl Owner {
             .unwrap_or_else(|| NodeObservation::silent(now));
         self.see_server(node, &report, &mut seen, now);
         self.see_device(node, &report, &mut seen, now);
+        seen.lendable = report.lendable_bytes.map(Bytes::new);
         self.dirty |= before.as_ref() != Some(&seen);
         self.seen.insert(node.clone(), seen);
         self.forward_events(node, &report);

@@ -1,9 +1,9 @@
-//! `Operator`: apply, delete, get, status.
+//! `Operator`: apply, delete, get, admit, status.
 
 use dynamicswap_proto::control::v1::operator_server::Operator;
 use dynamicswap_proto::control::v1::{
-    ApplyRequest, ApplyResponse, ClusterStatus, DeleteRequest, DeleteResponse, GetRequest,
-    GetResponse, StatusRequest,
+    AdmitRequest, AdmitResponse, ApplyRequest, ApplyResponse, ClusterStatus, DeleteRequest,
+    DeleteResponse, GetRequest, GetResponse, StatusRequest,
 };
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status};
@@ -57,6 +57,15 @@ impl Operator for OperatorService {
         let request = request.into_inner();
         let objects_json = self.ask(|reply| Event::Get { request, reply }).await??;
         Ok(Response::new(GetResponse { objects_json }))
+    }
+
+    async fn admit(
+        &self,
+        request: Request<AdmitRequest>,
+    ) -> Result<Response<AdmitResponse>, Status> {
+        let request = request.into_inner();
+        let result = self.ask(|reply| Event::Admit { request, reply }).await??;
+        Ok(Response::new(AdmitResponse { result }))
     }
 
     async fn status(

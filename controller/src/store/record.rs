@@ -1,6 +1,8 @@
 //! How entries look on disk: JSON, apart from the domain types, so that a change of those does
 //! not change the file by accident.
 
+use std::time::Duration;
+
 use dynamicswap_planner::{
     DeviceRecord, NodeRecord, Published, PublishedPart, Seat, SeatPhase, ServerFacts, SetRecord,
     SetStage,
@@ -11,6 +13,8 @@ use dynamicswap_types::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::clock::as_millis;
+
 /// A node on disk.
 #[derive(Serialize, Deserialize)]
 pub(super) struct NodeEntry {
@@ -18,6 +22,8 @@ pub(super) struct NodeEntry {
     borrower: bool,
     donor: bool,
     cordoned: bool,
+    #[serde(default)]
+    drain_ms: Option<u64>,
     foreign: bool,
     server: Option<ServerEntry>,
     generation: Generation,
@@ -74,6 +80,8 @@ struct SeatEntry {
     slot: SlotIndex,
     incarnation: IncarnationId,
     phase: PhaseEntry,
+    #[serde(default)]
+    revoked: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -106,6 +114,7 @@ impl From<NodeRecord> for NodeEntry {
             borrower: record.borrower,
             donor: record.donor,
             cordoned: record.cordoned,
+            drain_ms: record.drain.map(as_millis),
             foreign: record.foreign,
             server: record.server.map(|server| ServerEntry {
                 incarnation: server.incarnation,
@@ -129,6 +138,7 @@ impl From<NodeEntry> for NodeRecord {
             borrower: entry.borrower,
             donor: entry.donor,
             cordoned: entry.cordoned,
+            drain: entry.drain_ms.map(Duration::from_millis),
             foreign: entry.foreign,
             server: entry.server.map(|server| ServerFacts {
                 incarnation: server.incarnation,
@@ -207,6 +217,7 @@ impl From<Seat> for SeatEntry {
             node: seat.node,
             slot: seat.slot,
             incarnation: seat.incarnation,
+            revoked: seat.revoked,
             phase: match seat.phase {
                 SeatPhase::Granting { replaces } => PhaseEntry::Granting { replaces },
                 SeatPhase::Serving => PhaseEntry::Serving,
@@ -224,6 +235,7 @@ impl From<SeatEntry> for Seat {
             node: entry.node,
             slot: entry.slot,
             incarnation: entry.incarnation,
+            revoked: entry.revoked,
             phase: match entry.phase {
                 PhaseEntry::Granting { replaces } => SeatPhase::Granting { replaces },
                 PhaseEntry::Serving => SeatPhase::Serving,

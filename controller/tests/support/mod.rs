@@ -19,8 +19,8 @@ use dynamicswap_proto::control::v1::agent_message::Kind;
 use dynamicswap_proto::control::v1::agent_session_client::AgentSessionClient;
 use dynamicswap_proto::control::v1::operator_client::OperatorClient;
 use dynamicswap_proto::control::v1::{
-    AgentMessage, ApplyRequest, ClusterStatus, DeleteRequest, DesiredDocument, GetRequest, Hello,
-    NodeReport, StatusRequest,
+    Admission, AdmitRequest, AgentMessage, ApplyRequest, ClusterStatus, DeleteRequest,
+    DesiredDocument, GetRequest, Hello, NodeReport, StatusRequest,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -128,6 +128,16 @@ impl Controller {
         let objects = reply.into_inner().objects_json;
         let parse = |json: &String| serde_json::from_str(json).expect("json");
         objects.iter().map(parse).collect()
+    }
+
+    pub async fn admit(&self, node: &str, admission: Admission) -> Result<String, Status> {
+        let request = AdmitRequest {
+            node: node.to_owned(),
+            admission: admission.into(),
+            within_ms: 600_000,
+        };
+        let reply = self.operator().await.admit(request).await?;
+        Ok(reply.into_inner().result)
     }
 
     pub async fn status(&self) -> ClusterStatus {

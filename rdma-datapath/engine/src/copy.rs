@@ -1,18 +1,32 @@
 //! Copies made in the background: a replica that is rebuilt, and pages that the disk shall have
 //! as well. One target at a time, a few jobs of at most 64 pages, in order of the slab's pages;
 //! the request ordering keeps each job apart from writes to the same pages.
+//!
+//! A move is a rebuild whose source stays until the target is whole. Only pages that hold something
+//! are copied, and of those only what the target lacks (`progress.rs`). Writes go to both
+//! meanwhile, so there is nothing to copy twice unless the target missed a write.
 
-use dynamicswap_types::{MonotonicTime, PageIndex, Spill};
+use dynamicswap_types::{Bytes, MonotonicTime, PageIndex, Spill};
 
+use crate::budget::CopyBudget;
 use crate::buffer::Buffers;
 use crate::document::ReplicaPlace;
 use crate::effect::EngineEvent;
 use crate::engine::{COPY_TAG, Engine};
 use crate::in_flight::{CopyTarget, OperationState, Purpose, RequestPlace, Stage, Work};
-use crate::limits::{COPY_JOBS_MAX, COPY_PAGES_MAX, COPY_REST};
+use crate::limits::{COPY_JOBS_MAX, COPY_PAGES_BUSY_MAX, COPY_PAGES_MAX, COPY_REST};
 use crate::operation::OperationResult;
+use crate::progress::Progress;
 use crate::sets::ReplicaState;
-use crate::tables::Counter;
+use crate::tables::{Counter, PageRecord};
+
+/// Whether a target lacks a page: a copy by what it holds, the spill file by the page's own flag.
+fn is_lacking(record: PageRecord, page: u32, held: Option<Progress>) -> bool {
+    match held {
+        Some(held) => held.lacks(page, record.version),
+        None => !record.disk,
+    }
+}
 
 /// The copy that is being made now.
 #[derive(Debug, Default)]
@@ -22,6 +36,8 @@ pub(crate) struct CopyState {
     jobs: [Option<RequestPlace>; COPY_JOBS_MAX],
     /// Something may have to be copied that nobody has looked for yet.
     stirred: bool,
+    /// How much may be moved.
+    budget: CopyBudget,
     /// Until when nothing new is begun, after a job that could not reach a source.
     rest_until: Option<MonotonicTime>,
     /// Where the search for work goes on, so that no set starves.
@@ -56,7 +72,7 @@ impl CopyState {
 struct Current {
     slab: u32,
     target: CopyTarget,
-    /// Next page of the slab to look at.
+    /// Next page of the slab to look at. Not what outlives the process: see `progress.rs`.
     cursor: u32,
     /// A job failed: the target is not whole, start again later.
     failed: bool,
@@ -88,22 +104,53 @@ impl Engine<'_> {
                 self.copy.current = None;
                 continue;
             }
-            // Only with a place for it: looking for the next run moves the cursor behind it.
-            let job = self.copy.jobs.iter().position(Option::is_none);
-            let Some(job) = job.filter(|_| self.free_request_places() > 0) else {
-                return;
-            };
             let run = if current.failed {
                 None
             } else {
                 self.next_copy_run(current)
             };
-            match run {
-                Some(run) => self.start_job(current, run, job, (buffers, now)),
-                None if idle => self.finish_copy(current, now),
-                None => return,
-            }
+            let Some(run) = run else {
+                if !idle {
+                    return;
+                }
+                self.finish_copy(current, now);
+                continue;
+            };
+            let job = self.place_for_job(run.1, now);
+            // Behind what is begun, or to what shall be: nobody looks at the empty pages twice.
+            let begun = job.map_or(0, |_| run.1);
+            self.copy.current = Some(Current {
+                cursor: run.0 + begun,
+                ..current
+            });
+            let Some(job) = job else {
+                return;
+            };
+            self.start_job(current, run, job, (buffers, now));
         }
+    }
+
+    /// Bytes that copies may move in a second from now on; none for as fast as it goes. The
+    /// kernel's requests do not count, and are never held up by it.
+    pub fn limit_copies(&mut self, per_second: Option<Bytes>, now: MonotonicTime) {
+        self.copy.budget.set(per_second, now);
+    }
+
+    /// A scratch part for a job of so many pages, if it may begin now. While the kernel waits for
+    /// something, one job at a time is enough.
+    fn place_for_job(&mut self, pages: u32, now: MonotonicTime) -> Option<usize> {
+        let free = self.copy.jobs.iter().filter(|job| job.is_none()).count();
+        let may = free == COPY_JOBS_MAX || (free > 0 && !self.is_kernel_waiting());
+        if !may || self.free_request_places() == 0 || !self.copy.budget.take(pages, now) {
+            return None;
+        }
+        self.copy.jobs.iter().position(Option::is_none)
+    }
+
+    /// Whether a request of the kernel is under way.
+    fn is_kernel_waiting(&self) -> bool {
+        let jobs = self.copy.jobs.iter().filter(|job| job.is_some()).count();
+        self.requests_under_way() > jobs
     }
 
     /// The next replica to rebuild or slab to bring to disk.
@@ -223,20 +270,62 @@ impl Engine<'_> {
     }
 
     /// The next run of pages to copy: first page and number, within the slab.
-    fn next_copy_run(&mut self, current: Current) -> Option<(u32, u32)> {
+    fn next_copy_run(&self, current: Current) -> Option<(u32, u32)> {
         let end = self.slab_end(current.slab);
+        let held = self.held_by(current.slab, current.target);
         let wanted = |page: &u32| {
             let record = self.tables.pages[self.page_of(current.slab, *page)].load();
-            let on_disk = current.target == CopyTarget::Disk && record.disk;
-            !record.version.is_empty() && !on_disk
+            !record.version.is_empty() && is_lacking(record, *page, held)
         };
         let first = (current.cursor..end).find(wanted)?;
-        let limit = end.min(first + COPY_PAGES_MAX);
+        let most = if self.is_kernel_waiting() {
+            COPY_PAGES_BUSY_MAX
+        } else {
+            COPY_PAGES_MAX
+        };
+        let limit = end.min(first + most);
         let stop = (first..limit).find(|page| !wanted(page)).unwrap_or(limit);
-        if let Some(state) = &mut self.copy.current {
-            state.cursor = stop;
-        }
         Some((first, stop - first))
+    }
+
+    /// What a copy holds already; none for the spill file, which is asked page by page.
+    fn held_by(&self, slab: u32, target: CopyTarget) -> Option<Progress> {
+        let CopyTarget::Replica(place) = target else {
+            return None;
+        };
+        let set = self.tables.slabs[slab as usize].set()?;
+        let entry = &self.tables.sets[set];
+        // A copy that is no longer there holds nothing, and is not written to.
+        let index = entry.find(place);
+        Some(index.map_or(Progress::NOTHING, |index| entry.progress(index)))
+    }
+
+    /// Notes what the target of the current copy holds by now: everything before the first page of
+    /// a job that is still under way. Once a job has failed, that is no longer known.
+    fn note_progress(&self) {
+        let Some(current) = self.copy.current.filter(|current| !current.failed) else {
+            return;
+        };
+        let CopyTarget::Replica(place) = current.target else {
+            return;
+        };
+        let slab = self.page_of(current.slab, 0) as u64;
+        let begun = self.copy.jobs.iter().flatten();
+        let first = begun
+            .map(|job| self.requests[*job].first.get() - slab)
+            .min();
+        let held = first.map_or(u64::from(current.cursor), |first| {
+            first.min(u64::from(current.cursor))
+        });
+        let Some(set) = self.tables.slabs[current.slab as usize].set() else {
+            return;
+        };
+        let entry = &self.tables.sets[set];
+        if let Some(index) = entry.find(place)
+            && entry.replica(index).state == ReplicaState::Rebuilding
+        {
+            entry.progress[index].advance(held);
+        }
     }
 
     /// One past the slab's last page; the device may end within its last slab.
@@ -275,6 +364,8 @@ impl Engine<'_> {
         let first = share.slab as usize * slab_pages + share.first as usize;
         for page in 0..share.pages {
             let record = self.tables.pages[first + page as usize].load();
+            // Of a copy's pages the run names those that it lacked: each may have changed since, and
+            // none has become one that it holds.
             let wanted = !(target == CopyTarget::Disk && record.disk);
             if !record.version.is_empty() && wanted {
                 share.need.insert(page);
@@ -316,6 +407,7 @@ impl Engine<'_> {
             current.failed = true;
         } else if !failed {
             self.tables.header.count(Counter::PagesRebuilt, copied);
+            self.note_progress();
         }
         debug_assert_eq!(self.requests[place].stage, Stage::Active);
         self.answer(place, Ok(()), (buffers, now));
@@ -386,7 +478,7 @@ impl Engine<'_> {
         };
         let entry = &self.tables.sets[set];
         if let (false, Some(index)) = (current.failed, entry.find(place)) {
-            entry.set_state(index, ReplicaState::Live);
+            entry.complete(index);
             if let Some(id) = entry.id() {
                 self.event(EngineEvent::RebuildFinished(id, place.server));
             }

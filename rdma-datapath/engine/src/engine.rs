@@ -1,7 +1,8 @@
 //! The engine: takes requests, link changes, completions and documents; gives effects.
 //!
 //! Owns the state and the order of things. The rules stand beside it: `write.rs`, `read.rs`,
-//! `copy.rs` (rebuild and disk behind), `reserve.rs` (documents, binding, return), `report.rs`.
+//! `repair.rs`, `copy.rs` (rebuild, moves and disk behind), `reserve.rs` (documents, binding,
+//! return), `report.rs`, `invariants.rs`.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -16,10 +17,11 @@ use crate::buffer::{BufferRange, Buffers};
 use crate::copy::CopyState;
 use crate::document::ReplicaPlace;
 use crate::effect::{Effect, EngineEvent, SpillOperation};
+use crate::heat::Touch;
 use crate::in_flight::{OperationState, Part, Purpose, RequestPlace, RequestState, Stage, Work};
 use crate::limits::{
-    COPY_JOBS_MAX, EFFECTS_MAX, OPERATIONS_MAX, OPERATIONS_RESERVED, REQUEST_PAGES_MAX,
-    REQUESTS_MAX, SCRATCH_PAGES, SERVERS_MAX, TICK,
+    COPY_JOBS_MAX, EFFECTS_MAX, OPERATIONS_MAX, REQUEST_PAGES_MAX, REQUESTS_MAX, SCRATCH_PAGES,
+    SERVERS_MAX, TICK,
 };
 use crate::link::Link;
 use crate::operation::{Direction, Operation, OperationError, OperationId, OperationResult};
@@ -112,12 +114,12 @@ pub struct Engine<'m> {
     pub(crate) desired: Option<Desired>,
     pub(crate) servers: Vec<ServerState>,
     pub(crate) requests: Vec<RequestState>,
-    free_requests: Vec<RequestPlace>,
+    pub(crate) free_requests: Vec<RequestPlace>,
     /// Places in use, oldest first.
     pub(crate) active: Vec<RequestPlace>,
     pub(crate) waiting: usize,
-    operations: Vec<OperationState>,
-    free_operations: Vec<usize>,
+    pub(crate) operations: Vec<OperationState>,
+    pub(crate) free_operations: Vec<usize>,
     effects: VecDeque<Effect>,
     sequence: u64,
     counter: u64,
@@ -134,6 +136,10 @@ pub struct Engine<'m> {
     /// Since when no set could be had for a write, and when a write last met that.
     pub(crate) reserve_empty: Option<(MonotonicTime, MonotonicTime)>,
     next_tick: MonotonicTime,
+    /// When the first document came.
+    pub(crate) began: Option<MonotonicTime>,
+    /// Since when documents are refused for a last whole copy.
+    pub(crate) refused: Option<MonotonicTime>,
     fenced: bool,
 }
 
@@ -183,6 +189,8 @@ impl<'m> Engine<'m> {
             copy: CopyState::default(),
             reserve_empty: None,
             next_tick: MonotonicTime::ZERO,
+            began: None,
+            refused: None,
             fenced: false,
             tables,
         })
@@ -497,11 +505,6 @@ impl<'m> Engine<'m> {
         }
     }
 
-    /// Whether an operation would leave those that requests need.
-    pub(crate) fn has_room_for_repair(&self) -> bool {
-        self.free_operations.len() > OPERATIONS_RESERVED
-    }
-
     /// Posts an operation on a server for a run of pages of a part.
     pub(crate) fn post(
         &mut self,
@@ -577,6 +580,17 @@ impl<'m> Engine<'m> {
         state.stage = Stage::Answered;
         let (tag, buffer, pages) = (state.tag, state.buffer, state.pages);
         let header = self.tables.header;
+        let touch = match state.work {
+            Work::Read => Some(Touch::Read),
+            Work::Write => Some(Touch::Write),
+            Work::Copy(_) | Work::Discard | Work::Flush => None,
+        };
+        if let (Some(touch), Ok(())) = (touch, result) {
+            for share in &state.parts[..state.part_count] {
+                let heat = self.tables.slabs[share.slab as usize].heat();
+                heat.touch(touch, u64::from(share.pages), now);
+            }
+        }
         match (state.work, result) {
             (Work::Read, Ok(())) => {
                 header.count(Counter::Reads, 1);
@@ -726,60 +740,6 @@ impl<'m> Engine<'m> {
     #[must_use]
     pub fn requests_under_way(&self) -> usize {
         self.active.len()
-    }
-
-    /// Checks what must always hold. For tests and simulations: it looks at everything.
-    ///
-    /// # Panics
-    /// If something does not hold.
-    pub fn check_invariants(&self) {
-        let taken = self.requests.iter().filter(|request| request.taken).count();
-        assert_eq!(taken, self.active.len(), "requests in use are in the list");
-        assert_eq!(taken + self.free_requests.len(), self.requests.len());
-        let under_way = self
-            .operations
-            .iter()
-            .filter(|operation| operation.taken)
-            .count();
-        assert_eq!(under_way + self.free_operations.len(), OPERATIONS_MAX);
-        let counted: u32 = self
-            .requests
-            .iter()
-            .filter(|r| r.taken)
-            .map(|r| r.outstanding)
-            .sum();
-        assert_eq!(
-            counted as usize, under_way,
-            "each operation belongs to a request"
-        );
-        let in_flight: u32 = self.servers.iter().map(|server| server.in_flight).sum();
-        assert!(in_flight as usize <= under_way);
-        for (slab, used) in self.slab_used.iter().enumerate() {
-            let first = slab * self.config.geometry.slab_pages as usize;
-            let end = self
-                .tables
-                .pages
-                .len()
-                .min(first + self.config.geometry.slab_pages as usize);
-            let counted = self.tables.pages[first..end]
-                .iter()
-                .filter(|p| !p.is_empty())
-                .count();
-            assert_eq!(*used as usize, counted, "used pages of slab {slab}");
-            if let Some(place) = self.tables.slabs[slab].set() {
-                assert_eq!(self.set_slab[place].map(|s| s as usize), Some(slab));
-                assert!(
-                    self.tables.sets[place].id().is_some(),
-                    "slab {slab} has a real set"
-                );
-                assert!(!self.tables.sets[place].is_released());
-            }
-        }
-        for (place, slab) in self.set_slab.iter().enumerate() {
-            if let Some(slab) = slab {
-                assert_eq!(self.tables.slabs[*slab as usize].set(), Some(place));
-            }
-        }
     }
 }
 

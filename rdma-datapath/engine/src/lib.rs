@@ -5,19 +5,24 @@
 //! Must not do I/O, read a clock, draw random numbers, or allocate after start.
 #![forbid(unsafe_code)]
 
+mod budget;
 pub mod buffer;
 pub mod checksum;
 mod copy;
 pub mod document;
 pub mod effect;
 pub mod engine;
+pub mod heat;
 mod in_flight;
+mod invariants;
 pub mod limits;
 pub mod link;
 pub mod operation;
 pub mod page_guard;
 mod page_set;
+mod progress;
 mod read;
+mod repair;
 pub mod report;
 pub mod request;
 pub mod reserve;

@@ -31,6 +31,15 @@ pub const COPY_PAGES_MAX: u32 = 64;
 /// Copy jobs under way at once: one reads while the other writes; more would take a small host's
 /// processor away from the swap-ins.
 pub const COPY_JOBS_MAX: usize = 2;
+/// The same while requests of the kernel are under way, and then one job at a time: a page that a
+/// process waits for has 64 KiB of a copy before it on a link at the most, which 1 Gb/s carries in
+/// half a millisecond.
+pub const COPY_PAGES_BUSY_MAX: u32 = 16;
+/// Time in which the heat of a slab that nobody touches halves. Infiniswap's paper forgets half in
+/// 3.1 s (weight 0.2 at 1 s); moving a slab takes seconds itself, and what was true 10 to 20 s ago
+/// still is with probability 0.97 to 0.94 on Google's hosts, so a choice that looks back as far as
+/// half a minute is not made by the last burst.
+pub const HEAT_HALF_LIFE: std::time::Duration = std::time::Duration::from_secs(30);
 /// Time from a copy that could not reach a source to the next try, if no link comes up before: a
 /// try begins at the slab's first page, and moves up to a slab for nothing.
 pub const COPY_REST: std::time::Duration = std::time::Duration::from_secs(1);
@@ -64,6 +73,7 @@ pub const READ_STALL_UNTIL_DOCUMENT: std::time::Duration = std::time::Duration::
 /// Time between two looks at deadlines while anything is under way.
 pub const TICK: std::time::Duration = std::time::Duration::from_millis(20);
 
+const _: () = assert!(COPY_PAGES_BUSY_MAX <= COPY_PAGES_MAX);
 const _: () = assert!(READ_ROUNDS_AT_ONCE <= READ_ROUNDS_MAX);
 const _: () = assert!(SCRATCH_PAGES as usize == COPY_PAGES_MAX as usize * COPY_JOBS_MAX);
 const _: () = assert!(

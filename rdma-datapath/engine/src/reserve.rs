@@ -1,7 +1,11 @@
 //! The reserve: documents in, sets bound to slabs at the first write, empty slabs' sets back,
 //! surplus sets released.
 
-use dynamicswap_types::{Generation, MonotonicTime, ServerIndex, SetId, SlabIndex, Spill};
+use std::time::Duration;
+
+use dynamicswap_types::{
+    Generation, MonotonicTime, PageVersion, ServerIndex, SetId, SlabIndex, Spill,
+};
 use thiserror::Error;
 
 use crate::buffer::Buffers;
@@ -42,6 +46,12 @@ pub enum ApplyError {
     /// Every copy of a bound set would move at once.
     #[error("every copy of set {0} would move at once: no copy to rebuild from would be left")]
     NoSurvivor(SetId),
+    /// The only whole copy of a bound set would leave, and it can still be copied from.
+    #[error(
+        "set {0} would lose its only whole copy, and there is no other yet: name that copy again, \
+         or send the document again once another one is whole"
+    )]
+    LastWhole(SetId),
     /// The class wants a disk that this device does not have.
     #[error("the class spills to disk, but the device has no spill file")]
     NoSpillFile,
@@ -58,7 +68,13 @@ impl Engine<'_> {
         buffers: &mut dyn Buffers,
         now: MonotonicTime,
     ) -> Result<(), ApplyError> {
-        self.check_document(document)?;
+        self.began.get_or_insert(now);
+        let checked = self.check_document(document, now);
+        if let Err(ApplyError::LastWhole(_)) = checked {
+            self.refused.get_or_insert(now);
+        }
+        checked?;
+        self.refused = None;
         let spilled_before = self
             .desired
             .is_some_and(|desired| desired.durability.spill == Spill::Async);
@@ -87,7 +103,7 @@ impl Engine<'_> {
         Ok(())
     }
 
-    fn check_document(&self, document: &Document) -> Result<(), ApplyError> {
+    fn check_document(&self, document: &Document, now: MonotonicTime) -> Result<(), ApplyError> {
         let (offered, current) = (document.generation, self.generation());
         if offered < current {
             return Err(ApplyError::OldGeneration { offered, current });
@@ -114,7 +130,7 @@ impl Engine<'_> {
             match (find_grant(&document.sets, id), self.set_slab[place]) {
                 (Some(grant), _) => {
                     known += 1;
-                    self.check_survivor(place, grant)?;
+                    self.check_survivor(place, grant, (document.read_stall, now))?;
                 }
                 (None, Some(slab)) => {
                     return Err(ApplyError::MissingSet(id, SlabIndex::new(slab)));
@@ -128,8 +144,15 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// A set that holds pages keeps one copy that may still be good.
-    fn check_survivor(&self, place: usize, grant: &SetGrant) -> Result<(), ApplyError> {
+    /// A set that holds pages keeps one copy that may still be good, and the last whole one as
+    /// long as it can be copied from. Whoever made the document knew the copies' states of a moment
+    /// ago; this engine knows those of now.
+    fn check_survivor(
+        &self,
+        place: usize,
+        grant: &SetGrant,
+        (stall, now): (Duration, MonotonicTime),
+    ) -> Result<(), ApplyError> {
         let holds = self.set_slab[place].is_some_and(|slab| self.slab_used[slab as usize] > 0);
         let entry = &self.tables.sets[place];
         let kept = entry
@@ -141,7 +164,44 @@ impl Engine<'_> {
         if holds && !kept && !hopeless && !self.config.spill {
             return Err(ApplyError::NoSurvivor(grant.id));
         }
+        let replicas = || entry.replicas().map(|(_, replica)| replica);
+        let stays = |replica: &Replica| grant.replicas.contains(&replica.place);
+        let is_whole = |replica: &Replica| replica.state == ReplicaState::Live;
+        if !holds || replicas().any(|replica| stays(&replica) && is_whole(&replica)) {
+            return Ok(());
+        }
+        let within = |replica: &Replica| self.is_within(*replica, stall, now);
+        let leaves = replicas().any(|it| !stays(&it) && is_whole(&it) && within(&it));
+        // Another copy can be made from the one that leaves, so that the document will do later.
+        // If none can, whoever made the document has as long as a read may stall to think again.
+        let lost = |replica: &Replica| replica.state == ReplicaState::Lost;
+        let hopeful = replicas().any(|it| stays(&it) && !lost(&it) && within(&it));
+        let patient = now.since(self.refused.unwrap_or(now)) < stall;
+        let on_disk = || self.set_slab[place].is_some_and(|slab| self.is_slab_on_disk(slab));
+        if leaves && (hopeful || patient) && !on_disk() {
+            return Err(ApplyError::LastWhole(grant.id));
+        }
         Ok(())
+    }
+
+    /// Whether a copy is reached, or has not been out of reach for as long as a read may stall:
+    /// counted from this process's first document at the earliest, for before it nothing was tried.
+    fn is_within(&self, replica: Replica, stall: Duration, now: MonotonicTime) -> bool {
+        let server = &self.servers[replica.place.server.as_usize()];
+        match server.link {
+            LinkState::Up => true,
+            LinkState::Connecting | LinkState::Down => {
+                now.since(server.since.max(self.began.unwrap_or(now))) < stall
+            }
+            LinkState::Lost | LinkState::Refused => false,
+        }
+    }
+
+    /// Whether the spill file holds every page of a slab.
+    fn is_slab_on_disk(&self, slab: u32) -> bool {
+        let pages = (0..self.slab_end(slab)).map(|page| self.page_of(slab, page));
+        let mut records = pages.map(|page| self.tables.pages[page].load());
+        self.config.spill && records.all(|record| record.version.is_empty() || record.disk)
     }
 
     fn apply_server(&mut self, index: usize, server: &ServerDescriptor, now: MonotonicTime) {
@@ -187,7 +247,12 @@ impl Engine<'_> {
             for index in 0..self.tables.sets[place].len() {
                 if self.tables.sets[place].replica(index).place.server == server {
                     let state = self.state_of_new_copy(place);
-                    self.tables.sets[place].set_state(index, state);
+                    let place_there = self.tables.sets[place].replica(index).place;
+                    let replica = Replica {
+                        place: place_there,
+                        state,
+                    };
+                    self.tables.sets[place].begin(index, replica);
                     changed |= 1 << index;
                 }
             }
@@ -198,8 +263,18 @@ impl Engine<'_> {
         self.disown(|_, _, place| place.server == server);
     }
 
-    /// The copy at a position has missed a write, or is gone.
-    pub(crate) fn worsen(&mut self, place: usize, index: usize, state: ReplicaState) {
+    /// The copy at a position has missed a write.
+    pub(crate) fn miss(&mut self, place: usize, index: usize, version: PageVersion) {
+        let entry = &self.tables.sets[place];
+        // Also of a copy that is stale already: a write that began earlier may end later.
+        entry.progress[index].miss(version);
+        if entry.replica(index).state != ReplicaState::Stale {
+            self.worsen(place, index, ReplicaState::Stale);
+        }
+    }
+
+    /// The copy at a position is not what it was.
+    fn worsen(&mut self, place: usize, index: usize, state: ReplicaState) {
         let entry = &self.tables.sets[place];
         let target = entry.replica(index).place;
         entry.set_state(index, state);
@@ -240,21 +315,26 @@ impl Engine<'_> {
         };
         let (wanted, len) = (&grant.replicas, grant.replicas.len());
         let before = [0, 1, 2].map(|index| (index < entry.len()).then(|| entry.replica(index)));
+        let held = [0, 1, 2].map(|index| entry.progress(index));
         let is_wanted = |replica: &Replica| wanted.contains(&replica.place);
-        let moved = before[len..].iter().flatten().copied().filter(is_wanted);
+        let moved = (len..before.len())
+            .filter_map(|index| Some((before[index].filter(&is_wanted)?, Some(held[index]))));
         let state = self.state_of_new_copy(place);
         let is_new = |wish: &&ReplicaPlace| {
             let mut known = before.iter().flatten();
             known.all(|replica| replica.place != **wish)
         };
-        let new = wanted.iter().filter(is_new).map(|place| Replica {
-            place: *place,
-            state,
+        let new = wanted.iter().filter(is_new).map(|place| {
+            let place = *place;
+            (Replica { place, state }, None)
         });
         let holes = (0..len).filter(|index| !before[*index].is_some_and(|it| is_wanted(&it)));
         let mut changed = 0_u8;
-        for (index, replica) in holes.zip(moved.chain(new)) {
-            entry.store(index, replica);
+        for (index, (replica, held)) in holes.zip(moved.chain(new)) {
+            match held {
+                Some(held) => entry.bring(index, replica, held),
+                None => entry.begin(index, replica),
+            }
             changed |= 1 << index;
         }
         entry.set_len(len);
@@ -326,8 +406,8 @@ impl Engine<'_> {
         self.set_slab[place] = Some(slab);
         let set = &self.tables.sets[place];
         let state = self.state_of_new_copy(place);
-        for index in 0..set.len() {
-            set.set_state(index, state);
+        for (index, replica) in set.replicas() {
+            set.begin(index, Replica { state, ..replica });
         }
         // Last: a process that is killed before has bound nothing, and none that is killed after
         // leaves copies that count as whole beside pages that only the disk has.
@@ -412,7 +492,7 @@ impl Engine<'_> {
             let set = &self.tables.sets[place];
             for (index, replica) in set.replicas() {
                 if replica.state != ReplicaState::Lost {
-                    set.set_state(index, ReplicaState::Live);
+                    set.complete(index);
                 }
             }
             self.tables.header.count(Counter::SlabsReturned, 1);

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use dynamicswap_types::{Copies, ServerIndex, SetId, SlotIndex};
 
 use crate::document::ReplicaPlace;
+use crate::progress::Progress;
 use crate::tables::SetEntry;
 
 /// State of one copy.
@@ -115,7 +116,7 @@ impl SetEntry {
             .map(|(index, _)| index)
     }
 
-    pub(crate) fn store(&self, index: usize, replica: Replica) {
+    fn store(&self, index: usize, replica: Replica) {
         self.replicas[index].store(pack(replica), Ordering::Release);
     }
 
@@ -127,6 +128,42 @@ impl SetEntry {
                 ..self.replica(index)
             },
         );
+    }
+
+    /// What the copy at `index` holds, unless it is whole.
+    pub(crate) fn progress(&self, index: usize) -> Progress {
+        self.progress[index].load()
+    }
+
+    /// Whether the copy at `index` is not whole and holds a part of its pages already.
+    #[must_use]
+    pub fn is_half_made(&self, index: usize) -> bool {
+        let held = self.progress(index);
+        self.replica(index).state != ReplicaState::Live && held != Progress::NOTHING
+    }
+
+    /// Makes the copy at `index` a whole or an empty one. What it holds is on record first: a
+    /// process that is killed in between must find nothing that the copy does not hold.
+    pub(crate) fn begin(&self, index: usize, replica: Replica) {
+        let whole = replica.state == ReplicaState::Live;
+        self.progress[index].store(Progress::NOTHING);
+        self.store(index, replica);
+        if whole {
+            self.progress[index].store(Progress::WHOLE);
+        }
+    }
+
+    /// Brings a copy of this set to another position, with what it holds.
+    pub(crate) fn bring(&self, index: usize, replica: Replica, progress: Progress) {
+        self.progress[index].store(Progress::NOTHING);
+        self.store(index, replica);
+        self.progress[index].store(progress);
+    }
+
+    /// The copy at `index` is whole.
+    pub(crate) fn complete(&self, index: usize) {
+        self.progress[index].store(Progress::WHOLE);
+        self.set_state(index, ReplicaState::Live);
     }
 
     /// Changes the number of copies; the released flag stays.
@@ -143,13 +180,9 @@ impl SetEntry {
     /// Takes a free place. The id is stored last, so that a half-made entry stays free.
     pub(crate) fn take(&self, id: SetId, places: &[ReplicaPlace]) {
         for (index, place) in places.iter().enumerate() {
-            self.store(
-                index,
-                Replica {
-                    place: *place,
-                    state: ReplicaState::Live,
-                },
-            );
+            let state = ReplicaState::Live;
+            let place = *place;
+            self.begin(index, Replica { place, state });
         }
         self.set_len(places.len());
         self.id.store(id.get(), Ordering::Release);

@@ -11,12 +11,14 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use dynamicswap_types::{Bytes, IncarnationId, PAGE_SIZE, PageVersion, SlabSize, SwapDeviceId};
 use thiserror::Error;
 
+use crate::heat::SlabHeat;
 use crate::limits::{DEVICE_PAGES_MAX, SERVERS_MAX, SETS_SPARE_MAX};
+use crate::progress::CopyProgress;
 
 /// "DSWAPTBL" as it stands in the file.
 const MAGIC: u64 = u64::from_le_bytes(*b"DSWAPTBL");
 /// Version of this layout; another one is refused.
-const LAYOUT_VERSION: u32 = 2;
+const LAYOUT_VERSION: u32 = 3;
 
 /// Why a memory file cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -350,27 +352,34 @@ impl ServerLife {
     }
 }
 
-/// One slab: the place of its set in the set table plus 1, or 0.
-#[repr(transparent)]
+/// One slab: the place of its set in the set table plus 1, or 0; and its heat.
+#[repr(C)]
 #[derive(Debug, Default)]
-pub struct SlabEntry(AtomicU32);
+pub struct SlabEntry {
+    set: AtomicU64,
+    heat: SlabHeat,
+}
+
+const _: () = assert!(size_of::<SlabEntry>() == 32);
 
 impl SlabEntry {
     /// Place of the slab's set in the set table.
     #[must_use]
     pub fn set(&self) -> Option<usize> {
-        self.0
-            .load(Ordering::Acquire)
-            .checked_sub(1)
-            .map(|place| place as usize)
+        let word = self.set.load(Ordering::Acquire).checked_sub(1)?;
+        usize::try_from(word).ok()
+    }
+
+    /// How much it is used.
+    #[must_use]
+    pub fn heat(&self) -> &SlabHeat {
+        &self.heat
     }
 
     /// Binds the slab to the set at `place`, or unbinds it.
     pub fn bind(&self, place: Option<usize>) {
-        let word = place
-            .and_then(|place| u32::try_from(place + 1).ok())
-            .unwrap_or(0);
-        self.0.store(word, Ordering::Release);
+        let word = place.map_or(0, |place| place as u64 + 1);
+        self.set.store(word, Ordering::Release);
     }
 }
 
@@ -384,9 +393,11 @@ pub struct SetEntry {
     pub(crate) shape: AtomicU64,
     /// Per replica: slot in the lower 32 bits, server in the next 16, state in the next 8.
     pub(crate) replicas: [AtomicU64; 3],
+    /// Per replica that is not whole: what it holds already.
+    pub(crate) progress: [CopyProgress; 3],
 }
 
-const _: () = assert!(size_of::<SetEntry>() == 40);
+const _: () = assert!(size_of::<SetEntry>() == 88);
 
 /// One page: 16 bytes. Word 0 holds the version and two flags, word 1 the checksum.
 #[repr(C, align(16))]

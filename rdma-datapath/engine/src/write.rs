@@ -196,14 +196,15 @@ impl Engine<'_> {
     fn mark_missed(&mut self, place: RequestPlace) {
         for part in 0..self.requests[place].part_count {
             let share = self.requests[place].parts[part];
+            let version = PageVersion::from_bits(self.requests[place].version);
             let Some(set) = self.tables.slabs[share.slab as usize].set() else {
                 continue;
             };
             for index in 0..self.tables.sets[set].len() {
                 let replica = self.tables.sets[set].replica(index);
-                let good = matches!(replica.state, ReplicaState::Live | ReplicaState::Rebuilding);
+                let good = replica.state != ReplicaState::Lost;
                 if share.acked & (1 << index) == 0 && good {
-                    self.worsen(set, index, ReplicaState::Stale);
+                    self.miss(set, index, version);
                 }
             }
         }

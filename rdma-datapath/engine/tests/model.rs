@@ -19,6 +19,7 @@ use dynamicswap_engine::link::Link;
 use dynamicswap_engine::operation::{Direction, Operation, OperationError};
 use dynamicswap_engine::page_guard::{PageGuard, PageKey};
 use dynamicswap_engine::request::{Request, RequestError, RequestKind, RequestTag};
+use dynamicswap_engine::sets::{Replica, ReplicaState};
 use dynamicswap_engine::tables::{Geometry, OwnedTables};
 use dynamicswap_types::{
     Bytes, Copies, Durability, Epoch, Generation, IncarnationId, MonotonicTime, PageIndex,
@@ -93,6 +94,8 @@ struct World<'m> {
     next_slot: u32,
     failures: u64,
     reads: u64,
+    /// Pages that were looked for in copies which count as whole.
+    checked: u64,
 }
 
 fn stamp(page: u64, version: u64) -> Vec<u8> {
@@ -191,6 +194,7 @@ impl<'m> World<'m> {
             next_slot: 0,
             failures: 0,
             reads: 0,
+            checked: 0,
         };
         world.grant_sets(7);
         world.apply();
@@ -552,8 +556,7 @@ impl<'m> World<'m> {
                 .find(|view| view.id == set.id)
                 .is_some_and(|view| {
                     view.replicas.iter().flatten().any(|replica| {
-                        replica.place.server.get() != dead
-                            && replica.state == dynamicswap_engine::sets::ReplicaState::Live
+                        replica.place.server.get() != dead && replica.state == ReplicaState::Live
                     })
                 });
             if let (Some(target), true) = (target, whole) {
@@ -587,6 +590,34 @@ impl<'m> World<'m> {
         let byte = self.random.next(SLAB_PAGES * 4096) as usize;
         if let Some(slot) = self.slots.get_mut(&key) {
             slot[byte] ^= 1;
+        }
+    }
+
+    /// A copy that counts as whole holds every acknowledged page, whatever it missed on its way and
+    /// however many engines have made it.
+    fn check_whole_copies(&mut self) {
+        if self.lossy {
+            return;
+        }
+        let mut guard = guard(self.sealed);
+        for set in self.engine.sets() {
+            let Some(slab) = set.slab else { continue };
+            let live = |replica: &&Replica| replica.state == ReplicaState::Live;
+            for replica in set.replicas.iter().flatten().filter(live) {
+                let place = replica.place;
+                let slot = &self.slots[&(place.server.get(), place.slot.get())];
+                for (number, bytes) in (0..).zip(slot.chunks_exact(4096)) {
+                    let page = u64::from(slab.get()) * SLAB_PAGES + number;
+                    let record = self.tables.tables().pages[page as usize].load();
+                    let skipped = record.version.is_empty() || self.doubtful[page as usize];
+                    let index = PageIndex::new(page);
+                    assert!(
+                        skipped || guard.check(bytes, index, record.version, record.tag),
+                        "page {page} is missing in a whole copy: {replica:?}"
+                    );
+                    self.checked += u64::from(!skipped);
+                }
+            }
         }
     }
 
@@ -648,6 +679,7 @@ impl<'m> World<'m> {
             "every request is answered once everything is back"
         );
         assert_eq!(self.engine.requests_under_way(), 0);
+        self.check_whole_copies();
         assert_eq!(
             self.free_buffers.len(),
             BUFFERS as usize,
@@ -686,7 +718,7 @@ impl<'m> World<'m> {
     }
 }
 
-fn run(seed: u64, class: Durability, corrupt: bool) -> (u64, u64) {
+fn run(seed: u64, class: Durability, corrupt: bool) -> (u64, u64, u64) {
     let size = Bytes::from_mib(u32::try_from(SLABS).expect("small"));
     let slab = SlabSize::try_from(SlabSize::MIN).expect("the least");
     let pool = BUFFERS * BUFFER_PAGES + SCRATCH_PAGES;
@@ -697,17 +729,22 @@ fn run(seed: u64, class: Durability, corrupt: bool) -> (u64, u64) {
         world.step(corrupt);
     }
     world.settle();
-    (world.reads, world.failures)
+    (world.reads, world.failures, world.checked)
 }
 
 fn runs(class: Durability, corrupt: bool) {
-    let mut totals = (0, 0);
+    let mut totals = (0, 0, 0);
     for seed in 0..40 {
         eprintln!("seed {seed} of class {class}, corruption {corrupt}");
-        let (reads, failures) = run(seed, class, corrupt);
-        totals = (totals.0 + reads, totals.1 + failures);
+        let (reads, failures, checked) = run(seed, class, corrupt);
+        totals = (totals.0 + reads, totals.1 + failures, totals.2 + checked);
     }
     assert!(totals.0 > 10_000, "the model has really read: {totals:?}");
+    let remote = !corrupt && class.remote_copies() > 0;
+    assert!(
+        !remote || totals.2 > 1_000,
+        "and looked at copies: {totals:?}"
+    );
 }
 
 fn class(copies: u32, spill: Spill) -> Durability {

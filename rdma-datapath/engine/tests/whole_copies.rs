@@ -11,6 +11,7 @@ use dynamicswap_engine::limits::SCRATCH_PAGES;
 use dynamicswap_engine::link::Link;
 use dynamicswap_engine::operation::{Direction, Operation, OperationError};
 use dynamicswap_engine::request::{Request, RequestKind, RequestTag};
+use dynamicswap_engine::reserve::ApplyError;
 use dynamicswap_engine::sets::ReplicaState::{self, Live, Rebuilding, Stale};
 use dynamicswap_engine::tables::{Geometry, OwnedTables};
 use dynamicswap_types::{
@@ -186,6 +187,34 @@ impl<'m> World<'m> {
         self.effects();
     }
 
+    /// Writes pages that every one of these servers takes.
+    fn fill(&mut self, pages: impl Iterator<Item = u64>, servers: &[u16]) {
+        for page in pages {
+            self.write(page);
+            servers.iter().for_each(|server| self.serve(*server));
+        }
+    }
+
+    /// A new process on the same memory file, which takes the document of the one before.
+    fn successor(&self, tables: &'m OwnedTables, epoch: u64) -> Self {
+        let copies = self.document.durability.copies;
+        let mut next = Self::new(tables, epoch, copies, &[]);
+        next.document = self.document.clone();
+        next.apply();
+        (0..SERVERS).for_each(|server| next.up(server, 0));
+        next
+    }
+
+    /// Pages that are being read from a server.
+    fn reads(&self, server: u16) -> Vec<(u32, u32)> {
+        let here = |operation: &&Operation| {
+            operation.server.get() == server && operation.direction == Direction::Read
+        };
+        let runs = self.posted.iter().filter(here);
+        runs.map(|operation| (operation.page, operation.buffer.pages))
+            .collect()
+    }
+
     fn state(&self, server: u16) -> Option<ReplicaState> {
         let sets: Vec<_> = self.engine.sets().collect();
         let mut replicas = sets[0].replicas.iter().flatten();
@@ -338,4 +367,172 @@ fn document_kept_but_not_put_in_force_still_tells_the_next_engine_what_was_lost(
         (next.state(0), next.state(1)),
         (Some(Live), Some(Rebuilding))
     );
+}
+
+#[test]
+fn copy_that_missed_writes_is_given_those_pages_and_no_others() {
+    let tables = tables();
+    let mut world = World::serving(&tables, Copies::ONE, &[0, 1]);
+    world.fill(0..200, &[0, 1]);
+    world.down(1);
+    world.fill([7, 90].into_iter(), &[0]);
+    assert_eq!(world.state(1), Some(Stale));
+    world.up(1, 0);
+    assert_eq!(world.reads(0), [(7, 1), (90, 1)]);
+    world.serve(0);
+    world.serve(1);
+    assert_eq!(world.state(1), Some(Live));
+}
+
+#[test]
+fn write_that_began_earlier_and_was_missed_later_is_copied_too() {
+    let tables = tables();
+    let mut world = World::serving(&tables, Copies::ONE, &[0, 1]);
+    world.fill(0..10, &[0, 1]);
+    world.write(3);
+    let early = world.take(0).expect("posted");
+    world.down(1);
+    world.fill([5].into_iter(), &[0]);
+    assert_eq!(world.state(1), Some(Stale), "it missed page 5");
+    world.end(early, Ok(()));
+    world.up(1, 0);
+    assert_eq!(world.reads(0), [(3, 1), (5, 1)]);
+}
+
+#[test]
+fn next_engine_goes_on_where_the_dead_one_was() {
+    let tables = tables();
+    let mut world = World::serving(&tables, Copies::ONE, &[0]);
+    world.fill(0..256, &[0]);
+    world.name_copies(&[0, 1]);
+    assert_eq!(world.reads(0), [(0, 64), (64, 64)]);
+    let (first, second) = (world.take(0), world.take(0));
+    // The second run arrives before the first: nothing is known to be there without a gap.
+    world.end(second.expect("the second run"), Ok(()));
+    world.serve(1);
+    let beside = world.successor(&tables, 2);
+    assert_eq!(beside.reads(0)[0], (0, 64));
+    drop(beside);
+    world.end(first.expect("the first run"), Ok(()));
+    world.serve(1);
+    let mut next = world.successor(&tables, 3);
+    assert_eq!(next.reads(0)[0].0, 128, "two runs are there");
+    next.serve(0);
+    next.serve(1);
+    next.serve(0);
+    next.serve(1);
+    assert_eq!(next.state(1), Some(Live));
+}
+
+#[test]
+fn next_engine_copies_what_the_copy_missed_while_it_was_made() {
+    let tables = tables();
+    let mut world = World::serving(&tables, Copies::ONE, &[0]);
+    world.fill(0..256, &[0]);
+    world.name_copies(&[0, 1]);
+    for _ in 0..2 {
+        world.serve(0);
+        let write = world.take(1).expect("the first run is written");
+        world.end(write, Ok(()));
+    }
+    world.down(1);
+    world.fill([2].into_iter(), &[0]);
+    let mut next = world.successor(&tables, 2);
+    let reads = next.reads(0);
+    assert_eq!(reads[0], (2, 1), "missed: {reads:?}");
+    assert!(reads[1].0 >= 64, "the others of the first run are there");
+    for _ in 0..6 {
+        next.serve(0);
+        next.serve(1);
+    }
+    assert_eq!(next.state(1), Some(Live));
+}
+
+#[test]
+fn copies_keep_to_their_bandwidth() {
+    let tables = tables();
+    let mut world = World::serving(&tables, Copies::ONE, &[0]);
+    world.fill(0..256, &[0]);
+    let per_second = Bytes::from_mib(1);
+    world.engine.limit_copies(Some(per_second), world.now);
+    let begin = world.now;
+    world.name_copies(&[0, 1]);
+    assert_eq!(world.reads(0), [], "nothing has been saved up");
+    while world.state(1) != Some(Live) {
+        world.wait(Duration::from_millis(20));
+        world.serve(0);
+        world.serve(1);
+        assert!(
+            world.now.since(begin) < Duration::from_secs(2),
+            "stands still"
+        );
+    }
+    let took = world.now.since(begin);
+    assert!(took >= Duration::from_millis(980), "1 MiB in {took:?}");
+    assert!(took <= Duration::from_millis(1_100), "1 MiB in {took:?}");
+}
+
+#[test]
+fn kernel_has_one_short_copy_before_it_at_the_most() {
+    let tables = tables();
+    let mut world = World::serving(&tables, Copies::ONE, &[0]);
+    world.fill(0..250, &[0]);
+    world.write(255);
+    world.name_copies(&[0, 1]);
+    assert_eq!(world.reads(0), [(0, 16)]);
+    let (write, read) = (world.take(0), world.take(0));
+    world.end(read.expect("the run"), Ok(()));
+    assert_eq!(world.reads(0), [], "one job: it writes now");
+    world.end(write.expect("the write"), Ok(()));
+    world.serve(1);
+    assert_eq!(world.reads(0).len(), 2, "nobody waits any more");
+}
+
+#[test]
+fn last_whole_copy_stays_as_long_as_it_can_be_copied_from() {
+    let tables = tables();
+    let mut world = World::serving(&tables, Copies::ONE, &[0, 1]);
+    world.fill(0..4, &[0, 1]);
+    world.down(1);
+    // The planner has seen two whole copies; by now one has missed a write.
+    world.fill([1].into_iter(), &[0]);
+    world.document.generation = world.document.generation.next();
+    let mut moved = world.document.clone();
+    moved.sets[0].replicas = vec![place(1)];
+    let refused = world.engine.apply(&moved, &mut world.pool, world.now);
+    assert_eq!(refused, Err(ApplyError::LastWhole(SetId::new(1))));
+    world.down(0);
+    let refused = world.engine.apply(&moved, &mut world.pool, world.now);
+    assert!(refused.is_err(), "it may come back");
+    world.up(0, 0);
+    world.up(1, 0);
+    world.serve(0);
+    world.serve(1);
+    assert_eq!(world.state(1), Some(Live));
+    let taken = world.engine.apply(&moved, &mut world.pool, world.now);
+    assert_eq!(taken, Ok(()));
+}
+
+#[test]
+fn copy_that_is_out_of_reach_for_longer_than_a_read_stalls_holds_up_no_document() {
+    let tables = tables();
+    let mut world = World::serving(&tables, Copies::ONE, &[0, 1]);
+    world.fill(0..4, &[0, 1]);
+    world.down(1);
+    world.fill([1].into_iter(), &[0]);
+    world.down(0);
+    world.wait(Duration::from_secs(3));
+    world.name_copies(&[1]);
+    assert_eq!(world.state(0), None);
+}
+
+#[test]
+fn heat_outlives_the_engine() {
+    let tables = tables();
+    let mut world = World::serving(&tables, Copies::ONE, &[0]);
+    world.fill(0..100, &[0]);
+    let next = world.successor(&tables, 2);
+    let heat = next.engine.tables().slabs[0].heat().load(world.now);
+    assert!(heat.writes_milli > 2_000, "{heat:?}");
+    assert_eq!(heat.reads_milli, 0);
 }

@@ -172,6 +172,7 @@ impl Control {
             endpoints,
             server_nodes,
             attached,
+            copy_bandwidth,
         } = prepared;
         let generation = document.generation;
         let changed = taken.document.as_ref() != Some(&message);
@@ -184,7 +185,11 @@ impl Control {
         let applied = if self.backend == Backend::Local {
             Ok(())
         } else {
-            self.hand_over(Command::Apply(Box::new(document), endpoints))
+            self.hand_over(Command::Apply(
+                Box::new(document),
+                endpoints,
+                copy_bandwidth,
+            ))
         };
         if let Err(refusal) = applied {
             self.keep(&taken)?;

@@ -11,8 +11,8 @@ use dynamicswap_engine::limits::SERVERS_MAX;
 use dynamicswap_proto::InvalidMessage;
 use dynamicswap_proto::common::v1 as pb;
 use dynamicswap_types::{
-    Copies, Durability, FailureDomain, Generation, IncarnationId, NodeName, ServerIndex, SetId,
-    SlotIndex,
+    Bytes, Copies, Durability, FailureDomain, Generation, IncarnationId, NodeName, ServerIndex,
+    SetId, SlotIndex,
 };
 
 use crate::transport::remote::Endpoint;
@@ -28,6 +28,8 @@ pub struct Prepared {
     pub server_nodes: Vec<String>,
     /// Whether the device shall be attached.
     pub attached: bool,
+    /// Bytes a second that copies may move; none for as fast as it goes.
+    pub copy_bandwidth: Option<Bytes>,
 }
 
 /// Checks a message and turns it into a document. `known` is the order of servers so far.
@@ -59,6 +61,8 @@ pub fn prepare(
         endpoints,
         server_nodes,
         attached: message.attached,
+        copy_bandwidth: (message.copy_bytes_per_second > 0)
+            .then(|| Bytes::new(message.copy_bytes_per_second)),
     })
 }
 

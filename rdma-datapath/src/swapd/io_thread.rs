@@ -15,7 +15,7 @@ use dynamicswap_engine::limits::{OPERATIONS_MAX, SERVERS_MAX};
 use dynamicswap_engine::operation::OperationError;
 use dynamicswap_engine::request::{Request, SubmitError};
 use dynamicswap_engine::tables::Counter;
-use dynamicswap_types::{MonotonicTime, ServerIndex, Spill};
+use dynamicswap_types::{Bytes, MonotonicTime, ServerIndex, Spill};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::time::Timespec;
@@ -319,8 +319,12 @@ impl<'m, F: FrontEnd> IoThread<'m, F> {
             return false;
         };
         let answer = match command {
-            Command::Apply(document, endpoints) => {
-                Answer::Applied(self.apply(&document, &endpoints, now))
+            Command::Apply(document, endpoints, bandwidth) => {
+                let applied = self.apply(&document, &endpoints, now);
+                if applied.is_ok() {
+                    self.limit_copies(bandwidth, now);
+                }
+                Answer::Applied(applied)
             }
             Command::Report(mut snapshot, servers) => {
                 self.fill(&mut snapshot, servers);
@@ -351,6 +355,11 @@ impl<'m, F: FrontEnd> IoThread<'m, F> {
         self.disk_only = document.durability.spill == Spill::Only;
         self.note_readiness();
         Ok(())
+    }
+
+    /// Bytes a second that copies may move from now on.
+    pub fn limit_copies(&mut self, bandwidth: Option<Bytes>, now: MonotonicTime) {
+        self.parts.engine.limit_copies(bandwidth, now);
     }
 
     fn fill(&self, snapshot: &mut Snapshot, servers: usize) {

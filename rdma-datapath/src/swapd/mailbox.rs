@@ -15,7 +15,7 @@ use dynamicswap_engine::effect::EngineEvent;
 use dynamicswap_engine::engine::ServerState;
 use dynamicswap_engine::link::Link;
 use dynamicswap_engine::report::SetView;
-use dynamicswap_types::{Generation, ServerIndex};
+use dynamicswap_types::{Bytes, Generation, ServerIndex};
 use rustix::event::EventfdFlags;
 use thiserror::Error;
 
@@ -52,8 +52,8 @@ pub struct Snapshot {
 /// What the control threads ask of the I/O thread.
 #[derive(Debug)]
 pub enum Command {
-    /// Take this document, and where each server is.
-    Apply(Box<Document>, Vec<Option<Endpoint>>),
+    /// Take this document, and where each server is; the bytes a second that copies may move.
+    Apply(Box<Document>, Vec<Option<Endpoint>>, Option<Bytes>),
     /// Fill this.
     Report(Box<Snapshot>, usize),
 }

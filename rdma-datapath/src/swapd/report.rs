@@ -3,11 +3,12 @@
 use std::sync::atomic::Ordering;
 
 use dynamicswap_engine::engine::{LinkState, ServerState};
+use dynamicswap_engine::heat::Heat;
 use dynamicswap_engine::report::SetView;
 use dynamicswap_engine::sets::{Replica, ReplicaState};
-use dynamicswap_engine::tables::{AttachState, Counter, Header};
+use dynamicswap_engine::tables::{AttachState, Counter, Header, PageEntry};
 use dynamicswap_proto::common::v1 as pb;
-use dynamicswap_types::{Bytes, PageCount, ServerIndex};
+use dynamicswap_types::{Bytes, MonotonicTime, PageCount, ServerIndex, SlabIndex};
 
 use super::control::{Control, DETACH_WAITS, HOLDER_GONE, device_path};
 use super::mailbox::Snapshot;
@@ -38,6 +39,7 @@ pub fn build(parts: &ReportParts<'_>) -> pb::SwapDeviceReport {
     let header = memory.header();
     let (state, number) = memory.device();
     let own = OwnMemory::read();
+    let now = monotonic_now();
     pb::SwapDeviceReport {
         device_id: control.identity.device_id.to_bytes().to_vec(),
         epoch: header.epoch.load(Ordering::Acquire),
@@ -53,7 +55,14 @@ pub fn build(parts: &ReportParts<'_>) -> pb::SwapDeviceReport {
         sets: snapshot
             .sets
             .iter()
-            .map(|set| set_report(set, parts.nodes))
+            .map(|set| {
+                let read = |slab| SlabUse::read(memory, slab, control.identity.spill, now);
+                set_report(
+                    set,
+                    parts.nodes,
+                    set.slab.map_or_else(SlabUse::default, read),
+                )
+            })
             .collect(),
         counters: Some(counters(header)),
         read_latency: Some(control.latencies.read.report()),
@@ -149,7 +158,32 @@ fn pages_held(server: ServerIndex, sets: &[SetView]) -> u64 {
         .sum()
 }
 
-fn set_report(set: &SetView, nodes: Nodes<'_>) -> pb::SetReport {
+/// What the tables say of a slab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct SlabUse {
+    heat: Heat,
+    on_disk: bool,
+}
+
+impl SlabUse {
+    fn read(memory: &SwapdMemory, slab: SlabIndex, spill: Bytes, now: MonotonicTime) -> Self {
+        let tables = memory.tables();
+        let slab_pages = memory.geometry().slab_pages as usize;
+        let heat = tables
+            .slabs
+            .get(slab.as_usize())
+            .map(|it| it.heat().load(now));
+        let pages = tables.pages.chunks(slab_pages).nth(slab.as_usize());
+        let mut records = pages.into_iter().flatten().map(PageEntry::load);
+        Self {
+            heat: heat.unwrap_or_default(),
+            on_disk: spill > Bytes::ZERO
+                && records.all(|record| record.version.is_empty() || record.disk),
+        }
+    }
+}
+
+fn set_report(set: &SetView, nodes: Nodes<'_>, slab: SlabUse) -> pb::SetReport {
     let replica = |replica: &Replica| pb::ReplicaReport {
         node: nodes.name(replica.place.server).to_owned(),
         slot: replica.place.slot.get(),
@@ -161,6 +195,9 @@ fn set_report(set: &SetView, nodes: Nodes<'_>) -> pb::SetReport {
         pages_used: set.pages_used,
         released: set.released,
         replicas: set.replicas.iter().flatten().map(replica).collect(),
+        read_heat: slab.heat.reads_milli,
+        write_heat: slab.heat.writes_milli,
+        on_disk: slab.on_disk,
     }
 }
 
@@ -233,7 +270,7 @@ impl OwnMemory {
 mod tests {
     use super::*;
     use dynamicswap_engine::document::ReplicaPlace;
-    use dynamicswap_types::{SetId, SlabIndex, SlotIndex};
+    use dynamicswap_types::{SetId, SlotIndex};
 
     #[test]
     fn own_memory_is_read_from_the_kernel_s_words() {
@@ -264,7 +301,15 @@ mod tests {
             ],
         };
         let nodes = ["a".to_owned(), "b".to_owned()];
-        let report = set_report(&set, Nodes(&nodes));
+        let slab_use = SlabUse {
+            heat: Heat {
+                reads_milli: 7,
+                writes_milli: 8,
+            },
+            on_disk: true,
+        };
+        let report = set_report(&set, Nodes(&nodes), slab_use);
+        assert_eq!((report.read_heat, report.write_heat), (7, 8));
         assert_eq!((report.set_id, report.slab), (5, Some(2)));
         let replicas: Vec<(&str, i32)> = report
             .replicas

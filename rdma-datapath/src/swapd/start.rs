@@ -246,9 +246,10 @@ fn put_kept_in_force<F: FrontEnd>(
     if backend == Backend::Remote {
         kept = kept::put_in_force(kept, |message, server_nodes| {
             let prepared = document::prepare(message, server_nodes);
-            prepared
-                .map_err(|error| error.to_string())
-                .and_then(|prepared| io.apply(&prepared.document, &prepared.endpoints, now))
+            let prepared = prepared.map_err(|error| error.to_string())?;
+            io.apply(&prepared.document, &prepared.endpoints, now)?;
+            io.limit_copies(prepared.copy_bandwidth, now);
+            Ok(())
         });
     }
     Ok(kept)

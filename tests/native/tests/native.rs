@@ -14,6 +14,8 @@ mod down;
 mod input;
 #[path = "native/kills.rs"]
 mod kills;
+#[path = "native/moves.rs"]
+mod moves;
 
 use std::process::ExitCode;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -28,7 +30,7 @@ type Test = (&'static str, fn() -> anyhow::Result<()>);
 /// A test that takes longer hangs. The slowest takes about a minute on two processors.
 const TEST_TIME_MAX: Duration = Duration::from_secs(300);
 
-const TESTS: [Test; 16] = [
+const TESTS: [Test; 17] = [
     (
         "pages_go_to_donors_and_come_back_right",
         kills::pages_go_to_donors_and_come_back_right,
@@ -45,6 +47,10 @@ const TESTS: [Test; 16] = [
     (
         "controller_killed_at_any_moment_forgets_nothing",
         kills::controller_forgets_nothing,
+    ),
+    (
+        "drained_donor_is_emptied_under_load",
+        moves::drained_donor_is_emptied,
     ),
     ("flipped_bit_is_found_and_repaired", damage::flipped_bit),
     (

@@ -66,6 +66,7 @@ pub const REQUIRED: &[&str] = &[
     "engine: WritesHeld",
     "engine: ReserveEmpty",
     "engine: SpillFailed",
+    "copy taken over half made",
     "slot granted again after its server's memory was lost",
     "slot taken back",
     "old session fenced by a new engine",

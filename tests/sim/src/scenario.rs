@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use dynamicswap_datapath::transport::fault::SeededRandom;
-use dynamicswap_types::{Copies, Durability, Spill};
+use dynamicswap_types::{Bytes, Copies, Durability, Spill};
 
 use crate::trouble::Kind;
 
@@ -84,6 +84,8 @@ pub struct Scenario {
     pub kinds: Vec<Kind>,
     /// Mean time between two troubles.
     pub trouble_every: Duration,
+    /// Bytes that the engine's copies may move in a second.
+    pub copy_limit: Option<Bytes>,
 }
 
 fn millis(random: &mut SeededRandom, low: u64, high: u64) -> Duration {
@@ -140,6 +142,7 @@ impl Scenario {
             run: millis(random, 500, 2500),
             kinds: Kind::ALL.into_iter().filter(|_| coin(random)).collect(),
             trouble_every: millis(random, 40, 700),
+            copy_limit: coin(random).then(|| Bytes::from_mib(1 << random.below(6))),
         }
     }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use dynamicswap_datapath::transport::fault::{Faults, SeededRandom};
 use dynamicswap_datapath::transport::loopback::LoopbackNetwork;
 use dynamicswap_engine::document::Document;
+use dynamicswap_engine::reserve::ApplyError;
 use dynamicswap_engine::slots::GrantDocument;
 use dynamicswap_engine::tables::{Geometry, OwnedTables};
 use dynamicswap_types::{Generation, MonotonicTime, NameError, ServerIndex, SwapDeviceId};
@@ -85,6 +86,10 @@ pub struct World<'m> {
     heard: Reports,
     mail: Vec<(MonotonicTime, Mail)>,
     kept: Option<Document>,
+    /// The one that was in force when that was kept.
+    in_force: Option<Document>,
+    /// When the agent next hands over what was refused.
+    next_try: MonotonicTime,
     wanted: Option<Document>,
     weather: Weather,
     damage: Damage,
@@ -156,6 +161,8 @@ impl<'m> World<'m> {
             heard: Reports::default(),
             mail: Vec::new(),
             kept: None,
+            in_force: None,
+            next_try: MonotonicTime::ZERO,
             wanted: None,
             weather: Weather::new(&scenario),
             damage: Damage::default(),
@@ -374,6 +381,10 @@ impl<'m> World<'m> {
                 }
             }
         }
+        if self.next_try <= now {
+            self.next_try = now.after(PLANE_PERIOD);
+            self.apply_wanted()?;
+        }
         // What an absent agent could not deliver waits for its return.
         for (due, mail) in &mut self.mail {
             if *due <= now && away(&self.donors, mail) {
@@ -406,7 +417,10 @@ impl<'m> World<'m> {
             return Ok(());
         }
         // swapd keeps a document before it puts it in force: see `control.rs` there.
-        self.kept = self.wanted.clone();
+        if self.in_force != self.kept {
+            self.in_force.clone_from(&self.kept);
+        }
+        self.kept.clone_from(&self.wanted);
         let armed = process.is_some_and(|process| process.effects_left.is_some());
         if armed && self.random.below(4) == 0 {
             self.coverage.saw("trouble: engine killed over a document");
@@ -424,6 +438,18 @@ impl<'m> World<'m> {
                     .tell(self.now, || format!("document taken: {wanted:?}"));
                 self.judge_document(&before)?;
                 self.pump()
+            }
+            Err(ApplyError::LastWhole(set)) => {
+                // A copy has missed a write since the plane heard of it. The agent tries again.
+                self.coverage.saw("document refused: a last whole copy");
+                self.story.tell(self.now, || {
+                    format!("document refused: set {set} has one whole copy")
+                });
+                self.kept.clone_from(&self.in_force);
+                // This plane names no copy again that it has let go of: the failure that made the
+                // document wrong shows for as long as it is refused.
+                self.damage.control_is_away(self.now);
+                Ok(())
             }
             Err(error) => {
                 let detail = format!("generation {}: {error}", wanted.generation);

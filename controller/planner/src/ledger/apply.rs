@@ -52,6 +52,9 @@ impl Ledger {
                     .is_listed()
                     .then_some(SeatPhase::Leaving { since: None })
             }),
+            Step::Revoke { set, node } => self.mark_seat(*set, node, true),
+            Step::Pardon { set, node } => self.mark_seat(*set, node, false),
+            Step::Recall { set, node } => self.recall(*set, node),
             Step::Abandon { set, node } => self.move_seat(*set, node, |phase| {
                 matches!(phase, SeatPhase::Granting { .. })
                     .then_some(SeatPhase::Freeing { since: None })
@@ -206,6 +209,25 @@ impl Ledger {
         let seat = record.seats.iter_mut().find(|seat| seat.node == *node);
         let moved = seat.and_then(|seat| next(&seat.phase).map(|phase| seat.phase = phase));
         moved.ok_or_else(|| IllegalStep::NoSeat(set, node.clone()))
+    }
+
+    fn mark_seat(&mut self, set: SetId, node: &NodeName, revoked: bool) -> Result<(), IllegalStep> {
+        let record = self.set_mut(set)?;
+        let mut seats = record.seats.iter_mut();
+        let seat = seats.find(|seat| seat.node == *node && seat.phase.is_listed());
+        let seat = seat.filter(|seat| seat.revoked != revoked);
+        let seat = seat.ok_or_else(|| IllegalStep::NoSeat(set, node.clone()))?;
+        seat.revoked = revoked;
+        Ok(())
+    }
+
+    fn recall(&mut self, set: SetId, node: &NodeName) -> Result<(), IllegalStep> {
+        if self.set_mut(set)?.stage != SetStage::Offered {
+            return Err(IllegalStep::Stage(set));
+        }
+        self.move_seat(set, node, |phase| {
+            matches!(phase, SeatPhase::Leaving { .. }).then_some(SeatPhase::Serving)
+        })
     }
 
     fn close(&mut self, set: SetId) -> Result<(), IllegalStep> {

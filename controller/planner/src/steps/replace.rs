@@ -1,10 +1,11 @@
-//! Copies of offered sets: dead ones are replaced, missing ones added, surplus ones given back.
+//! Copies of offered sets: dead ones are replaced, missing ones added, surplus ones given back, and
+//! those that a donor wants back moved (`moves.rs`).
 
 use std::cmp::Reverse;
 
 use dynamicswap_types::{FailureDomain, NodeName, SetId};
 
-use super::Draft;
+use super::{Draft, moves};
 use crate::brake::Brake;
 use crate::choose::{Wish, choose};
 use crate::health::{Cause, Health};
@@ -13,13 +14,15 @@ use crate::plan::Step;
 use crate::reason::Reason;
 
 /// The copies of one set, sorted by what is known of them.
-struct Copies {
-    good: Vec<NodeName>,
-    dead: Vec<(NodeName, Cause)>,
+pub(super) struct Copies {
+    pub(super) good: Vec<NodeName>,
+    /// Well, and to leave once another copy is whole in their stead.
+    pub(super) revoked: Vec<NodeName>,
+    pub(super) dead: Vec<(NodeName, Cause)>,
     /// Asked for and not granted yet.
-    pending: Vec<NodeName>,
-    /// Dead copies that a pending one replaces already.
-    replaced: Vec<NodeName>,
+    pub(super) pending: Vec<NodeName>,
+    /// Copies that a pending one replaces already.
+    pub(super) replaced: Vec<NodeName>,
 }
 
 pub(super) fn run(draft: &mut Draft<'_>) {
@@ -31,8 +34,8 @@ pub(super) fn run(draft: &mut Draft<'_>) {
             continue;
         };
         let copies = sort(draft, &set);
-        let quiet =
-            copies.dead.is_empty() && copies.pending.is_empty() && copies.good.len() == required;
+        let still = copies.dead.is_empty() && copies.pending.is_empty();
+        let quiet = still && copies.revoked.is_empty() && copies.good.len() == required;
         if quiet {
             continue;
         }
@@ -42,7 +45,11 @@ pub(super) fn run(draft: &mut Draft<'_>) {
             }
             continue;
         }
+        moves::run(draft, id, &copies, required);
         let have = copies.good.len() + copies.pending.len();
+        let Some(set) = draft.ledger.sets.get(&id).cloned() else {
+            continue;
+        };
         if have < required {
             add(draft, id, &set, copies, required - have);
         } else {
@@ -63,6 +70,7 @@ fn copies_required(draft: &Draft<'_>, set: &SetRecord) -> Option<usize> {
 fn sort(draft: &mut Draft<'_>, set: &SetRecord) -> Copies {
     let mut copies = Copies {
         good: Vec::new(),
+        revoked: Vec::new(),
         dead: Vec::new(),
         pending: Vec::new(),
         replaced: Vec::new(),
@@ -77,9 +85,16 @@ fn sort(draft: &mut Draft<'_>, set: &SetRecord) -> Copies {
                 };
                 match health {
                     Health::Dead(cause) => copies.dead.push((seat.node.clone(), cause)),
+                    Health::Good if seat.revoked => copies.revoked.push(seat.node.clone()),
                     Health::Good => copies.good.push(seat.node.clone()),
                     Health::Suspect { .. } => {
-                        copies.good.push(seat.node.clone());
+                        let copies = &mut copies;
+                        let list = if seat.revoked {
+                            &mut copies.revoked
+                        } else {
+                            &mut copies.good
+                        };
+                        list.push(seat.node.clone());
                         note_suspect(draft, set, seat);
                     }
                 }
@@ -111,6 +126,10 @@ fn add(draft: &mut Draft<'_>, id: SetId, set: &SetRecord, copies: Copies, missin
         .filter(|(node, _)| !copies.replaced.contains(node));
     for _ in 0..missing {
         let replaces = dead.next();
+        if replaces.is_none() && !copies.revoked.is_empty() {
+            // What is missing is what shall move.
+            return;
+        }
         if let Some((node, _)) = &replaces {
             if let Brake::On { gone, known, until } = draft.brake {
                 draft.wake(until);
@@ -140,7 +159,7 @@ fn add(draft: &mut Draft<'_>, id: SetId, set: &SetRecord, copies: Copies, missin
 }
 
 /// Adds one copy on a donor that fits beside all that stay.
-fn add_one(draft: &mut Draft<'_>, id: SetId, replaces: Option<NodeName>) -> bool {
+pub(super) fn add_one(draft: &mut Draft<'_>, id: SetId, replaces: Option<NodeName>) -> bool {
     let Some(set) = draft.ledger.sets.get(&id).cloned() else {
         return false;
     };
@@ -235,15 +254,17 @@ fn surplus_copies(
     let mut order: Vec<&Seat> = set
         .listed()
         .filter(|seat| !copies.replaced.contains(&seat.node))
+        .filter(|seat| !copies.revoked.contains(&seat.node))
         .collect();
+    let listed = order.len();
     order.sort_by_key(|seat| {
         let free = draft.pools.slot_use(&seat.node).free;
         (is_live(seat), !is_dead(seat), free, Reverse(&seat.node))
     });
-    let live = set.listed().filter(|seat| is_live(seat)).count();
+    let live = order.iter().filter(|seat| is_live(seat)).count();
     let mut spare_live = live.saturating_sub(required);
     let mut leaving = Vec::new();
-    let count = set.listed().count().saturating_sub(required);
+    let count = listed.saturating_sub(required);
     for seat in order.into_iter().take(count) {
         let affordable = if is_live(seat) {
             spare_live > 0

@@ -8,8 +8,10 @@ use dynamicswap_types::{IncarnationId, NodeName, SetId, SwapDeviceId};
 use super::Draft;
 use crate::health::Health;
 use crate::ledger::{Seat, SeatPhase, SetRecord, SetStage};
+use crate::limits::{LISTED_COPIES_MAX, WHOLE_COPIES_BESIDE};
 use crate::plan::Step;
 use crate::reason::Reason;
+use crate::view::DeviceObservation;
 
 /// The memory of each donor that each device's document names.
 type Listed = BTreeMap<SwapDeviceId, BTreeMap<NodeName, IncarnationId>>;
@@ -109,9 +111,38 @@ fn settle_leaving(
     let node = seat.node.clone();
     if taken {
         draft.push(Step::Free { set, node });
+    } else if heard.is_some_and(|heard| must_return(draft, (set, record), heard, seat)) {
+        draft.push(Step::Recall { set, node });
+        if let Some(borrower) = draft.borrower_of(record.device) {
+            draft.note(Reason::Recall { borrower });
+        }
     } else if let Some(borrower) = draft.borrower_of(record.device) {
         draft.note(Reason::TakePending { borrower });
     }
+}
+
+/// Whether a copy that was to leave is the only whole one that the borrower has left, and can be
+/// named again beside the others. The borrower refuses to let go of it.
+fn must_return(
+    draft: &Draft<'_>,
+    (id, set): (SetId, &SetRecord),
+    heard: &DeviceObservation,
+    seat: &Seat,
+) -> bool {
+    let nodes = &draft.ledger.nodes;
+    let domain = |node: &NodeName| nodes.get(node).map(|record| &record.domain);
+    let beside = |other: &&Seat| {
+        other.phase.is_listed() || matches!(other.phase, SeatPhase::Granting { .. })
+    };
+    let others = || set.seats.iter().filter(beside);
+    let bound = heard.sets.get(&id).is_some_and(|said| said.bound);
+    set.stage == SetStage::Offered
+        && bound
+        && Draft::is_live(heard, id, seat)
+        && !draft.ledger.is_void(seat)
+        && !set.listed().any(|other| Draft::is_live(heard, id, other))
+        && others().count() < LISTED_COPIES_MAX
+        && others().all(|other| domain(&other.node) != domain(&seat.node))
 }
 
 fn settle_freeing(
@@ -175,7 +206,7 @@ fn settle_added(draft: &mut Draft<'_>, id: SetId, set: &SetRecord, listed: &mut 
             .and_then(|replaced| set.seat(replaced))
             .filter(|replaced| replaced.phase.is_listed());
         let unwanted = draft.health(set.device, &node).is_dead()
-            || replaced.is_some_and(|replaced| is_back(draft, set, replaced));
+            || replaced.is_some_and(|it| !it.revoked && is_back(draft, set, it));
         if unwanted {
             let donor = node.clone();
             draft.push(Step::Abandon { set: id, node });
@@ -201,8 +232,12 @@ fn is_back(draft: &mut Draft<'_>, set: &SetRecord, replaced: &Seat) -> bool {
     draft.health(set.device, &replaced.node) == Health::Good && !draft.ledger.is_void(replaced)
 }
 
-/// Whether a dead copy may leave: it is dead still, and a live one stays to rebuild from.
+/// Whether a copy may leave: it is dead still, and a live one stays to rebuild from; or its donor
+/// wants it back, and enough whole ones stay.
 fn may_leave(draft: &mut Draft<'_>, id: SetId, set: &SetRecord, replaced: &Seat) -> bool {
+    if replaced.revoked {
+        return draft.whole_beside(id, set, &replaced.node) >= WHOLE_COPIES_BESIDE;
+    }
     if !draft.health(set.device, &replaced.node).is_dead() {
         return false;
     }

@@ -14,6 +14,7 @@ use dynamicswap_planner::{
     ClusterView, DeviceFacts, DeviceIntent, DeviceObservation, Ledger, LinkObservation, LinkState,
     NodeDocument, NodeFacts, NodeObservation, Plan, ReplicaObservation, ReplicaState, Round,
     ServerFacts, ServerObservation, Session, SetObservation, Settings, absorb, round,
+    stamp_revokes,
 };
 use dynamicswap_types::{
     Bytes, Copies, Durability, Generation, IncarnationId, MonotonicTime, NodeName, SetId, SlabSize,
@@ -46,6 +47,7 @@ pub fn intent(class: Durability) -> DeviceIntent {
         write_hold: Duration::from_secs(2),
         read_stall: Duration::from_secs(30),
         empty_slab_hold: Duration::from_secs(10),
+        copy_bandwidth: None,
         policies: vec!["{}".to_owned()],
     }
 }
@@ -69,6 +71,8 @@ pub struct EngineSet {
     pub replicas: Vec<(NodeName, SlotIndex, IncarnationId, ReplicaState)>,
     pub bound: bool,
     pub released: bool,
+    pub heat: u64,
+    pub on_disk: bool,
 }
 
 /// A borrower's engine.
@@ -97,6 +101,8 @@ pub struct World {
     pub now: MonotonicTime,
     pub lives: u8,
     pub plan: Plan,
+    /// Nothing is copied: the network is slow.
+    pub slow: bool,
 }
 
 impl World {
@@ -111,6 +117,7 @@ impl World {
             now: MonotonicTime::ZERO.after(Duration::from_secs(100)),
             lives: 0,
             plan: Plan::default(),
+            slow: false,
         }
     }
 
@@ -218,6 +225,7 @@ impl World {
 
     /// One round of the controller. Says how many steps the plan had.
     pub fn round(&mut self) -> usize {
+        stamp_revokes(&self.ledger, &mut self.seen, self.now);
         let Round {
             plan,
             ledger,
@@ -431,7 +439,9 @@ impl World {
             for name in &names {
                 self.deliver(name);
             }
-            self.rebuild();
+            if !self.slow {
+                self.rebuild();
+            }
             for name in &names {
                 self.report(name);
             }
@@ -441,6 +451,40 @@ impl World {
             }
         }
         panic!("does not settle: {}", self.plan);
+    }
+
+    /// An operator drains a donor.
+    pub fn drain(&mut self, name: &str, within: Duration) {
+        let record = self.ledger.nodes.get_mut(&node(name)).expect("known");
+        record.cordoned = true;
+        record.drain = Some(within);
+    }
+
+    /// Copies of a borrower's sets on a donor, as its engine lists them.
+    pub fn copies_on(&self, borrower: &str, donor: &str) -> Vec<SetId> {
+        let sets = self.borrowers[&node(borrower)].sets.iter();
+        let here = |set: &EngineSet| {
+            !set.released && set.replicas.iter().any(|(name, ..)| *name == node(donor))
+        };
+        sets.filter(|(_, set)| here(set))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// Everybody takes documents and reports; one round is made.
+    pub fn step(&mut self) -> usize {
+        let names: Vec<NodeName> = self.seen.keys().cloned().collect();
+        for name in &names {
+            self.deliver(name);
+        }
+        if !self.slow {
+            self.rebuild();
+        }
+        for name in &names {
+            self.report(name);
+        }
+        self.now = self.now.after(millis(1));
+        self.round()
     }
 
     /// Time passes; everybody reports at its end.
@@ -512,6 +556,8 @@ impl EngineSet {
         SetObservation {
             bound: self.bound,
             released: self.released,
+            heat: self.heat,
+            on_disk: self.on_disk,
             replicas: self
                 .replicas
                 .iter()
@@ -600,6 +646,8 @@ impl Borrower {
                 replicas,
                 bound,
                 released: old.is_some_and(|old| old.released),
+                heat: old.map_or(0, |old| old.heat),
+                on_disk: old.is_some_and(|old| old.on_disk),
             };
             self.sets.insert(listing.set, set);
         }

@@ -91,6 +91,7 @@ impl Controller {
                 write_hold: scenario.write_hold,
                 read_stall: scenario.read_stall,
                 empty_slab_hold: scenario.empty_slab_hold,
+                copy_bandwidth: scenario.copy_limit,
                 policies: Vec::new(),
             },
             ledger: Ledger::default(),
@@ -234,6 +235,8 @@ impl Controller {
             let observation = SetObservation {
                 bound: view.slab.is_some(),
                 released: view.released,
+                heat: 0,
+                on_disk: false,
                 replicas: view
                     .replicas
                     .iter()

@@ -10,6 +10,8 @@ use dynamicswap_engine::effect::{Effect, EngineEvent, SpillOperation};
 use dynamicswap_engine::link::Link;
 use dynamicswap_engine::operation::OperationResult;
 use dynamicswap_engine::request::{RequestError, RequestTag};
+use dynamicswap_engine::reserve::ApplyError;
+use dynamicswap_engine::tables::SetEntry;
 use dynamicswap_types::ServerIndex;
 
 use super::{Ghost, World};
@@ -63,10 +65,24 @@ impl World<'_> {
         // It may be one that the process before has kept and not put in force.
         self.note_damage();
         let before = self.pages_with_copies();
-        if let Some(kept) = &self.kept
-            && let Err(error) = process.engine.apply(kept, &mut process.pool, self.now)
-        {
-            return Err(self.broken("an engine takes the kept document again", error.to_string()));
+        let tables = self.tables.tables();
+        let half = |set: &SetEntry| (0..set.len()).any(|index| set.is_half_made(index));
+        if tables.sets.iter().any(half) {
+            self.coverage.saw("copy taken over half made");
+        }
+        let limit = self.scenario.copy_limit;
+        process.engine.limit_copies(limit, self.now);
+        if let Some(kept) = &self.kept {
+            let mut taken = process.engine.apply(kept, &mut process.pool, self.now);
+            if let (Err(ApplyError::LastWhole(_)), Some(before)) = (&taken, &self.in_force) {
+                self.coverage.saw("document refused: a last whole copy");
+                taken = process.engine.apply(before, &mut process.pool, self.now);
+                self.kept.clone_from(&self.in_force);
+            }
+            if let Err(error) = taken {
+                let detail = error.to_string();
+                return Err(self.broken("an engine takes the kept document again", detail));
+            }
         }
         self.process = Some(process);
         self.judge_document(&before)?;

@@ -1,0 +1,70 @@
+//! What operators decide of a donor: open, cordoned or draining.
+
+use std::time::Duration;
+
+use dynamicswap_proto::control::v1::{Admission, AdmitRequest};
+use dynamicswap_types::NodeName;
+use tonic::Status;
+
+use super::Owner;
+use crate::store::changes_between;
+
+impl Owner {
+    /// Closes a donor for new slabs, empties it, or opens it again. In force and persisted when this
+    /// returns.
+    pub(super) fn admit_donor(&mut self, request: &AdmitRequest) -> Result<String, Status> {
+        let node: NodeName = request.node.parse().map_err(|error| {
+            Status::invalid_argument(format!("'{}' is no node name: {error}", request.node))
+        })?;
+        let (cordoned, drain, word) = match request.admission() {
+            Admission::Open => (false, None, "uncordoned"),
+            Admission::Cordoned => (true, None, "cordoned"),
+            Admission::Draining => {
+                let within = Duration::from_millis(request.within_ms);
+                (true, Some(within), "draining")
+            }
+            Admission::Unspecified => {
+                return Err(Status::invalid_argument(
+                    "the request does not say what the donor shall take",
+                ));
+            }
+        };
+        let known = self.draft.nodes.get(&node).filter(|record| record.donor);
+        let Some(record) = known else {
+            return Err(Status::not_found(format!(
+                "no donor {node} is known: 'dynamicswap get memoryservers' lists them"
+            )));
+        };
+        let name = format!("memoryserver.dynamicswap.io/{node}");
+        if (record.cordoned, record.drain) == (cordoned, drain) {
+            return Ok(format!("{name} unchanged"));
+        }
+        // Persisted alone and at once: what the draft holds beside it waits for a plan that is
+        // sound, and this must not.
+        let mut next = self.kept.clone();
+        for ledger in [&mut next, &mut self.draft] {
+            if let Some(record) = ledger.nodes.get_mut(&node) {
+                (record.cordoned, record.drain) = (cordoned, drain);
+            }
+        }
+        let changes = changes_between(&self.kept, &next);
+        let committed = tokio::task::block_in_place(|| self.store.commit(&changes));
+        if let Err(error) = committed {
+            if let (Some(draft), Some(kept)) =
+                (self.draft.nodes.get_mut(&node), self.kept.nodes.get(&node))
+            {
+                (draft.cordoned, draft.drain) = (kept.cordoned, kept.drain);
+            }
+            let error = anyhow::Error::from(error);
+            return Err(Status::internal(format!(
+                "{node} stays as it is: {error:#}"
+            )));
+        }
+        self.kept = next;
+        let result = format!("{name} {word}");
+        self.events
+            .note(node.as_str(), "DonorAdmission", result.clone());
+        self.dirty = true;
+        Ok(result)
+    }
+}
