@@ -11,7 +11,7 @@ use crate::guest::{Guest, Init};
 
 const DOCUMENT: &str = include_str!("../../../../docs/two-machines.md");
 /// The slowest command brings a workload of twice its memory through the device.
-const COMMAND_TIME_MAX: Duration = Duration::from_secs(420);
+const COMMAND_TIME_MAX: Duration = Duration::from_secs(600);
 
 /// A command of the document: where, what, and what its output must contain.
 #[derive(Debug, PartialEq, Eq)]
