@@ -6,6 +6,7 @@ mod rdma_engine;
 mod rdma_pages;
 mod rdma_rules;
 mod rdma_strangers;
+mod ublk_kills;
 
 use anyhow::Result;
 
@@ -48,5 +49,10 @@ pub const ALL: &[Scenario] = &[
         name: "rdma_strangers",
         proves: "foreign and guessed keys fault, close their own session only, and move no page",
         play: rdma_strangers::play,
+    },
+    Scenario {
+        name: "ublk_kills",
+        proves: "a ublk device outlives 50 killed engines, a hung one, and its holder, under a swap storm, 0 wrong pages",
+        play: ublk_kills::play,
     },
 ];
