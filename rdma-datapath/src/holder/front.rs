@@ -152,7 +152,7 @@ impl UblkGuard {
     }
 
     fn record(&self) -> PathBuf {
-        Path::new(RECORDS).join(format!("ublkb{}", self.device.number()))
+        record(self.device.number())
     }
 
     fn write_record(&self) {
@@ -174,11 +174,22 @@ impl Drop for UblkGuard {
             return;
         }
         report("remove", self.device.remove(), &path);
-        let record = self.record();
-        report("remove", fs::remove_file(&record), &record);
-        // With the last device the directory goes; others in it are a reason to leave it.
-        let _others = fs::remove_dir(RECORDS);
+        forget(self.device.number());
     }
+}
+
+fn record(number: u32) -> PathBuf {
+    Path::new(RECORDS).join(format!("ublkb{number}"))
+}
+
+/// Removes a device's record, if there is one.
+pub fn forget(number: u32) {
+    let record = record(number);
+    if record.exists() {
+        report("remove", fs::remove_file(&record), &record);
+    }
+    // With the last record the directory goes; others in it are a reason to leave it.
+    let _others = fs::remove_dir(RECORDS);
 }
 
 /// The FUSE mount and its directory.

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use dynamicswap_types::Bytes;
 
+use super::front;
 use super::options::{AttachOptions, Helper};
 use crate::device::{self, AttachPlan, Target};
 use crate::front_end::ublk::device::{self as ublk, UblkDevice};
@@ -88,7 +89,10 @@ fn abort(state: &Path) -> Outcome {
     };
     let path = ublk::path(device.number());
     match device::give_up(&path, || device.abort()) {
-        Ok(Ok(())) => outcome(device.remove().map(|()| Outcome::Detached)),
+        Ok(Ok(())) => {
+            front::forget(device.number());
+            outcome(device.remove().map(|()| Outcome::Detached))
+        }
         Ok(Err(error)) => Outcome::Failed(sentence(&error)),
         Err(error) => Outcome::Failed(sentence(&error)),
     }

@@ -10,6 +10,7 @@ use std::path::Path;
 use anyhow::Context;
 use dynamicswap_types::Bytes;
 
+use super::front;
 use crate::daemon::mapped_file::MappedFile;
 use crate::daemon::memory_mount::MemoryDirectory;
 use crate::daemon::options::BadInput;
@@ -40,6 +41,7 @@ pub fn find_ublk(paths: &Paths, size: Bytes) -> anyhow::Result<Option<UblkDevice
     }
     tracing::warn!("{} of an earlier swapd is removed", path.display());
     device.remove().context("clean up after an earlier swapd")?;
+    front::forget(device.number());
     Ok(None)
 }
 

@@ -177,6 +177,10 @@ impl Start<'_> {
         let state = &memory.header().engine_state;
         state.store(serving, Ordering::Release);
         memory.set_serving_since(monotonic_now().as_nanos());
+        // Last, because threads that are started later would inherit it.
+        if let Some(cpu) = threads::pin_to_isolated() {
+            tracing::info!("the I/O thread runs on processor {cpu} alone");
+        }
         let result = io.run();
         drop(server);
         Ok(result?)

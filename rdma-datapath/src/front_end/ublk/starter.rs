@@ -52,7 +52,8 @@ impl Starter {
         let failure = Arc::clone(&self.failure);
         let run = move || {
             if let Err(error) = start(number, is_new) {
-                tracing::error!("{error}: {}", source(&error));
+                let hint = hint(&error);
+                tracing::error!("{error}: {}{hint}", source(&error));
                 let errno = error.errno().unwrap_or(libc::EIO);
                 failure.store(errno, Ordering::Release);
             }
@@ -141,6 +142,15 @@ fn failed(action: &'static str, error: ControlError) -> FrontEndError {
     tracing::error!("{error}: {}", source(&error));
     let source = io::Error::from_raw_os_error(error.errno().unwrap_or(libc::EIO));
     FrontEndError::Io { action, source }
+}
+
+/// Newer drivers compare the server's process id with what they see themselves.
+fn hint(error: &ControlError) -> &'static str {
+    if error.errno() == Some(libc::EINVAL) {
+        "; swapd must run in the host's pid namespace (hostPID: true in a pod)"
+    } else {
+        ""
+    }
 }
 
 /// Why, in the system's words.

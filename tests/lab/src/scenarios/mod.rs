@@ -6,6 +6,7 @@ mod rdma_engine;
 mod rdma_pages;
 mod rdma_rules;
 mod rdma_strangers;
+mod ublk_choice;
 mod ublk_kills;
 
 use anyhow::Result;
@@ -49,6 +50,11 @@ pub const ALL: &[Scenario] = &[
         name: "rdma_strangers",
         proves: "foreign and guessed keys fault, close their own session only, and move no page",
         play: rdma_strangers::play,
+    },
+    Scenario {
+        name: "ublk_choice",
+        proves: "ublk serves where it can, never silently; its parameters, its orphans, its last resort",
+        play: ublk_choice::play,
     },
     Scenario {
         name: "ublk_kills",
