@@ -12,10 +12,11 @@ use crate::{Lab, wait_for};
 /// The holder's command line, but for the front end.
 const SWAPD: &str = "/lab/dynamicswap-swapd --node borrower --state-dir /run/ds/swapd --size 128Mi \
                      --slab 8Mi --control-socket /run/ds/swapd.sock --backend local --front-end";
-/// Holder and engine, dead at once.
-const KILL_BOTH: &str = "kill -9 $(cat /run/ds/swapd.pid) \
-                         $(pgrep -f '^/lab/dynamicswap-swapd-engine') && \
-                         until ! pgrep -f '^/lab/dynamicswap-swapd'; do sleep 0.1; done";
+/// Holder and engine, dead at once. A helper that waits for the device stays, as it would in a pod.
+const KILL_BOTH: &str = "holder=$(cat /run/ds/swapd.pid); \
+                         kill -9 $holder $(pgrep -f '^/lab/dynamicswap-swapd-engine') && \
+                         while test -d /proc/$holder || pgrep -f '^/lab/dynamicswap-swapd-engine'; \
+                         do sleep 0.1; done";
 
 pub(super) fn play(lab: &mut Lab) -> Result<()> {
     let mut guest = lab.start("borrower", 512)?;
