@@ -23,7 +23,7 @@ pub enum Front {
     /// The FUSE mount.
     FuseLoop(Mount),
     /// The ublk device.
-    Ublk(UblkGuard),
+    Ublk(Box<UblkGuard>),
 }
 
 impl Front {
@@ -44,7 +44,10 @@ impl Front {
             FrontEndKind::Ublk => {
                 let made = UblkDevice::make(&paths.state, size);
                 let device = made.map_err(|error| BadInput::new(chain(&error)))?;
-                Ok((Self::Ublk(UblkGuard::new(device, &paths.state)), None))
+                Ok((
+                    Self::Ublk(Box::new(UblkGuard::new(device, &paths.state))),
+                    None,
+                ))
             }
         }
     }
@@ -59,7 +62,7 @@ impl Front {
         };
         let found = UblkDevice::find(&paths.state, size)?;
         let device = found.with_context(|| format!("ublk device {number} is not there"))?;
-        Ok(Self::Ublk(UblkGuard::new(device, &paths.state)))
+        Ok(Self::Ublk(Box::new(UblkGuard::new(device, &paths.state))))
     }
 
     /// Number of the ublk device, if it is one.

@@ -192,7 +192,7 @@ impl Resources {
                 spill: None,
             },
             memory: kept.memory,
-            front: Front::Ublk(UblkGuard::new(device, &state.paths.state)),
+            front: Front::Ublk(Box::new(UblkGuard::new(device, &state.paths.state))),
             choice: kept_choice(ublk),
             _socket: Socket(options.control_socket.clone()),
             _memory: Memory(state.paths.state.clone()),
