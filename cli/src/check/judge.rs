@@ -55,6 +55,8 @@ const CAP_SYS_ADMIN: u32 = 21;
 const CAP_SYS_RESOURCE: u32 = 24;
 /// The first kernel whose tmpfs can be kept out of swap.
 const KERNEL_NOSWAP: (u32, u32) = (6, 4);
+/// The first kernel whose ublk tells its features, and copies data on demand.
+const KERNEL_UBLK: (u32, u32) = (6, 5);
 /// Less is not worth lending.
 const LENDABLE_MIN: Bytes = Bytes::from_mib(256);
 
@@ -157,29 +159,7 @@ fn judge_privileges(facts: &Facts, judge: &mut Judge) {
 }
 
 fn judge_device(facts: &Facts, judge: &mut Judge) {
-    match &facts.fuse_trouble {
-        None => judge.good("FUSE", "/dev/fuse can be opened"),
-        Some(trouble) => {
-            let cure = "modprobe fuse, or in a container --device /dev/fuse";
-            judge.lacks(Needs::Borrower, "FUSE", trouble, cure);
-        }
-    }
-    if facts.has_loop {
-        judge.good("loop devices", "/dev/loop-control");
-    } else {
-        let cure = "modprobe loop";
-        judge.lacks(
-            Needs::Borrower,
-            "loop devices",
-            "no /dev/loop-control",
-            cure,
-        );
-    }
-    if facts.has_ublk {
-        judge.good("ublk", "/dev/ublk-control; the device does not use it yet");
-    } else {
-        judge.good("ublk", "not there; the device does without it");
-    }
+    judge_front_ends(facts, judge);
     if !facts.tools_missing.is_empty() {
         let found = format!("{} not installed", facts.tools_missing.join(", "));
         judge.lacks(Needs::Borrower, "tools", found, "apt-get install mount");
@@ -195,10 +175,65 @@ fn judge_device(facts: &Facts, judge: &mut Judge) {
         Some(0) => judge.good("io_uring", "allowed"),
         None => judge.good("io_uring", "no switch to forbid it"),
         Some(_) => {
-            let cure = "spill files need it: sysctl kernel.io_uring_disabled=0";
+            let cure = "ublk and spill files need it: sysctl kernel.io_uring_disabled=0";
             judge.lacks(Needs::Nobody, "io_uring", "forbidden", cure);
         }
     }
+}
+
+/// What hands the device's requests over: ublk where the host has all of it, else a loop device over
+/// a FUSE mount, which then is a need.
+fn judge_front_ends(facts: &Facts, judge: &mut Judge) {
+    let has_ublk = match ublk_trouble(facts) {
+        None => {
+            judge.good("ublk", "/dev/ublk-control; the device is a ublk device");
+            true
+        }
+        Some((trouble, cure)) => {
+            let found = format!("{trouble}; the device is a loop device over FUSE");
+            judge.lacks(Needs::Nobody, "ublk", found, cure);
+            false
+        }
+    };
+    let needs = if has_ublk {
+        Needs::Nobody
+    } else {
+        Needs::Borrower
+    };
+    match &facts.fuse_trouble {
+        None => judge.good("FUSE", "/dev/fuse can be opened"),
+        Some(trouble) => {
+            let cure = "modprobe fuse, or in a container --device /dev/fuse";
+            judge.lacks(needs, "FUSE", trouble, cure);
+        }
+    }
+    if facts.has_loop {
+        judge.good("loop devices", "/dev/loop-control");
+    } else {
+        let cure = "modprobe loop";
+        judge.lacks(needs, "loop devices", "no /dev/loop-control", cure);
+    }
+}
+
+/// Why ublk does not serve, and what to do. swapd asks the driver itself for what it can do.
+fn ublk_trouble(facts: &Facts) -> Option<(String, &'static str)> {
+    let version = kernel_version(&facts.kernel);
+    if !facts.has_ublk {
+        let cure = "modprobe ublk_drv, where the kernel has it (Linux 6.5 and later)";
+        return Some(("no /dev/ublk-control".to_owned(), cure));
+    }
+    if version.is_some_and(|version| version < KERNEL_UBLK) {
+        let found = format!("Linux {} lacks what the device needs of it", facts.kernel);
+        return Some((found, "use Linux 6.5 or later, best 6.12 or later"));
+    }
+    // 1 forbids it to those without CAP_SYS_ADMIN.
+    if facts.io_uring_disabled.is_some_and(|level| level > 1) {
+        return Some((
+            "io_uring is forbidden".to_owned(),
+            "sysctl kernel.io_uring_disabled=0",
+        ));
+    }
+    None
 }
 
 fn judge_memory(facts: &Facts, judge: &mut Judge) {
@@ -243,6 +278,7 @@ mod tests {
             is_root: true,
             capabilities: u64::MAX,
             has_loop: true,
+            has_ublk: true,
             has_memory_v2: true,
             has_psi: true,
             available: Bytes::from_mib(4096),
@@ -269,10 +305,12 @@ mod tests {
         for facts in [
             Facts {
                 fuse_trouble: trouble,
+                has_ublk: false,
                 ..able()
             },
             Facts {
                 has_loop: false,
+                io_uring_disabled: Some(2),
                 ..able()
             },
             Facts {
@@ -297,6 +335,41 @@ mod tests {
             let missing = verdict.checks.iter().filter(|l| l.state == State::Missing);
             assert!(missing.clone().all(|line| line.cure.is_some()));
             assert_eq!(missing.count(), 1, "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn ublk_makes_fuse_and_loop_needless_and_its_lack_is_said() {
+        let without = Facts {
+            fuse_trouble: Some("no FUSE".to_owned()),
+            has_loop: false,
+            ..able()
+        };
+        let verdict = judge(&without);
+        assert!(verdict.can_borrow);
+        assert_eq!(line(&verdict, "FUSE").state, State::Lacking);
+        for facts in [
+            Facts {
+                has_ublk: false,
+                ..able()
+            },
+            Facts {
+                kernel: "6.4.1".to_owned(),
+                ..able()
+            },
+            Facts {
+                io_uring_disabled: Some(2),
+                ..able()
+            },
+        ] {
+            let verdict = judge(&facts);
+            assert!(verdict.can_borrow);
+            assert_eq!(line(&verdict, "ublk").state, State::Lacking, "{facts:?}");
+            assert!(
+                line(&verdict, "ublk")
+                    .found
+                    .contains("loop device over FUSE")
+            );
         }
     }
 

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
+use dynamicswap_workload::watchdog::ublk_devices_below;
 
 use super::paths::cluster_of;
 use crate::failure::Refusal;
@@ -72,6 +73,10 @@ fn other_swap(swaps: &str, cluster_of: impl Fn(&str) -> Option<String>) -> Optio
 /// The local cluster that serves a device, such as /dev/loop3.
 fn cluster_of_device(device: &str) -> Option<String> {
     let name = device.strip_prefix("/dev/")?;
+    let mut ublk = ublk_devices_below(Path::new("/")).into_iter();
+    if let Some(record) = ublk.find(|record| record.device == name) {
+        return cluster_of(&record.state);
+    }
     let file = fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).ok()?;
     cluster_of(Path::new(file.trim()))
 }

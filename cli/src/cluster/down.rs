@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dynamicswap_workload::container::{Usage, remove_cgroup};
-use dynamicswap_workload::watchdog::is_served;
+use dynamicswap_workload::watchdog::{abort_ublk, is_served};
 use rustix::process::Signal;
 use thiserror::Error;
 
@@ -199,7 +199,13 @@ fn remove_leftovers(paths: &ClusterPaths) {
         // One that waits for a dead device stays; it is found and named at the end.
         let _ended = process.wait_end(PATIENCE);
     }
-    // With the engine dead the device answers with errors, so this cannot wait.
+    // A ublk device without an engine would keep everybody waiting, swapoff as well.
+    for record in &left.ublk {
+        if let Err(error) = abort_ublk(record) {
+            eprintln!("/dev/{} cannot be removed: {error}", record.device);
+        }
+    }
+    // With the engine dead the others answer with errors, so this cannot wait.
     for device in &Leftovers::find(paths).swaps {
         run("swapoff", &[format!("/dev/{device}")]);
     }

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use dynamicswap_workload::container::Layout;
-use dynamicswap_workload::watchdog::{is_swap, loop_devices_below};
+use dynamicswap_workload::watchdog::{UblkRecord, is_swap, loop_devices_below, ublk_devices_below};
 
 use super::paths::ClusterPaths;
 use crate::process::ProcessRecord;
@@ -15,10 +15,12 @@ use crate::process::ProcessRecord;
 /// Everything that is left of one cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Leftovers {
-    /// Loop devices in use as swap, by kernel name.
+    /// Loop and ublk devices in use as swap, by kernel name.
     pub swaps: Vec<String>,
     /// Loop devices whose backing file is the cluster's, by kernel name.
     pub loops: Vec<String>,
+    /// ublk devices of the cluster's swapds.
+    pub ublk: Vec<UblkRecord>,
     /// Mounts below the cluster's directory, innermost first.
     pub mounts: Vec<PathBuf>,
     /// Cgroups of its containers.
@@ -35,9 +37,12 @@ impl Leftovers {
     pub fn find(paths: &ClusterPaths) -> Self {
         let loops = loop_devices_below(Path::new("/sys/block"), paths.root());
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let ublk = ublk_devices_below(paths.root());
+        let devices = loops.iter().chain(ublk.iter().map(|ublk| &ublk.device));
         Self {
-            swaps: loops.iter().filter(|d| is_swap(d)).cloned().collect(),
+            swaps: devices.filter(|d| is_swap(d)).cloned().collect(),
             loops,
+            ublk,
             mounts: mounts_below(&mountinfo, paths.root()),
             cgroups: cgroups_of(paths),
             processes: processes_of(paths.root()),
@@ -55,6 +60,8 @@ impl Leftovers {
         let mut list: Vec<String> = Vec::new();
         list.extend(self.swaps.iter().map(|d| format!("swap /dev/{d}")));
         list.extend(self.loops.iter().map(|d| format!("loop device /dev/{d}")));
+        let ublk = self.ublk.iter();
+        list.extend(ublk.map(|ublk| format!("ublk device /dev/{}", ublk.device)));
         list.extend(self.mounts.iter().map(|m| format!("mount {}", m.display())));
         list.extend(
             self.cgroups

@@ -1,18 +1,16 @@
 //! Loop devices: made with direct I/O and 4096-byte blocks, read back, and gone by themselves.
 //!
-//! One of the few files with unsafe code: the loop driver's and the block layer's ioctls.
+//! One of the few files with unsafe code: the loop driver's ioctls.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use dynamicswap_types::Bytes;
-use rustix::fs::{Mode, OFlags};
 use zerocopy::{FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::DeviceError;
+use super::raw::{RawDevice, check, open_direct};
 
 const CONTROL: &str = "/dev/loop-control";
 /// Others may take the free device first; each try asks for the next.
@@ -23,9 +21,6 @@ const LOOP_CONFIGURE: libc::Ioctl = 0x4c0a;
 const LOOP_CLR_FD: libc::Ioctl = 0x4c01;
 const LOOP_GET_STATUS64: libc::Ioctl = 0x4c05;
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4c82;
-const BLKDISCARD: libc::Ioctl = 0x1277;
-const BLKSSZGET: libc::Ioctl = 0x1268;
-const BLKGETSIZE64: libc::Ioctl = 0x8008_1272;
 
 const FLAG_AUTOCLEAR: u32 = 4;
 const FLAG_DIRECT_IO: u32 = 16;
@@ -64,8 +59,7 @@ const _: () = assert!(size_of::<Info>() == 232 && size_of::<Config>() == 304);
 /// A loop device, open; it goes away with its last user.
 #[derive(Debug)]
 pub struct LoopDevice {
-    file: File,
-    path: PathBuf,
+    raw: RawDevice,
 }
 
 impl LoopDevice {
@@ -88,12 +82,12 @@ impl LoopDevice {
                 DeviceError::system("asking for a device at", Path::new(CONTROL), hint, error)
             })?;
             let path = PathBuf::from(format!("/dev/loop{number}"));
-            let file = open_direct(&path).map_err(|error| {
+            let raw = RawDevice::open(path.clone()).map_err(|error| {
                 let hint = "the node must be visible here: do not run in a container without the host's /dev";
                 DeviceError::system("opening", &path, hint, error)
             })?;
-            match configure(&file, &backing_file) {
-                Ok(()) => return Ok(Self { file, path }),
+            match configure(raw.file(), &backing_file) {
+                Ok(()) => return Ok(Self { raw }),
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
                 Err(error) => {
                     let hint = "direct I/O and 4096-byte blocks are needed (Linux 5.8)";
@@ -104,61 +98,23 @@ impl LoopDevice {
         Err(DeviceError::NoLoopDevice(TRIES_MAX))
     }
 
-    /// Where it is.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Reads back what was set: direct I/O, block size, size, and that it goes away by itself.
-    pub(super) fn verify(&self, size: Bytes) -> Result<(), DeviceError> {
-        let asking =
-            |error| DeviceError::system("asking about", &self.path, "see the kernel's log", error);
-        let flags = status_flags(&self.file).map_err(asking)?;
-        let found_size = device_size(&self.file).map_err(asking)?;
-        let block = logical_block_bytes(&self.file).map_err(asking)?;
+    /// Reads back what was set: direct I/O, and that it goes away by itself. Gives the device.
+    pub(super) fn verified(self) -> Result<RawDevice, DeviceError> {
+        let path = self.raw.path();
+        let flags = status_flags(self.raw.file()).map_err(|error| {
+            DeviceError::system("asking about", path, "see the kernel's log", error)
+        })?;
         let wrong = if flags & FLAG_DIRECT_IO == 0 {
-            "direct I/O is off".to_owned()
+            "direct I/O is off"
         } else if flags & FLAG_AUTOCLEAR == 0 {
-            "it would not go away by itself".to_owned()
-        } else if found_size != size.get() {
-            format!("its size is {found_size} instead of {} bytes", size.get())
-        } else if i64::from(block) != i64::from(BLOCK_BYTES) {
-            format!("its blocks have {block} instead of {BLOCK_BYTES} bytes")
+            "it would not go away by itself"
         } else {
-            return Ok(());
+            return Ok(self.raw);
         };
         Err(DeviceError::ReadBack {
-            path: self.path.clone(),
-            what: wrong,
+            path: path.to_owned(),
+            what: wrong.to_owned(),
         })
-    }
-
-    /// Writes pages; `bytes` is page-aligned.
-    pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), DeviceError> {
-        let hint = "the engine could not keep the page; see its log and the links in its report";
-        self.file
-            .write_all_at(bytes, offset)
-            .map_err(|error| DeviceError::system("writing to", &self.path, hint, error))
-    }
-
-    /// Reads pages; `bytes` is page-aligned.
-    pub(super) fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<(), DeviceError> {
-        let hint = "the engine could not give the page back; see its log";
-        self.file
-            .read_exact_at(bytes, offset)
-            .map_err(|error| DeviceError::system("reading from", &self.path, hint, error))
-    }
-
-    /// Discards the first `length` bytes.
-    pub(super) fn discard(&self, length: Bytes) -> Result<(), DeviceError> {
-        let range = [0_u64, length.get()];
-        // SAFETY: the ioctl reads two u64, which `range` holds, and keeps no pointer.
-        let result = unsafe { libc::ioctl(self.file.as_raw_fd(), BLKDISCARD, &raw const range) };
-        let hint = "freed pages could never be given back; see the engine's log";
-        check(result)
-            .map(|_| ())
-            .map_err(|error| DeviceError::system("discarding on", &self.path, hint, error))
     }
 }
 
@@ -208,20 +164,6 @@ pub(super) fn ensure_gone(device: &Path, backing: &Path) -> Result<(), DeviceErr
     Ok(())
 }
 
-fn open_direct(path: &Path) -> io::Result<File> {
-    let flags = OFlags::RDWR | OFlags::DIRECT | OFlags::CLOEXEC;
-    let descriptor: OwnedFd = rustix::fs::open(path, flags, Mode::empty())?;
-    Ok(descriptor.into())
-}
-
-fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
-}
-
 fn control_get_free(control: &File) -> io::Result<libc::c_int> {
     // SAFETY: the ioctl takes no argument and returns a number.
     check(unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) })
@@ -242,20 +184,6 @@ fn status_flags(device: &File) -> io::Result<u32> {
     // SAFETY: `info` is a `struct loop_info64` that the ioctl fills.
     check(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, &raw mut info) })?;
     Ok(info.flags)
-}
-
-fn device_size(device: &File) -> io::Result<u64> {
-    let mut size = 0_u64;
-    // SAFETY: the ioctl writes one u64.
-    check(unsafe { libc::ioctl(device.as_raw_fd(), BLKGETSIZE64, &raw mut size) })?;
-    Ok(size)
-}
-
-fn logical_block_bytes(device: &File) -> io::Result<libc::c_int> {
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: the ioctl writes one int.
-    check(unsafe { libc::ioctl(device.as_raw_fd(), BLKSSZGET, &raw mut bytes) })?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 use dynamicswap_types::{Bytes, PAGE_SIZE};
 
 use super::DeviceError;
-use super::loop_device::LoopDevice;
 use super::page::AlignedPages;
+use super::raw::RawDevice;
 
 /// The run covers one whole request of the largest size, within the smallest slab.
 const RUN_PAGES: usize = 256;
@@ -13,7 +13,7 @@ const RUN_PAGES: usize = 256;
 const SINGLE_PAGES: [usize; 4] = [0, 1, 127, 255];
 
 /// Writes, reads back, compares and discards.
-pub(super) fn run(device: &LoopDevice, size: Bytes) -> Result<(), DeviceError> {
+pub(super) fn run(device: &RawDevice, size: Bytes) -> Result<(), DeviceError> {
     let page_bytes = PAGE_SIZE.as_usize();
     let pages = RUN_PAGES.min(size.as_usize() / page_bytes);
     let mut wanted = AlignedPages::new(pages);
@@ -59,7 +59,7 @@ fn fill(bytes: &mut [u8], seed: usize) {
 }
 
 fn compare(
-    device: &LoopDevice,
+    device: &RawDevice,
     wanted: &[u8],
     found: &[u8],
     what: &'static str,

@@ -1,15 +1,74 @@
-//! Which front end serves, and why: said in the report and so in `status`, never silent.
+//! Which front end serves, and why: said in the log, the report and so in `status`, never silent.
 
 use std::fs;
-use std::path::Path;
-use std::sync::OnceLock;
+use std::path::PathBuf;
 
-/// Name of the fuse-loop front end in reports.
-pub const FUSE_LOOP: &str = "fuse-loop";
-/// Exists where the kernel has ublk and its module is loaded.
-const UBLK_CONTROL: &str = "/dev/ublk-control";
+use clap::ValueEnum;
+
+use super::ublk;
+use super::ublk::device::Features;
+
 /// Exists where the kernel can hand FUSE requests over by io_uring (Linux 6.14).
 const FUSE_RING: &str = "/sys/module/fuse/parameters/enable_uring";
+
+/// A front end, and with it a kind of block device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FrontEndKind {
+    /// A one-file FUSE mount under a loop device.
+    FuseLoop,
+    /// A ublk device.
+    Ublk,
+}
+
+impl FrontEndKind {
+    /// Its name in options and reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FuseLoop => "fuse-loop",
+            Self::Ublk => "ublk",
+        }
+    }
+
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::FuseLoop => "/dev/loop",
+            Self::Ublk => "/dev/ublkb",
+        }
+    }
+
+    /// Path of a block device.
+    #[must_use]
+    pub fn path(self, number: u32) -> PathBuf {
+        PathBuf::from(format!("{}{number}", self.prefix()))
+    }
+
+    /// The number in such a path.
+    #[must_use]
+    pub fn number(self, path: &std::path::Path) -> Option<u32> {
+        path.to_str()?.strip_prefix(self.prefix())?.parse().ok()
+    }
+}
+
+/// What the command line wishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Wish {
+    /// ublk where the host has all that it needs, and fuse-loop elsewhere.
+    Auto,
+    /// ublk or nothing.
+    Ublk,
+    /// A FUSE mount under a loop device.
+    FuseLoop,
+}
+
+/// What serves, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// The front end.
+    pub kind: FrontEndKind,
+    /// Why.
+    pub reason: String,
+}
 
 /// What the kernel says of FUSE over io_uring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,31 +97,53 @@ impl Ring {
     }
 }
 
-/// Why fuse-loop serves on this host. The host is asked once.
-#[must_use]
-pub fn reason() -> &'static str {
-    static REASON: OnceLock<String> = OnceLock::new();
-    REASON.get_or_init(|| {
-        let parameter = fs::read_to_string(FUSE_RING).ok();
-        let ring = Ring::of(parameter.as_deref());
-        reason_for(Path::new(UBLK_CONTROL).exists(), ring)
-    })
+/// Asks the host and chooses.
+///
+/// # Errors
+/// One sentence, if ublk is wished and impossible.
+pub fn choose(wish: Wish) -> Result<Choice, String> {
+    let parameter = fs::read_to_string(FUSE_RING).ok();
+    decide(wish, ublk::device::probe(), Ring::of(parameter.as_deref()))
 }
 
-fn reason_for(has_ublk: bool, ring: Ring) -> String {
-    let ublk = if has_ublk {
-        "this version does not drive ublk, which the kernel has"
-    } else {
-        "the kernel has no ublk"
+fn decide(wish: Wish, probed: Result<Features, String>, ring: Ring) -> Result<Choice, String> {
+    let (kind, reason) = match (wish, probed) {
+        (Wish::Auto, Ok(_)) => {
+            let reason = "the kernel's ublk can hand a killed engine's requests to the next one";
+            (FrontEndKind::Ublk, reason.to_owned())
+        }
+        (Wish::Ublk, Ok(_)) => (FrontEndKind::Ublk, "chosen by --front-end".to_owned()),
+        (Wish::Ublk, Err(lack)) => {
+            return Err(format!(
+                "--front-end ublk is impossible on this host: {lack}; choose --front-end auto or fuse-loop"
+            ));
+        }
+        // docs/adr/0005 has the comparison with FUSE over io_uring.
+        (Wish::Auto, Err(lack)) => (
+            FrontEndKind::FuseLoop,
+            format!(
+                "{lack}; FUSE over io_uring, {}, would lose a killed engine's requests",
+                ring.words()
+            ),
+        ),
+        (Wish::FuseLoop, _) => (FrontEndKind::FuseLoop, "chosen by --front-end".to_owned()),
     };
-    // docs/adr/0005 has the comparison.
-    let ring = ring.words();
-    format!("{ublk}; FUSE over io_uring, {ring}, would lose a killed engine's requests")
+    Ok(Choice { kind, reason })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
+
+    const FEATURES: Features = Features {
+        quiesce: false,
+        safe_stop: false,
+    };
+
+    fn lack() -> Result<Features, String> {
+        Err("the kernel has no ublk".to_owned())
+    }
 
     #[test]
     fn ring_is_told_by_the_parameter() {
@@ -73,12 +154,43 @@ mod tests {
     }
 
     #[test]
-    fn reason_says_what_the_host_has() {
-        assert!(reason_for(false, Ring::Absent).starts_with("the kernel has no ublk;"));
-        assert!(reason_for(true, Ring::Absent).contains("does not drive ublk"));
-        assert!(reason_for(false, Ring::Absent).contains("this kernel does not have"));
-        assert!(reason_for(false, Ring::Off).contains("this kernel has, switched off"));
-        assert!(reason_for(false, Ring::On).contains("this kernel has, switched on"));
-        assert!(!reason().is_empty());
+    fn auto_takes_ublk_where_it_can_and_says_why_where_it_cannot() {
+        let able = decide(Wish::Auto, Ok(FEATURES), Ring::Off).expect("a choice");
+        assert_eq!(able.kind, FrontEndKind::Ublk);
+        let unable = decide(Wish::Auto, lack(), Ring::Off).expect("a choice");
+        assert_eq!(unable.kind, FrontEndKind::FuseLoop);
+        assert!(unable.reason.starts_with("the kernel has no ublk;"));
+        assert!(unable.reason.contains("this kernel has, switched off"));
+        for (ring, words) in [(Ring::Absent, "does not have"), (Ring::On, "switched on")] {
+            let choice = decide(Wish::Auto, lack(), ring).expect("a choice");
+            assert!(choice.reason.contains(words), "{}", choice.reason);
+        }
+    }
+
+    #[test]
+    fn ublk_by_name_is_never_replaced_by_another() {
+        let able = decide(Wish::Ublk, Ok(FEATURES), Ring::Absent).expect("a choice");
+        assert_eq!(able.kind, FrontEndKind::Ublk);
+        let sentence = decide(Wish::Ublk, lack(), Ring::Absent).expect_err("impossible");
+        assert!(
+            sentence.contains("--front-end ublk is impossible"),
+            "{sentence}"
+        );
+        assert!(sentence.contains("the kernel has no ublk"), "{sentence}");
+    }
+
+    #[test]
+    fn fuse_loop_by_name_serves_where_ublk_could() {
+        let choice = decide(Wish::FuseLoop, Ok(FEATURES), Ring::Absent).expect("a choice");
+        assert_eq!(choice.kind, FrontEndKind::FuseLoop);
+    }
+
+    #[test]
+    fn number_of_a_device_is_in_its_path() {
+        for kind in [FrontEndKind::FuseLoop, FrontEndKind::Ublk] {
+            assert_eq!(kind.number(&kind.path(12)), Some(12));
+        }
+        assert_eq!(FrontEndKind::FuseLoop.number(Path::new("/dev/sda1")), None);
+        assert_eq!(FrontEndKind::Ublk.number(Path::new("/dev/loop1")), None);
     }
 }

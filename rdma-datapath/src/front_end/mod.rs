@@ -1,13 +1,14 @@
 //! Front ends: how the kernel hands the swap device's requests to the engine process.
 //!
 //! Owns the trait, the request buffers and the table of requests under way. `fuse_loop` is a
-//! one-file FUSE mount under a loop device; ublk implements the same trait. Must not decide
-//! anything about pages: that is the engine's.
+//! one-file FUSE mount under a loop device, `ublk` the kernel's driver for devices served by a process.
+//! Must not decide anything about pages: that is the engine's.
 
 pub mod choice;
 pub mod fuse_loop;
 pub mod in_flight;
 pub mod pool;
+pub mod ublk;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -110,6 +111,15 @@ pub trait FrontEnd {
     /// # Errors
     /// [`FrontEndError`] if the device is gone.
     fn refuse(&mut self, tag: RequestTag) -> Result<(), FrontEndError>;
+
+    /// Hands answers to the kernel that [`Self::complete`] and [`Self::refuse`] have only noted. To
+    /// be called before sleeping; false if the kernel could not take all of them yet.
+    ///
+    /// # Errors
+    /// [`FrontEndError`] if the device is gone.
+    fn flush(&mut self) -> Result<bool, FrontEndError> {
+        Ok(true)
+    }
 
     /// Becomes readable when [`Self::take`] has something to do.
     fn event_fd(&self) -> BorrowedFd<'_>;

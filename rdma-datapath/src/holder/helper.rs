@@ -3,8 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::options::Helper;
-use crate::device::{self, AttachPlan};
+use dynamicswap_types::Bytes;
+
+use super::front;
+use super::options::{AttachOptions, Helper};
+use crate::device::{self, AttachPlan, Target};
+use crate::front_end::ublk::device::{self as ublk, UblkDevice};
 
 /// What a helper says on its standard output, in one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,24 +46,60 @@ impl Outcome {
 /// Does a helper's work and says what became of it.
 #[must_use]
 pub fn run(helper: Helper) -> ExitCode {
-    let result = match helper {
-        Helper::Attach(options) => device::attach(&AttachPlan {
-            backing: options.backing,
-            size: options.size,
-            priority: options.priority,
-            uuid: options.id.to_bytes(),
-        })
-        .map(Outcome::Attached),
+    let outcome = match helper {
+        Helper::Attach(options) => attach(options),
         Helper::Detach(options) => {
-            device::detach(&options.device, &options.backing).map(|()| Outcome::Detached)
+            let detached = device::detach(&options.device, options.backing.as_deref());
+            outcome(detached.map(|()| Outcome::Detached))
         }
+        Helper::Abort(options) => abort(&options.state_dir),
     };
-    let outcome = result.unwrap_or_else(|error| Outcome::Failed(sentence(&error)));
     println!("{}", outcome.to_line());
     match outcome {
         Outcome::Failed(_) => ExitCode::FAILURE,
         _ => ExitCode::SUCCESS,
     }
+}
+
+fn attach(options: AttachOptions) -> Outcome {
+    let target = match (options.backing, options.device) {
+        (Some(backing), _) => Target::LoopOver(backing),
+        (None, device) => Target::Ublk(device.unwrap_or_default()),
+    };
+    let attached = device::attach(&AttachPlan {
+        target,
+        size: options.size,
+        priority: options.priority,
+        uuid: options.id.to_bytes(),
+    });
+    outcome(attached.map(Outcome::Attached))
+}
+
+/// Ends every request of a state directory's ublk device with an error, and turns its swap off.
+fn abort(state: &Path) -> Outcome {
+    // The directory may be gone, and the device there all the same.
+    let state = std::fs::canonicalize(state).unwrap_or_else(|_| state.to_owned());
+    let mut device = match UblkDevice::find(&state, Bytes::ZERO) {
+        Ok(Some(device)) => device,
+        Ok(None) => {
+            let state = state.display();
+            return Outcome::Failed(format!("no ublk device belongs to {state}"));
+        }
+        Err(error) => return Outcome::Failed(sentence(&error)),
+    };
+    let path = ublk::path(device.number());
+    match device::give_up(&path, || device.abort()) {
+        Ok(Ok(())) => {
+            front::forget(device.number());
+            outcome(device.remove().map(|()| Outcome::Detached))
+        }
+        Ok(Err(error)) => Outcome::Failed(sentence(&error)),
+        Err(error) => Outcome::Failed(sentence(&error)),
+    }
+}
+
+fn outcome<E: std::error::Error>(result: Result<Outcome, E>) -> Outcome {
+    result.unwrap_or_else(|error| Outcome::Failed(sentence(&error)))
 }
 
 /// The error with its causes, in one sentence.
@@ -71,13 +111,6 @@ fn sentence(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-/// The number of `/dev/loopN`.
-#[must_use]
-pub fn loop_number(device: &Path) -> Option<u32> {
-    let name = device.strip_prefix("/dev").ok()?.to_str()?;
-    name.strip_prefix("loop")?.parse().ok()
 }
 
 #[cfg(test)]
@@ -95,11 +128,5 @@ mod tests {
         }
         assert_eq!(Outcome::from_output(""), None);
         assert_eq!(Outcome::from_output("attac"), None);
-    }
-
-    #[test]
-    fn loop_device_s_number_is_in_its_name() {
-        assert_eq!(loop_number(Path::new("/dev/loop12")), Some(12));
-        assert_eq!(loop_number(Path::new("/dev/sda1")), None);
     }
 }

@@ -8,14 +8,42 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
+use dynamicswap_types::Bytes;
 
+use super::front;
 use crate::daemon::mapped_file::MappedFile;
 use crate::daemon::memory_mount::MemoryDirectory;
 use crate::daemon::options::BadInput;
 use crate::device::{self, loop_device, swap_area};
 use crate::front_end::fuse_loop::connection;
+use crate::front_end::ublk::device::{self as ublk, UblkDevice};
 use crate::swapd::memory::SwapdMemory;
 use crate::swapd::paths::Paths;
+
+/// The ublk device of an earlier swapd that the kernel still swaps to. One that it does not is
+/// removed.
+///
+/// # Errors
+/// The kernel's lists cannot be read, or the device cannot be removed.
+pub fn find_ublk(paths: &Paths, size: Bytes) -> anyhow::Result<Option<UblkDevice>> {
+    let found = UblkDevice::find(&paths.state, size);
+    let device = found.unwrap_or_else(|error| {
+        // Whether there is one at all is not known; `clean` looks at the swap that is on.
+        tracing::warn!("cannot look for ublk devices of an earlier swapd: {error}");
+        None
+    });
+    let Some(mut device) = device else {
+        return Ok(None);
+    };
+    let path = ublk::path(device.number());
+    if swap_area::is_on(&path)? {
+        return Ok(Some(device));
+    }
+    tracing::warn!("{} of an earlier swapd is removed", path.display());
+    device.remove().context("clean up after an earlier swapd")?;
+    front::forget(device.number());
+    Ok(None)
+}
 
 /// Cleans up, or refuses.
 ///
@@ -23,13 +51,19 @@ use crate::swapd::paths::Paths;
 /// [`BadInput`] if pages are still in the earlier device's swap area: they are lost, and whoever
 /// needs them must be ended by a person. Else what could not be cleaned.
 pub fn clean(paths: &Paths) -> anyhow::Result<()> {
+    let ublk = kept_memory(paths).and_then(|memory| memory.ublk());
+    if let Some(path) = ublk.map(ublk::path).filter(|path| path.exists())
+        && swap_area::is_on(&path)?
+    {
+        refuse_pages(&path)?;
+    }
     let backing = paths.backing();
     for bound in loop_device::bound_to(&backing)? {
         if swap_area::is_on(&bound)? {
             refuse_pages(&bound)?;
             tracing::warn!("{} of an earlier swapd is turned off", bound.display());
         }
-        device::detach(&bound, &backing).context("clean up after an earlier swapd")?;
+        device::detach(&bound, Some(&backing)).context("clean up after an earlier swapd")?;
     }
     let mount = paths.mount();
     while let Some(kind) = connection::mounted_type(&mount)? {
@@ -45,10 +79,14 @@ pub fn clean(paths: &Paths) -> anyhow::Result<()> {
 
 /// Whether the swapd that left the memory file had made the state directory.
 pub fn state_was_created(paths: &Paths) -> bool {
+    kept_memory(paths).is_some_and(|memory| memory.is_state_created())
+}
+
+fn kept_memory(paths: &Paths) -> Option<SwapdMemory> {
     let open = || MappedFile::open(&paths.memory_file());
-    let memory = open().ok().zip(open().ok());
-    let memory = memory.and_then(|(file, again)| SwapdMemory::open(file, again).ok());
-    memory.is_some_and(|(memory, _)| memory.is_state_created())
+    let (file, again) = open().ok().zip(open().ok())?;
+    let (memory, _) = SwapdMemory::open(file, again).ok()?;
+    Some(memory)
 }
 
 fn refuse_pages(device: &Path) -> anyhow::Result<()> {

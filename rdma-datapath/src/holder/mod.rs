@@ -5,6 +5,7 @@
 //! helper process. An upgrade replaces the engine, never the holder.
 
 mod attachment;
+mod front;
 mod helper;
 mod leftovers;
 pub mod options;

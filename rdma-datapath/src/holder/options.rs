@@ -11,6 +11,7 @@ use dynamicswap_types::{Bytes, NodeName, PAGE_SIZE, SlabSize};
 use super::supervisor::Limits;
 use crate::daemon::options::{BadInput, parse_slab_size};
 use crate::device::Priority;
+use crate::front_end::choice::Wish;
 
 /// Swap device whose pages lie in other nodes' memory.
 ///
@@ -26,7 +27,7 @@ pub struct CommandLine {
     /// How the holder runs.
     #[command(flatten)]
     pub holder: Option<Options>,
-    /// Work for a short-lived process, started by the holder.
+    /// Work for a short-lived process.
     #[command(subcommand)]
     pub helper: Option<Helper>,
 }
@@ -40,14 +41,21 @@ pub enum Helper {
     /// Turns swap off and takes the block device away.
     #[command(hide = true)]
     Detach(DetachOptions),
+    /// Last resort, for a ublk device that nobody serves: every request ends with an error, swap is
+    /// turned off, the device is removed. Processes whose pages it holds are killed when they touch
+    /// them.
+    Abort(AbortOptions),
 }
 
 /// Options of the attach helper.
 #[derive(Debug, Clone, Args)]
 pub struct AttachOptions {
     /// File to make a block device of.
+    #[arg(long, required_unless_present = "device", conflicts_with = "device")]
+    pub backing: Option<PathBuf>,
+    /// The ublk device.
     #[arg(long)]
-    pub backing: PathBuf,
+    pub device: Option<PathBuf>,
     /// Its size.
     #[arg(long)]
     pub size: Bytes,
@@ -65,9 +73,17 @@ pub struct DetachOptions {
     /// The block device.
     #[arg(long)]
     pub device: PathBuf,
-    /// The file under it.
+    /// The file under it, of a loop device.
     #[arg(long)]
-    pub backing: PathBuf,
+    pub backing: Option<PathBuf>,
+}
+
+/// Options of the abort command.
+#[derive(Debug, Clone, Args)]
+pub struct AbortOptions {
+    /// The state directory of the swapd that made the device.
+    #[arg(long)]
+    pub state_dir: PathBuf,
 }
 
 /// What to do when no engine serves the device.
@@ -121,6 +137,9 @@ pub struct Options {
     /// The engine's program; by default the one beside this.
     #[arg(long)]
     pub engine: Option<PathBuf>,
+    /// How the kernel hands over the device's requests.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub front_end: Wish,
     /// Priority among swap devices, 0 to 32767; by default below all others.
     #[arg(long, value_parser = parse_priority)]
     pub priority: Option<Priority>,
@@ -277,5 +296,10 @@ mod tests {
         ];
         let line = CommandLine::try_parse_from(line).expect("valid");
         assert!(matches!(line.helper, Some(Helper::Detach(_))));
+        let line = CommandLine::try_parse_from(["swapd", "abort", "--state-dir", "/s"]);
+        assert!(matches!(
+            line.expect("valid").helper,
+            Some(Helper::Abort(_))
+        ));
     }
 }

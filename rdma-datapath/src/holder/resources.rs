@@ -14,16 +14,18 @@ use dynamicswap_types::{Bytes, SwapDeviceId};
 use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::front::{Front, UblkGuard, kept_choice};
 use super::leftovers;
 use super::options::{Backend, Integrity, Options};
 use super::process::Process;
-use super::takeover::Takeover;
+use super::takeover::{Revival, Takeover};
 use crate::daemon::control_server;
 use crate::daemon::mapped_file::{MappedFile, MemoryFileError};
 use crate::daemon::memory_mount::{MemoryDirectory, MountError};
 use crate::daemon::options::BadInput;
 use crate::daemon::random;
-use crate::front_end::fuse_loop::connection;
+use crate::front_end::choice::{self, Choice};
+use crate::front_end::ublk::device::{self as ublk, UblkDevice};
 use crate::swapd::local;
 use crate::swapd::memory::{self, Identity, SwapdMemory};
 use crate::swapd::paths::Paths;
@@ -31,8 +33,8 @@ use crate::swapd::paths::Paths;
 /// The descriptors that every engine inherits.
 #[derive(Debug)]
 pub struct Descriptors {
-    /// The FUSE connection.
-    pub fuse: OwnedFd,
+    /// The FUSE connection, of a fuse-loop device.
+    pub fuse: Option<OwnedFd>,
     /// The memory file.
     pub memory: OwnedFd,
     /// The listening control socket.
@@ -46,9 +48,9 @@ pub struct Descriptors {
 impl Descriptors {
     /// All of them.
     pub fn all(&self) -> Vec<BorrowedFd<'_>> {
-        let fixed = [&self.fuse, &self.memory, &self.control, &self.lock];
-        let fixed = fixed.into_iter().map(AsFd::as_fd);
-        fixed.chain(self.spill.as_ref().map(AsFd::as_fd)).collect()
+        let fixed = [&self.memory, &self.control, &self.lock];
+        let others = [&self.fuse, &self.spill].into_iter().flatten();
+        fixed.into_iter().chain(others).map(AsFd::as_fd).collect()
     }
 }
 
@@ -60,7 +62,10 @@ pub struct Resources {
     pub descriptors: Descriptors,
     /// The memory file.
     pub memory: SwapdMemory,
-    _mount: Mount,
+    /// What the front end stands on.
+    pub front: Front,
+    /// Which front end, and why.
+    pub choice: Choice,
     _socket: Socket,
     _memory: Memory,
     state: StateDirectory,
@@ -74,9 +79,12 @@ impl Resources {
     /// [`BadInput`] where the caller can mend it; everything made so far is undone.
     pub fn make(options: &Options) -> anyhow::Result<(Self, Option<Process>)> {
         let state = StateDirectory::take(&options.state_dir)?;
-        match take_lock(&state.paths.lock())? {
-            Some(lock) => Ok((Self::make_new(options, state, lock)?, None)),
-            None => Self::take_over(options, state),
+        let Some(lock) = take_lock(&state.paths.lock())? else {
+            return Self::take_over(options, state);
+        };
+        match leftovers::find_ublk(&state.paths, options.size)? {
+            Some(device) => Ok((Self::revive(options, state, (lock, device))?, None)),
+            None => Ok((Self::make_new(options, state, lock)?, None)),
         }
     }
 
@@ -85,6 +93,8 @@ impl Resources {
         mut state: StateDirectory,
         lock: OwnedFd,
     ) -> anyhow::Result<Self> {
+        let choice = choice::choose(options.front_end).map_err(BadInput::new)?;
+        tracing::info!("front end {}: {}", choice.kind.name(), choice.reason);
         state.created |= leftovers::state_was_created(&state.paths);
         leftovers::clean(&state.paths)?;
         let spill = match &options.spill_file {
@@ -111,7 +121,8 @@ impl Resources {
             let key = random::bytes().context("draw the device's key")?;
             memory.set_page_key(&PageKey::from_bytes(key));
         }
-        let (mount, fuse) = Mount::make(state.paths.mount())?;
+        let (front, fuse) = Front::make(choice.kind, &state.paths, options.size)?;
+        memory.set_ublk(front.ublk());
         Ok(Self {
             descriptors: Descriptors {
                 fuse,
@@ -121,7 +132,8 @@ impl Resources {
                 spill,
             },
             memory,
-            _mount: mount,
+            front,
+            choice,
             _socket: socket,
             _memory: memory_guard,
             state,
@@ -135,17 +147,57 @@ impl Resources {
         // Whatever fails here must leave everything to the engine, which serves it.
         state.keep = true;
         let takeover = Takeover::begin(options, &state.paths)?;
-        state.keep = false;
         state.created = takeover.memory.is_state_created();
-        let resources = Self {
+        let ublk = takeover.memory.ublk();
+        let mut resources = Self {
             descriptors: takeover.descriptors,
+            front: Front::take_over(ublk, &state.paths, options.size)?,
+            choice: kept_choice(ublk),
             memory: takeover.memory,
-            _mount: Mount(state.paths.mount()),
             _socket: Socket(takeover.control_socket),
             _memory: Memory(state.paths.state.clone()),
             state,
         };
+        resources.state.keep = false;
         Ok((resources, Some(takeover.engine)))
+    }
+
+    /// Goes on with a device that outlived its holder and its engine: swap is on, requests wait, and
+    /// the memory file is there.
+    fn revive(
+        options: &Options,
+        mut state: StateDirectory,
+        (lock, device): (OwnedFd, UblkDevice),
+    ) -> anyhow::Result<Self> {
+        // Whatever fails here must leave the memory file to another try.
+        state.keep = true;
+        let kept = Revival::begin(options, &state.paths, &device)?;
+        let control = control_server::bind(&options.control_socket).map_err(BadInput::new)?;
+        let holder = std::process::id();
+        let header = kept.memory.header();
+        header.holder_pid.store(holder, Ordering::Release);
+        let ublk = Some(device.number());
+        tracing::warn!(
+            "{} of an earlier swapd is still used as swap: it is served again",
+            ublk::path(device.number()).display()
+        );
+        state.created = kept.memory.is_state_created();
+        state.keep = false;
+        Ok(Self {
+            descriptors: Descriptors {
+                fuse: None,
+                memory: kept.descriptor,
+                control: OwnedFd::from(control),
+                lock,
+                spill: None,
+            },
+            memory: kept.memory,
+            front: Front::Ublk(Box::new(UblkGuard::new(device, &state.paths.state))),
+            choice: kept_choice(ublk),
+            _socket: Socket(options.control_socket.clone()),
+            _memory: Memory(state.paths.state.clone()),
+            state,
+        })
     }
 
     /// Paths under the state directory.
@@ -327,30 +379,6 @@ impl Drop for Socket {
     }
 }
 
-/// The FUSE mount and its directory.
-#[derive(Debug)]
-struct Mount(PathBuf);
-
-impl Mount {
-    fn make(path: PathBuf) -> anyhow::Result<(Self, OwnedFd)> {
-        fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
-        match connection::mount(&path) {
-            Ok(descriptor) => Ok((Self(path), descriptor)),
-            Err(error) => {
-                report("remove", fs::remove_dir(&path), &path);
-                Err(BadInput::new(chain(&error)).into())
-            }
-        }
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        report("unmount", connection::unmount(&self.0), &self.0);
-        report("remove", fs::remove_dir(&self.0), &self.0);
-    }
-}
-
 /// The spill file: made with all its blocks, and unlinked at once, so that nothing is left of it
 /// whatever happens.
 fn make_spill(path: &Path, size: Bytes) -> anyhow::Result<OwnedFd> {
@@ -377,7 +405,7 @@ fn draw_id() -> anyhow::Result<SwapDeviceId> {
 }
 
 /// The error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(cause) => format!("{error} ({cause})"),
         None => error.to_string(),
@@ -385,7 +413,11 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// What cannot be undone is said, and the rest is undone all the same.
-fn report<E: std::error::Error + 'static>(action: &str, result: Result<(), E>, path: &Path) {
+pub(super) fn report<E: std::error::Error + 'static>(
+    action: &str,
+    result: Result<(), E>,
+    path: &Path,
+) {
     if let Err(error) = result {
         tracing::warn!("could not {action} {}: {}", path.display(), chain(&error));
     }

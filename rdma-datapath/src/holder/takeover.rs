@@ -8,15 +8,17 @@ use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use dynamicswap_engine::tables::AttachState;
+use dynamicswap_types::Bytes;
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
-use super::helper::loop_number;
 use super::options::Options;
 use super::process::Process;
 use super::resources::Descriptors;
 use crate::daemon::mapped_file::MappedFile;
 use crate::daemon::options::BadInput;
 use crate::device::{loop_device, swap_area};
+use crate::front_end::choice::FrontEndKind;
+use crate::front_end::ublk::device::{self as ublk, UblkDevice};
 use crate::swapd::memory::SwapdMemory;
 use crate::swapd::paths::Paths;
 
@@ -63,7 +65,7 @@ impl Takeover {
             .as_pathname()
             .map_or_else(|| options.control_socket.clone(), Path::to_path_buf);
         let descriptors = Descriptors {
-            fuse: take(numbers.fuse)?,
+            fuse: numbers.fuse.map(take).transpose()?,
             memory: memory_descriptor,
             control: OwnedFd::from(control),
             lock: take(numbers.lock)?,
@@ -83,7 +85,11 @@ impl Takeover {
     }
 }
 
-fn check_same(options: &Options, memory: &SwapdMemory) -> anyhow::Result<()> {
+/// Refuses options that are not the device's.
+///
+/// # Errors
+/// [`BadInput`].
+pub fn check_same(options: &Options, memory: &SwapdMemory) -> anyhow::Result<()> {
     let identity = memory.identity()?;
     let same = identity.size == options.size && identity.slab == options.slab;
     if same {
@@ -96,6 +102,63 @@ fn check_same(options: &Options, memory: &SwapdMemory) -> anyhow::Result<()> {
     .into())
 }
 
+/// What a ublk device that outlived holder and engine goes on with.
+#[derive(Debug)]
+pub struct Revival {
+    /// The memory file.
+    pub memory: SwapdMemory,
+    /// A descriptor of it, for engines.
+    pub descriptor: OwnedFd,
+}
+
+impl Revival {
+    /// Opens what is left under this state directory.
+    ///
+    /// # Errors
+    /// [`BadInput`] if the device's pages are lost with what is missing, or if the device is another
+    /// one than the options say.
+    pub fn begin(options: &Options, paths: &Paths, device: &UblkDevice) -> anyhow::Result<Self> {
+        let lost = |what: &str| {
+            let (device, state) = (ublk::path(device.number()), paths.state.display());
+            BadInput::new(format!(
+                "{} is still used as swap, and its pages are lost because {what}: end the processes \
+                 that swapped, run `dynamicswap-swapd abort --state-dir {state}`, then start again",
+                device.display()
+            ))
+        };
+        let path = paths.memory_file();
+        let open = || MappedFile::open(&path);
+        let opened = open().ok().zip(open().ok());
+        let (file, again) = opened.ok_or_else(|| lost("its memory file is gone"))?;
+        if let Err(error) = file.lock() {
+            tracing::warn!("{error}: without CAP_IPC_LOCK the noswap mount alone protects it");
+        }
+        let descriptor = file.as_fd().try_clone_to_owned();
+        let descriptor = descriptor.context("duplicate a descriptor")?;
+        let (memory, _) = SwapdMemory::open(file, again)?;
+        check_same(options, &memory)?;
+        if memory.ublk() != Some(device.number()) {
+            return Err(lost("its memory file is that of another device").into());
+        }
+        if memory.identity()?.spill != Bytes::ZERO {
+            return Err(lost("its spill file ended with the swapd that made it").into());
+        }
+        Ok(Self { memory, descriptor })
+    }
+}
+
+/// What a ublk device is doing, as the kernel tells it.
+///
+/// # Errors
+/// The kernel's list cannot be read.
+pub fn ublk_state(number: u32) -> anyhow::Result<(AttachState, Option<u32>)> {
+    if swap_area::is_on(&ublk::path(number))? {
+        Ok((AttachState::Attached, Some(number)))
+    } else {
+        Ok((AttachState::Detached, None))
+    }
+}
+
 /// What the block device is doing, as the kernel tells it. `None` while a helper of the dead
 /// holder is still at work.
 ///
@@ -105,7 +168,10 @@ pub fn device_state(backing: &Path) -> anyhow::Result<Option<(AttachState, Optio
     let bound = loop_device::bound_to(backing)?;
     for device in &bound {
         if swap_area::is_on(device)? {
-            return Ok(Some((AttachState::Attached, loop_number(device))));
+            return Ok(Some((
+                AttachState::Attached,
+                FrontEndKind::FuseLoop.number(device),
+            )));
         }
     }
     Ok(bound.is_empty().then_some((AttachState::Detached, None)))

@@ -1,7 +1,7 @@
 //! The holder's loop: signals, the end of processes, the heartbeat, and what follows from them.
 
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use rustix::time::Timespec;
 
 use super::attachment::{Attachment, Job};
-use super::helper::{Outcome, loop_number};
+use super::helper::Outcome;
 use super::options::Options;
 use super::pinned::PinnedProgram;
 use super::process::Process;
@@ -25,8 +25,7 @@ use crate::daemon::clock::monotonic_now;
 use crate::daemon::options::{BadInput, EXIT_BAD_INPUT};
 use crate::daemon::signals::Signals;
 use crate::device::swap_area;
-use crate::front_end::fuse_loop::connection;
-use crate::swapd::control::device_path;
+use crate::front_end::choice::FrontEndKind;
 use crate::swapd::memory::SwapdMemory;
 use crate::swapd::{EXIT_FENCED, EXIT_GONE};
 
@@ -38,6 +37,8 @@ const SWAPS_INTERVAL: Duration = Duration::from_secs(1);
 const HELPER_TIME_MAX: Duration = Duration::from_secs(10);
 /// A killed engine is awaited this long at the end.
 const END_TIME_MAX: Duration = Duration::from_secs(10);
+/// Requests that an engine works on get this long before it is replaced as planned.
+const QUIESCE_TIME_MAX: Duration = Duration::from_secs(1);
 /// Engines that may end before the first one serves.
 const START_TRIES_MAX: usize = 5;
 /// Tries to detach a device whose connection is gone.
@@ -97,11 +98,13 @@ impl Watch {
         })?;
         let now = monotonic_now();
         let mut supervisor = Supervisor::new(options.limits(), now);
-        let mut attachment = Attachment::new(AttachState::Detached, None);
+        let (state, number) = match (&engine, resources.front.ublk()) {
+            (_, Some(number)) => takeover::ublk_state(number)?,
+            (Some(_), None) => settled_device(&resources, &signals)?,
+            (None, None) => (AttachState::Detached, None),
+        };
         if engine.is_some() {
             supervisor.started(now);
-            let (state, number) = settled_device(&resources, &signals)?;
-            attachment = Attachment::new(state, number);
         }
         Ok(Self {
             engine,
@@ -111,7 +114,7 @@ impl Watch {
             pinned,
             signals,
             supervisor,
-            attachment,
+            attachment: Attachment::new(state, number),
             stop: None,
             gone_tries: 0,
             swaps_at: now,
@@ -164,6 +167,7 @@ impl Watch {
     fn take_signals(&mut self) -> anyhow::Result<()> {
         while let Some(signal) = self.signals.take().context("read signals")? {
             if signal == Signal::HUP {
+                self.replace_engine();
                 continue;
             }
             if self.stop.is_none() {
@@ -174,6 +178,23 @@ impl Watch {
             self.attachment.hurry();
         }
         Ok(())
+    }
+
+    /// A planned change of engines, as after an upgrade of its program: the kernel lets the present
+    /// one finish where it can, and hands what is left to the next one in any case.
+    fn replace_engine(&mut self) {
+        if self.stop.is_some() || self.engine.is_none() {
+            return;
+        }
+        tracing::info!("asked to replace the engine");
+        match self.resources.front.quiesce(QUIESCE_TIME_MAX) {
+            Ok(true) => tracing::info!("the device is quiesced for the change"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!("{error}: the engine is replaced all the same"),
+        }
+        if let Some(engine) = &self.engine {
+            engine.kill();
+        }
     }
 
     fn look_at_heartbeat(&mut self) {
@@ -203,10 +224,21 @@ impl Watch {
 
     /// Ends every request with an error: nothing can serve them any more.
     fn close_connection(&mut self, why: &'static str) {
-        if let Err(error) = connection::abort(&self.resources.paths().mount()) {
+        self.stop = Some(Stop::Gone(why));
+        self.attachment.hurry();
+        let is_idle = self.attachment.state().0 == AttachState::Attached;
+        if self.kind() == FrontEndKind::Ublk && is_idle {
+            // A ublk device that is stopped cannot be turned off as swap any more: the detach helper
+            // does both, in the right order.
+            return;
+        }
+        if let Err(error) = self.resources.front.abort() {
             tracing::error!("{error}");
         }
-        self.stop = Some(Stop::Gone(why));
+    }
+
+    fn kind(&self) -> FrontEndKind {
+        self.resources.choice.kind
     }
 
     /// Whether any engine has begun to serve.
@@ -220,6 +252,7 @@ impl Watch {
         {
             self.pinned = pinned;
         }
+        self.prepare_front();
         let starting = EngineState::Starting as u32;
         let header = self.memory().header();
         header.engine_state.store(starting, Ordering::Release);
@@ -244,6 +277,18 @@ impl Watch {
         }
     }
 
+    /// A ublk device whose engine died before it was started takes no other one and is made anew.
+    fn prepare_front(&mut self) {
+        if self.memory().header().engine_starts.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        if let Err(error) = self.resources.front.prepare() {
+            tracing::error!("{error}");
+        }
+        let ublk = self.resources.front.ublk();
+        self.memory().set_ublk(ublk);
+    }
+
     fn engine_command(&self) -> Command {
         use clap::ValueEnum;
         let descriptors = &self.resources.descriptors;
@@ -254,7 +299,7 @@ impl Watch {
             .arg("--state-dir")
             .arg(&self.resources.paths().state);
         let numbers = [
-            ("--fuse-fd", Some(&descriptors.fuse)),
+            ("--fuse-fd", descriptors.fuse.as_ref()),
             ("--memory-fd", Some(&descriptors.memory)),
             ("--control-fd", Some(&descriptors.control)),
             ("--lock-fd", Some(&descriptors.lock)),
@@ -265,6 +310,12 @@ impl Watch {
                 command.arg(name).arg(descriptor.as_raw_fd().to_string());
             }
         }
+        if let Some(number) = self.resources.front.ublk() {
+            command.arg("--ublk").arg(number.to_string());
+        }
+        command
+            .arg("--front-end-reason")
+            .arg(&self.resources.choice.reason);
         if let Some(backend) = self.options.backend.to_possible_value() {
             command.arg("--backend").arg(backend.get_name());
         }
@@ -283,6 +334,9 @@ impl Watch {
         let now = monotonic_now();
         self.supervisor.exited(now);
         match ending.code.and_then(|code| u8::try_from(code).ok()) {
+            Some(EXIT_GONE) if self.resources.front.outlives_engine() => {
+                tracing::info!("the engine (process {}) gave the device back", engine.pid());
+            }
             Some(EXIT_GONE) if self.stop.is_none() => {
                 tracing::error!("the kernel closed the device's connection");
                 let why = "the device's connection was closed from outside; its pages are lost";
@@ -324,10 +378,12 @@ impl Watch {
     /// that may be at their limit, and the kernel would kill those: a policy that is gone is no
     /// reason for that, so the device stays until its pages have come home. A stop does not ask.
     fn holds_pages(&self) -> bool {
-        let device = device_path(self.attachment.state().1);
+        let number = self.attachment.state().1;
         // What cannot be known counts as pages: staying attached harms nobody.
-        !swap_area::used(Path::new(&device))
-            .is_ok_and(|used| used.unwrap_or_default() == Bytes::ZERO)
+        number.is_some_and(|number| {
+            let used = swap_area::used(&self.kind().path(number));
+            !used.is_ok_and(|used| used.unwrap_or_default() == Bytes::ZERO)
+        })
     }
 
     fn start_helper(&mut self, job: Job) {
@@ -346,13 +402,18 @@ impl Watch {
     }
 
     fn helper_arguments(&self, command: &mut Command, job: Job) {
-        let backing = self.resources.paths().backing();
-        match (job, self.attachment.state().1) {
-            (Job::Detach, number) => {
-                let number = number.unwrap_or_default();
-                command.args(["detach", "--device", &format!("/dev/loop{number}")]);
+        let kind = self.kind();
+        match job {
+            Job::Detach if kind == FrontEndKind::Ublk && self.is_gone() => {
+                let state = &self.resources.paths().state;
+                command.arg("abort").arg("--state-dir").arg(state);
+                return;
             }
-            (Job::Attach, _) => {
+            Job::Detach => {
+                let number = self.attachment.state().1.unwrap_or_default();
+                command.args(["detach", "--device"]).arg(kind.path(number));
+            }
+            Job::Attach => {
                 let id = self
                     .memory()
                     .identity()
@@ -364,7 +425,17 @@ impl Watch {
                 }
             }
         }
-        command.arg("--backing").arg(backing);
+        match (self.resources.front.ublk(), job) {
+            (Some(number), Job::Attach) => command.arg("--device").arg(kind.path(number)),
+            (Some(_), Job::Detach) => command,
+            (None, _) => command
+                .arg("--backing")
+                .arg(self.resources.paths().backing()),
+        };
+    }
+
+    fn is_gone(&self) -> bool {
+        matches!(self.stop, Some(Stop::Gone(_)))
     }
 
     fn reap_helper(&mut self) -> anyhow::Result<()> {
@@ -375,7 +446,7 @@ impl Watch {
         match Outcome::from_output(&helper.output()) {
             Some(Outcome::Attached(path)) => {
                 tracing::info!("attached as {}", path.display());
-                self.attachment.succeeded(loop_number(&path));
+                self.attachment.succeeded(self.kind().number(&path));
                 self.clear_failure();
             }
             Some(Outcome::Detached) => {
@@ -390,7 +461,7 @@ impl Watch {
     }
 
     fn helper_failed(&mut self, sentence: &str) {
-        if matches!(self.stop, Some(Stop::Gone(_))) {
+        if self.is_gone() {
             self.gone_tries += 1;
         }
         tracing::warn!("{sentence}");
@@ -414,7 +485,7 @@ impl Watch {
             return;
         }
         self.swaps_at = now;
-        let device = PathBuf::from(format!("/dev/loop{number}"));
+        let device = self.kind().path(number);
         if let Ok(false) = swap_area::is_on(&device) {
             tracing::warn!("somebody turned swap on {} off", device.display());
             self.attachment.lost();
@@ -435,7 +506,7 @@ impl Watch {
     fn is_swap(&self) -> bool {
         let number = self.attachment.state().1;
         number.is_some_and(|number| {
-            let device = PathBuf::from(format!("/dev/loop{number}"));
+            let device = self.kind().path(number);
             swap_area::is_on(&device).unwrap_or(true)
         })
     }

@@ -24,6 +24,7 @@ use super::{kept, report as reports};
 use crate::daemon::change::ChangeCounter;
 use crate::daemon::control_server::{ControlHandler, Refusal};
 use crate::daemon::events::EventLog;
+use crate::front_end::choice::Choice;
 use crate::holder::options::Backend;
 
 /// The holder's words are looked at this often.
@@ -45,6 +46,8 @@ pub struct Control {
     pub paths: Paths,
     /// Where page contents go.
     pub backend: Backend,
+    /// What serves the device, and why.
+    pub front_end: Choice,
     /// The way to the I/O thread.
     pub outbox: Outbox,
     /// Latencies.
@@ -85,6 +88,13 @@ impl Control {
         }
     }
 
+    /// Path of the block device; empty while there is none.
+    #[must_use]
+    pub fn device_path(&self, number: Option<u32>) -> String {
+        let path = number.map(|number| self.front_end.kind.path(number));
+        path.map_or_else(String::new, |path| path.display().to_string())
+    }
+
     fn holder_words(&self) -> HolderWords {
         HolderWords {
             device: self.memory.device(),
@@ -103,7 +113,7 @@ impl Control {
     }
 
     fn tell_holder_words(&self, before: &HolderWords, now: &HolderWords) {
-        let device = device_path(now.device.1);
+        let device = self.device_path(now.device.1);
         match now.device.0 {
             state if state == before.device.0 => {}
             AttachState::Attached => {
@@ -272,12 +282,6 @@ struct HolderWords {
     failure: u64,
     stopping: bool,
     holder_gone: bool,
-}
-
-/// Path of the block device; empty without one.
-#[must_use]
-pub fn device_path(number: Option<u32>) -> String {
-    number.map_or(String::new(), |number| format!("/dev/loop{number}"))
 }
 
 /// What the next engine falls back to, should this one die before it has refused a document.

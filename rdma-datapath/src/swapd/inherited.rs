@@ -12,8 +12,8 @@ use super::options::Options;
 /// What the holder gave.
 #[derive(Debug)]
 pub struct Inherited {
-    /// The FUSE connection.
-    pub fuse: OwnedFd,
+    /// The FUSE connection, of a fuse-loop device.
+    pub fuse: Option<OwnedFd>,
     /// The memory file.
     pub memory: OwnedFd,
     /// The listening control socket.
@@ -30,12 +30,8 @@ impl Inherited {
     /// # Errors
     /// [`BadInput`] if one is not open, or named twice.
     pub fn take(options: &Options) -> Result<Self, BadInput> {
-        let mut numbers = vec![
-            options.fuse_fd,
-            options.memory_fd,
-            options.control_fd,
-            options.lock_fd,
-        ];
+        let mut numbers = vec![options.memory_fd, options.control_fd, options.lock_fd];
+        numbers.extend(options.fuse_fd);
         numbers.extend(options.spill_fd);
         numbers.sort_unstable();
         let distinct = numbers.windows(2).all(|pair| pair[0] != pair[1]);
@@ -45,7 +41,7 @@ impl Inherited {
             ));
         }
         Ok(Self {
-            fuse: adopt(options.fuse_fd)?,
+            fuse: options.fuse_fd.map(adopt).transpose()?,
             memory: adopt(options.memory_fd)?,
             control: adopt(options.control_fd)?,
             lock: adopt(options.lock_fd)?,

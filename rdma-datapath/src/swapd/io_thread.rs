@@ -255,7 +255,8 @@ impl<'m, F: FrontEnd> IoThread<'m, F> {
         if let Some(spill) = &mut parts.spill {
             spill.flush(&mut parts.pool);
         }
-        Ok(any)
+        let sent = parts.front_end.flush()?;
+        Ok(any || !sent)
     }
 
     fn next_effect(&mut self) -> Option<Effect> {

@@ -44,6 +44,8 @@ mod word {
     pub(super) const SERVING_SINCE: usize = 136;
     /// The holder's: 1 where pages are encrypted, and the key in four words.
     pub(super) const SEALED: usize = 152;
+    /// The holder's: one more than the ublk device's number; 0 for a fuse-loop device.
+    pub(super) const UBLK: usize = 160;
     pub(super) const PAGE_KEY: usize = 153;
 }
 
@@ -83,8 +85,8 @@ pub struct Identity {
 /// Numbers of the descriptors in the engine process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineDescriptors {
-    /// The FUSE connection.
-    pub fuse: RawFd,
+    /// The FUSE connection, of a fuse-loop device.
+    pub fuse: Option<RawFd>,
     /// The listening control socket.
     pub control: RawFd,
     /// The state directory's lock.
@@ -337,7 +339,7 @@ impl SwapdMemory {
     pub fn engine_descriptors(&self) -> EngineDescriptors {
         let number = |at| RawFd::try_from(self.get(word::DESCRIPTORS + at)).unwrap_or(-1);
         EngineDescriptors {
-            fuse: number(0),
+            fuse: Some(number(0)).filter(|number| *number > 0),
             control: number(1),
             lock: number(2),
             spill: Some(number(3)).filter(|number| *number > 0),
@@ -352,12 +354,23 @@ impl SwapdMemory {
             lock,
             spill,
         } = numbers;
-        for (at, number) in [fuse, control, lock, spill.unwrap_or(0)]
+        for (at, number) in [fuse.unwrap_or(0), control, lock, spill.unwrap_or(0)]
             .into_iter()
             .enumerate()
         {
             self.set(word::DESCRIPTORS + at, u64::try_from(number).unwrap_or(0));
         }
+    }
+
+    /// Number of the ublk device, of a device that is one.
+    #[must_use]
+    pub fn ublk(&self) -> Option<u32> {
+        u32::try_from(self.get(word::UBLK)).ok()?.checked_sub(1)
+    }
+
+    /// The holder says which ublk device it made.
+    pub fn set_ublk(&self, number: Option<u32>) {
+        self.set(word::UBLK, number.map_or(0, |number| u64::from(number) + 1));
     }
 
     /// Since when the present engine serves, in nanoseconds of the monotonic clock.

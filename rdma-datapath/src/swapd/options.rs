@@ -18,9 +18,15 @@ pub struct Options {
     /// The holder's state directory.
     #[arg(long)]
     pub state_dir: PathBuf,
-    /// Descriptor of the FUSE connection.
+    /// Descriptor of the FUSE connection, of a fuse-loop device.
+    #[arg(long, required_unless_present = "ublk", conflicts_with = "ublk")]
+    pub fuse_fd: Option<RawFd>,
+    /// Number of the ublk device.
     #[arg(long)]
-    pub fuse_fd: RawFd,
+    pub ublk: Option<u32>,
+    /// Why this front end serves.
+    #[arg(long, default_value = "")]
+    pub front_end_reason: String,
     /// Descriptor of the memory file.
     #[arg(long)]
     pub memory_fd: RawFd,

@@ -10,12 +10,11 @@ use dynamicswap_engine::tables::{AttachState, Counter, Header, PageEntry};
 use dynamicswap_proto::common::v1 as pb;
 use dynamicswap_types::{Bytes, MonotonicTime, PageCount, ServerIndex, SlabIndex};
 
-use super::control::{Control, DETACH_WAITS, HOLDER_GONE, device_path};
+use super::control::{Control, DETACH_WAITS, HOLDER_GONE};
 use super::mailbox::Snapshot;
 use super::memory::SwapdMemory;
 use super::sentences::Nodes;
 use crate::daemon::clock::monotonic_now;
-use crate::front_end::choice;
 use crate::transport::remote::Way;
 
 /// What a report is made from.
@@ -46,10 +45,10 @@ pub fn build(parts: &ReportParts<'_>) -> pb::SwapDeviceReport {
         generation: snapshot.generation.get(),
         size_bytes: control.identity.size.get(),
         slab_bytes: control.identity.slab.bytes().get(),
-        front_end: choice::FUSE_LOOP.to_owned(),
-        front_end_reason: choice::reason().to_owned(),
+        front_end: control.front_end.kind.name().to_owned(),
+        front_end_reason: control.front_end.reason.clone(),
         attached: state == AttachState::Attached,
-        device_path: device_path(number),
+        device_path: control.device_path(number),
         pages_used: snapshot.pages_used,
         links: links(parts),
         sets: snapshot

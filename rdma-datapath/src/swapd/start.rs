@@ -38,7 +38,9 @@ use crate::daemon::options::{BadInput, exit_code, start_log};
 use crate::daemon::protection::Protection;
 use crate::daemon::random;
 use crate::daemon::threads;
+use crate::front_end::choice::{Choice, FrontEndKind};
 use crate::front_end::fuse_loop::FuseLoop;
+use crate::front_end::ublk::Ublk;
 use crate::front_end::{FrontEnd, FrontEndError, Pool};
 use crate::holder::options::Backend;
 use crate::transport::rdma::{RdmaOptions, RdmaTransport};
@@ -74,16 +76,10 @@ pub fn main() -> ExitCode {
 }
 
 fn serve(options: &Options) -> anyhow::Result<()> {
-    let Inherited {
-        fuse,
-        memory: memory_file,
-        control: listener,
-        lock: _lock,
-        spill,
-    } = Inherited::take(options)?;
-    let mut warnings = Protection::start().warnings();
+    let inherited = Inherited::take(options)?;
+    let warnings = Protection::start().warnings();
     let paths = Paths::from(options.state_dir.as_path());
-    let (memory, mut pool) = open_memory(memory_file, &paths)?;
+    let (memory, pool) = open_memory(inherited.memory, &paths)?;
     memory.set_engine_descriptors(EngineDescriptors {
         fuse: options.fuse_fd,
         control: options.control_fd,
@@ -91,54 +87,104 @@ fn serve(options: &Options) -> anyhow::Result<()> {
         spill: options.spill_fd,
     });
     let identity = memory.identity()?;
-    let epoch = memory.take_epoch();
-    let spill = spill.map(open_spill).transpose()?;
-    let mut carrier = make_carrier(options.backend, &identity, epoch, &paths)?;
-    carrier
-        .transport()
-        .register(pool.as_mut_slice())
-        .context("register the buffers with the transport")?;
-    let (outbox, inbox, events) = mailbox().context("make the mailbox")?;
-    let latencies = Arc::new(Latencies::default());
-    let mut io = IoThread::new(Parts {
-        engine: make_engine(&memory, epoch, spill.is_some())?,
-        front_end: FuseLoop::new(fuse, identity.size),
-        carrier,
-        spill,
-        pool: Pool::new(pool.as_mut_slice()).context("the memory file's pool is too short")?,
-        memory: &memory,
-        inbox,
-        latencies: Arc::clone(&latencies),
-        spin: Duration::from_micros(u64::from(options.spin_us)),
-    });
-    let taken = put_kept_in_force(&mut io, options.backend, &paths, &memory)?;
-    warnings.extend(recover(&mut io, epoch)?);
-    let change = Arc::new(ChangeCounter::default());
-    let control = Arc::new(Control {
-        identity,
-        memory: memory.clone(),
-        paths,
-        backend: options.backend,
-        outbox,
-        latencies,
+    let engine = Start {
+        options,
         warnings,
-        events: EventLog::new(Arc::clone(&change)),
-        change,
-        taken: Mutex::new(taken),
-    });
-    let process = std::process::id();
-    let started = format!("engine process {process} serves the device as epoch {epoch}");
-    control.events.push("EngineStarted", started);
-    let teller = Arc::clone(&control);
-    threads::spawn("events", move || teller.tell_events(&events))?;
-    let server = ControlServer::start(UnixListener::from(listener), control)?;
-    let serving = EngineState::Serving as u32;
-    let state = &memory.header().engine_state;
-    state.store(serving, Ordering::Release);
-    memory.set_serving_since(monotonic_now().as_nanos());
-    let result = io.run();
-    drop(server);
-    Ok(result?)
+        paths,
+        memory,
+        pool,
+        identity,
+        listener: UnixListener::from(inherited.control),
+        _lock: inherited.lock,
+        spill: inherited.spill,
+    };
+    match (options.ublk, inherited.fuse) {
+        (Some(number), _) => {
+            let front_end = Ublk::new(number, identity.size).map_err(IoError::from)?;
+            engine.serve(front_end, FrontEndKind::Ublk)
+        }
+        (None, Some(fuse)) => {
+            engine.serve(FuseLoop::new(fuse, identity.size), FrontEndKind::FuseLoop)
+        }
+        (None, None) => Err(BadInput::new("there is no device to serve").into()),
+    }
+}
+
+/// What every engine has before it knows its front end.
+struct Start<'o> {
+    options: &'o Options,
+    warnings: Vec<String>,
+    paths: Paths,
+    memory: SwapdMemory,
+    pool: MappedBytes,
+    identity: Identity,
+    listener: UnixListener,
+    /// Never looked at, only kept.
+    _lock: OwnedFd,
+    spill: Option<OwnedFd>,
+}
+
+impl Start<'_> {
+    fn serve<F: FrontEnd>(mut self, front_end: F, kind: FrontEndKind) -> anyhow::Result<()> {
+        let (options, memory, identity) = (self.options, &self.memory, self.identity);
+        let epoch = memory.take_epoch();
+        let spill = self.spill.map(open_spill).transpose()?;
+        let mut carrier = make_carrier(options.backend, &identity, epoch, &self.paths)?;
+        carrier
+            .transport()
+            .register(self.pool.as_mut_slice())
+            .context("register the buffers with the transport")?;
+        let (outbox, inbox, events) = mailbox().context("make the mailbox")?;
+        let latencies = Arc::new(Latencies::default());
+        let pool = Pool::new(self.pool.as_mut_slice());
+        let mut io = IoThread::new(Parts {
+            engine: make_engine(memory, epoch, spill.is_some())?,
+            front_end,
+            carrier,
+            spill,
+            pool: pool.context("the memory file's pool is too short")?,
+            memory,
+            inbox,
+            latencies: Arc::clone(&latencies),
+            spin: Duration::from_micros(u64::from(options.spin_us)),
+        });
+        let taken = put_kept_in_force(&mut io, options.backend, &self.paths, memory)?;
+        self.warnings.extend(recover(&mut io, epoch, kind)?);
+        let change = Arc::new(ChangeCounter::default());
+        let control = Arc::new(Control {
+            identity,
+            memory: memory.clone(),
+            paths: self.paths,
+            backend: options.backend,
+            front_end: Choice {
+                kind,
+                reason: options.front_end_reason.clone(),
+            },
+            outbox,
+            latencies,
+            warnings: self.warnings,
+            events: EventLog::new(Arc::clone(&change)),
+            change,
+            taken: Mutex::new(taken),
+        });
+        let process = std::process::id();
+        let started = format!("engine process {process} serves the device as epoch {epoch}");
+        control.events.push("EngineStarted", started);
+        let teller = Arc::clone(&control);
+        threads::spawn("events", move || teller.tell_events(&events))?;
+        let server = ControlServer::start(self.listener, control)?;
+        let serving = EngineState::Serving as u32;
+        let state = &memory.header().engine_state;
+        state.store(serving, Ordering::Release);
+        memory.set_serving_since(monotonic_now().as_nanos());
+        // Last, because threads that are started later would inherit it.
+        if let Some(cpu) = threads::pin_to_isolated() {
+            tracing::info!("the I/O thread runs on processor {cpu} alone");
+        }
+        let result = io.run();
+        drop(server);
+        Ok(result?)
+    }
 }
 
 fn open_memory(file: OwnedFd, paths: &Paths) -> anyhow::Result<(SwapdMemory, MappedBytes)> {
@@ -256,9 +302,14 @@ fn put_kept_in_force<F: FrontEnd>(
 }
 
 /// Asks for what the engine before this one had taken; gives the warning where that is impossible.
-fn recover<F: FrontEnd>(io: &mut IoThread<'_, F>, epoch: Epoch) -> anyhow::Result<Option<String>> {
+fn recover<F: FrontEnd>(
+    io: &mut IoThread<'_, F>,
+    epoch: Epoch,
+    kind: FrontEndKind,
+) -> anyhow::Result<Option<String>> {
     match io.recover() {
         Ok(()) => Ok(None),
+        Err(error) if kind == FrontEndKind::Ublk => Err(IoError::from(error).into()),
         Err(FrontEndError::Gone) => Err(IoError::from(FrontEndError::Gone).into()),
         Err(_) if epoch == Epoch::new(1) => Ok(None),
         Err(error) => Ok(Some(format!(

@@ -139,7 +139,7 @@ struct ContainArgs {
 
 #[derive(Debug, Args)]
 struct WatchdogArgs {
-    /// Watch loop devices whose backing file lies below this directory.
+    /// Watch the swap devices of swapds below this directory.
     #[arg(long)]
     below: PathBuf,
     /// Seconds without a completed request after which a device counts as not served.

@@ -1,4 +1,5 @@
-//! The watchdog: aborts a FUSE connection whose swap device nobody serves, and swaps it off.
+//! The watchdog: aborts a swap device that nobody serves (its FUSE connection, or the ublk device
+//! itself), and swaps it off.
 //!
 //! Owns the last way out of a wedged machine. It runs as a process of its own, locked in memory
 //! and started before swapon. It never touches the FUSE mount itself: everything it reads is in
@@ -26,10 +27,16 @@ const LIFE_EVERY: Duration = Duration::from_secs(1);
 /// Where the kernel shows FUSE connections.
 const FUSE_CONNECTIONS: &str = "/sys/fs/fuse/connections";
 
+/// Where swapd leaves a file for each ublk device, named after it, with its state directory.
+const UBLK_RECORDS: &str = "/run/dynamicswap-ublk";
+/// How the kernel names ublk devices.
+const UBLK_PREFIX: &str = "ublkb";
+
 /// What to watch.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Loop devices whose backing file lies below this directory, and the FUSE mounts there.
+    /// Loop devices whose backing file lies below this directory, the FUSE mounts there, and ublk
+    /// devices whose state directory lies below it.
     pub below: PathBuf,
     /// A device with requests under way and none completed for this long is not served.
     pub unserved_after: Duration,
@@ -155,7 +162,7 @@ pub fn watch(settings: &Settings) -> io::Result<Outcome> {
     let mut stalls: BTreeMap<String, Stall> = BTreeMap::new();
     let mut life = Life::new(Instant::now());
     loop {
-        let devices = loop_devices_below(Path::new("/sys/block"), &settings.below);
+        let devices = devices_below(&settings.below);
         for device in &devices {
             let stat = fs::read_to_string(format!("/sys/block/{device}/stat"));
             let progress = stat.ok().and_then(|text| BlockProgress::parse(&text));
@@ -196,6 +203,65 @@ fn pause(parent: Option<&OwnedFd>) -> bool {
     // An interrupted wait only makes the next look an early one.
     let _waited = poll(&mut polled, timeout.as_ref());
     polled.iter().all(|fd| fd.revents().is_empty())
+}
+
+/// Swap devices of swapds below a directory, by kernel name.
+fn devices_below(below: &Path) -> Vec<String> {
+    let mut devices = loop_devices_below(Path::new("/sys/block"), below);
+    devices.extend(
+        ublk_devices_below(below)
+            .into_iter()
+            .map(|ublk| ublk.device),
+    );
+    devices
+}
+
+/// A ublk device and the swapd that made it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UblkRecord {
+    /// Its kernel name.
+    pub device: String,
+    /// The swapd's state directory.
+    pub state: PathBuf,
+}
+
+/// ublk devices whose swapd has its state directory below a directory.
+#[must_use]
+pub fn ublk_devices_below(below: &Path) -> Vec<UblkRecord> {
+    ublk_records(Path::new(UBLK_RECORDS), Path::new("/sys/block"), below)
+}
+
+fn ublk_records(records: &Path, sys_block: &Path, below: &Path) -> Vec<UblkRecord> {
+    let entries = fs::read_dir(records).into_iter().flatten().flatten();
+    let record = |entry: fs::DirEntry| {
+        let device = entry.file_name().into_string().ok()?;
+        let state = PathBuf::from(fs::read_to_string(entry.path()).ok()?.trim());
+        let is_there = device.starts_with(UBLK_PREFIX) && sys_block.join(&device).exists();
+        (is_there && state.starts_with(below)).then_some(UblkRecord { device, state })
+    };
+    let mut devices: Vec<UblkRecord> = entries.filter_map(record).collect();
+    devices.sort_by(|one, other| one.device.cmp(&other.device));
+    devices
+}
+
+/// The last resort for a ublk device: every request ends with an error, swap is turned off, the
+/// device removed. The driver's interface is swapd's, and so its program does it.
+///
+/// # Errors
+/// If the program, which stands beside this one, cannot be run, or fails.
+pub fn abort_ublk(record: &UblkRecord) -> io::Result<()> {
+    let program = std::env::current_exe()?.with_file_name(SERVERS[0]);
+    let output = std::process::Command::new(program)
+        .arg("abort")
+        .arg("--state-dir")
+        .arg(&record.state)
+        .output()?;
+    let told = String::from_utf8_lossy(&output.stdout);
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(io::Error::other(told.trim().to_owned()))
+    }
 }
 
 /// Loop devices (their kernel names) whose backing file lies below a directory.
@@ -239,8 +305,17 @@ pub fn is_swap(device: &str) -> bool {
         .any(|line| line.split_whitespace().next() == Some(&path))
 }
 
-/// Aborts the connection below a device that is not served, then swaps the device off.
+/// Aborts the connection below a device that is not served, then swaps the device off. A ublk device
+/// cannot be swapped off once it is aborted: swapd's program does both in the right order.
 fn rescue(settings: &Settings, device: &str, why: &str) -> io::Result<Outcome> {
+    let mut records = ublk_devices_below(&settings.below).into_iter();
+    if let Some(record) = records.find(|record| record.device == device) {
+        let aborted = abort_ublk(&record);
+        let result = aborted.map_or_else(|error| error.to_string(), |()| "done".to_owned());
+        return Ok(Outcome::Aborted(format!(
+            "{device} {why}: aborting it: {result}"
+        )));
+    }
     let mountinfo = fs::read_to_string("/proc/self/mountinfo")?;
     let connections = fuse_connections_below(&mountinfo, &settings.below);
     let mut aborted = 0;
@@ -392,6 +467,30 @@ mod tests {
             fuse_connections_below(info, Path::new("/run/dynamicswap/a")),
             [41]
         );
+    }
+
+    #[test]
+    fn only_ublk_devices_of_swapds_below_the_directory_are_found() {
+        let dir = std::env::temp_dir().join(format!("dynamicswap-ublk-{}", std::process::id()));
+        let (records, block) = (dir.join("records"), dir.join("block"));
+        fs::create_dir_all(&records).expect("made");
+        for (name, state) in [
+            ("ublkb0", "/run/x/n"),
+            ("ublkb1", "/run/y"),
+            ("ublkb2", "/run/x/m"),
+        ] {
+            fs::write(records.join(name), format!("{state}\n")).expect("written");
+        }
+        for name in ["ublkb0", "ublkb1"] {
+            fs::create_dir_all(block.join(name)).expect("made");
+        }
+        let found = ublk_records(&records, &block, Path::new("/run/x"));
+        let expected = UblkRecord {
+            device: "ublkb0".to_owned(),
+            state: PathBuf::from("/run/x/n"),
+        };
+        assert_eq!(found, [expected], "ublkb2 is gone, ublkb1 is another's");
+        fs::remove_dir_all(&dir).expect("removed");
     }
 
     #[test]

@@ -100,7 +100,23 @@ pub const UNSAFE_FILES: &[Exception] = &[
     },
     Exception {
         path: "rdma-datapath/src/device/loop_device.rs",
-        reason: "ioctls of the loop driver and the block layer",
+        reason: "ioctls of the loop driver",
+    },
+    Exception {
+        path: "rdma-datapath/src/device/raw.rs",
+        reason: "ioctls of the block layer",
+    },
+    Exception {
+        path: "rdma-datapath/src/front_end/ublk/control.rs",
+        reason: "commands to the ublk driver name buffers, and go by io_uring",
+    },
+    Exception {
+        path: "rdma-datapath/src/front_end/ublk/queue.rs",
+        reason: "requests come by io_uring, and in memory shared with the kernel",
+    },
+    Exception {
+        path: "rdma-datapath/src/front_end/ublk/starter.rs",
+        reason: "a thread's scheduling class has no safe call",
     },
     Exception {
         path: "rdma-datapath/src/device/swap_area.rs",

@@ -72,6 +72,23 @@ pub(super) fn memory_server(guest: &mut Guest, capacity: &str) -> Result<()> {
 /// Starts swapd, grants it slots of the donor, and waits until the kernel swaps to it.
 pub(super) fn swap_device(borrower: &mut Guest, donor: &Guest, size: &str) -> Result<()> {
     borrower.succeed("modprobe -a fuse loop", SHORT)?;
+    swapd(borrower, size)?;
+    let reach = format!(
+        "socat UNIX-LISTEN:{PLACE}/donor.sock,fork TCP:{}:7100",
+        donor.address()
+    );
+    spawn(borrower, "socat", &reach)?;
+    let grant = format!(
+        "/lab/grant --swapd {PLACE}/swapd.sock --server donor={PLACE}/donor.sock --copies 1"
+    );
+    wait_for(borrower, "the grants", SHORT, &grant)?;
+    let on = "grep -q /dev/ /proc/swaps || { /lab/grant --swapd /run/ds/swapd.sock --report | grep -A6 Event; tail -5 /run/ds/swapd.log; false; }";
+    wait_for(borrower, "swap on", LONG, on)?;
+    Ok(())
+}
+
+/// Starts the holder of a swap device, and waits until it has its control socket.
+pub(super) fn swapd(borrower: &mut Guest, size: &str) -> Result<()> {
     spawn(
         borrower,
         "swapd",
@@ -82,17 +99,6 @@ pub(super) fn swap_device(borrower: &mut Guest, donor: &Guest, size: &str) -> Re
     )?;
     let up = format!("test -S {PLACE}/swapd.sock || {{ cat {PLACE}/swapd.log; false; }}");
     wait_for(borrower, "swapd", SHORT, &up)?;
-    let reach = format!(
-        "socat UNIX-LISTEN:{PLACE}/donor.sock,fork TCP:{}:7100",
-        donor.address()
-    );
-    spawn(borrower, "socat", &reach)?;
-    let grant = format!(
-        "/lab/grant --swapd {PLACE}/swapd.sock --server donor={PLACE}/donor.sock --copies 1"
-    );
-    wait_for(borrower, "the grants", SHORT, &grant)?;
-    let on = "grep -q /dev/loop /proc/swaps || { /lab/grant --swapd /run/ds/swapd.sock --report | grep -A6 Event; tail -5 /run/ds/swapd.log; false; }";
-    wait_for(borrower, "swap on", LONG, on)?;
     Ok(())
 }
 

@@ -7,6 +7,8 @@ mod rdma_pages;
 mod rdma_rules;
 mod rdma_strangers;
 mod two_machines;
+mod ublk_choice;
+mod ublk_kills;
 
 use anyhow::Result;
 
@@ -54,5 +56,15 @@ pub const ALL: &[Scenario] = &[
         name: "two_machines",
         proves: "every command of docs/two-machines.md, run literally on two machines with systemd",
         play: two_machines::play,
+    },
+    Scenario {
+        name: "ublk_choice",
+        proves: "ublk serves where it can, never silently; its parameters, its orphans, its last resort",
+        play: ublk_choice::play,
+    },
+    Scenario {
+        name: "ublk_kills",
+        proves: "a ublk device outlives 50 killed engines, a hung one, and its holder, under a swap storm, 0 wrong pages",
+        play: ublk_kills::play,
     },
 ];
