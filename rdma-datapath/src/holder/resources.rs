@@ -24,6 +24,7 @@ use crate::daemon::mapped_file::{MappedFile, MemoryFileError};
 use crate::daemon::memory_mount::{MemoryDirectory, MountError};
 use crate::daemon::options::BadInput;
 use crate::daemon::random;
+use crate::device::swap_area;
 use crate::front_end::choice::{self, Choice};
 use crate::front_end::ublk::device::{self as ublk, UblkDevice};
 use crate::swapd::local;
@@ -67,7 +68,7 @@ pub struct Resources {
     /// Which front end, and why.
     pub choice: Choice,
     _socket: Socket,
-    _memory: Memory,
+    memory_mount: Memory,
     state: StateDirectory,
 }
 
@@ -101,7 +102,7 @@ impl Resources {
             Some(path) => Some(make_spill(path, options.size)?),
             None => None,
         };
-        let (memory_guard, file, noswap) = Memory::make(options, &state.paths)?;
+        let (mut memory_guard, file, noswap) = Memory::make(options, &state.paths)?;
         let control = control_server::bind(&options.control_socket).map_err(BadInput::new)?;
         let socket = Socket(options.control_socket.clone());
         let identity = Identity {
@@ -123,6 +124,7 @@ impl Resources {
         }
         let (front, fuse) = Front::make(choice.kind, &state.paths, options.size)?;
         memory.set_ublk(front.ublk());
+        memory_guard.ublk = front.ublk();
         Ok(Self {
             descriptors: Descriptors {
                 fuse,
@@ -135,7 +137,7 @@ impl Resources {
             front,
             choice,
             _socket: socket,
-            _memory: memory_guard,
+            memory_mount: memory_guard,
             state,
         })
     }
@@ -155,7 +157,10 @@ impl Resources {
             choice: kept_choice(ublk),
             memory: takeover.memory,
             _socket: Socket(takeover.control_socket),
-            _memory: Memory(state.paths.state.clone()),
+            memory_mount: Memory {
+                state: state.paths.state.clone(),
+                ublk,
+            },
             state,
         };
         resources.state.keep = false;
@@ -195,9 +200,19 @@ impl Resources {
             front: Front::Ublk(Box::new(UblkGuard::new(device, &state.paths.state))),
             choice: kept_choice(ublk),
             _socket: Socket(options.control_socket.clone()),
-            _memory: Memory(state.paths.state.clone()),
+            memory_mount: Memory {
+                state: state.paths.state.clone(),
+                ublk,
+            },
             state,
         })
+    }
+
+    /// Says in the memory file which device the front end has now.
+    pub fn note_front(&mut self) {
+        let ublk = self.front.ublk();
+        self.memory.set_ublk(ublk);
+        self.memory_mount.ublk = ublk;
     }
 
     /// Paths under the state directory.
@@ -285,9 +300,12 @@ fn take_lock(path: &Path) -> anyhow::Result<Option<OwnedFd>> {
     }
 }
 
-/// The noswap tmpfs with the memory files.
+/// The noswap tmpfs with the memory files; it stays if the kernel still swaps to the ublk device.
 #[derive(Debug)]
-struct Memory(PathBuf);
+struct Memory {
+    state: PathBuf,
+    ublk: Option<u32>,
+}
 
 impl Memory {
     fn make(options: &Options, paths: &Paths) -> anyhow::Result<(Self, MappedFile, bool)> {
@@ -306,7 +324,10 @@ impl Memory {
         for warning in &directory.warnings {
             tracing::warn!("{warning}");
         }
-        let guard = Self(paths.state.clone());
+        let guard = Self {
+            state: paths.state.clone(),
+            ublk: None,
+        };
         let file = make_file(&paths.memory_file(), file_bytes, options)?;
         if options.backend == Backend::Local {
             let content = local::content_bytes(options.size, options.slab);
@@ -321,10 +342,15 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
+        // Without it the pages are lost, and the device can never be served again.
+        let needed = |number| swap_area::is_on(&ublk::path(number)).unwrap_or(true);
+        if self.ublk.is_some_and(needed) {
+            return;
+        }
         report(
             "unmount the memory of",
-            MemoryDirectory::discard(&self.0),
-            &self.0,
+            MemoryDirectory::discard(&self.state),
+            &self.state,
         );
     }
 }

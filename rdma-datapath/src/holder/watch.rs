@@ -285,8 +285,7 @@ impl Watch {
         if let Err(error) = self.resources.front.prepare() {
             tracing::error!("{error}");
         }
-        let ublk = self.resources.front.ublk();
-        self.memory().set_ublk(ublk);
+        self.resources.note_front();
     }
 
     fn engine_command(&self) -> Command {

@@ -157,6 +157,16 @@ fn last_resort(lab: &mut Lab, guest: &mut Guest) -> Result<()> {
     let swapping = "test $(awk '/ublk/{print $4}' /proc/swaps) -gt 16000";
     wait_for(guest, "16 MB in the device", LONG, swapping)?;
     guest.succeed(KILL_BOTH, SHORT)?;
+    // A holder that cannot go on with the device leaves it, and its pages, to another try.
+    let (code, said) = guest.run(&format!("{SWAPD} auto --engine /none 2>&1"), SHORT)?;
+    ensure!(
+        code == 2 && said.contains("the engine's program /none"),
+        "{code}: {said}"
+    );
+    guest.succeed(
+        "test -s /run/ds/swapd/memory/swapd && grep ublk /proc/swaps",
+        SHORT,
+    )?;
     let aborted = "/lab/dynamicswap-swapd abort --state-dir /run/ds/swapd";
     let said = guest.succeed(aborted, Duration::from_secs(60))?;
     lab.note("aborted", said.trim());
