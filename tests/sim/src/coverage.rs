@@ -32,6 +32,7 @@ pub const REQUIRED: &[&str] = &[
     "trouble: class changed",
     "trouble: copy moved",
     "trouble: donor cordoned",
+    "trouble: donor drained",
     // What the planner did.
     "SetsComposed",
     "CopiesReplaced",
@@ -41,6 +42,10 @@ pub const REQUIRED: &[&str] = &[
     "SlotsAbandoned",
     "ClassPending",
     "NoLiveCopy",
+    "CopiesMoved",
+    "CopiesRevoked",
+    "RevokeForced",
+    "LastCopyStays",
     "BrakeOn",
     // What followed.
     "operation lost",

@@ -145,7 +145,7 @@ impl Plane {
     pub fn move_any(&mut self, draw: u64, device: &DeviceReport, now: MonotonicTime) {
         match self {
             Self::AnyStep(plane) => plane.move_any(draw, device, now),
-            Self::Planner(plane) => plane.cordon_any(draw),
+            Self::Planner(plane) => plane.close_any(draw),
         }
     }
 
@@ -169,7 +169,7 @@ impl Plane {
     /// Operators and nodes are well again.
     pub fn calm_down(&mut self) {
         if let Self::Planner(plane) = self {
-            plane.uncordon_all();
+            plane.open_all();
         }
     }
 }

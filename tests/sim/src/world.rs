@@ -24,7 +24,7 @@ use crate::kernel::Kernel;
 use crate::mutation::Mutation;
 use crate::plane::{DeviceReport, Heard, Plane, Reports};
 use crate::process::{Network, Process};
-use crate::scenario::Scenario;
+use crate::scenario::{Planning, Scenario};
 use crate::story::{Story, Verdict, Violation};
 use crate::trouble::Weather;
 
@@ -446,9 +446,11 @@ impl<'m> World<'m> {
                     format!("document refused: set {set} has one whole copy")
                 });
                 self.kept.clone_from(&self.in_force);
-                // This plane names no copy again that it has let go of: the failure that made the
-                // document wrong shows for as long as it is refused.
-                self.damage.control_is_away(self.now);
+                if self.scenario.planning == Planning::AnyStep {
+                    // That plane names no copy again that it has let go of: the failure that made
+                    // the document wrong shows for as long as it is refused.
+                    self.damage.control_is_away(self.now);
+                }
                 Ok(())
             }
             Err(error) => {

@@ -3,7 +3,8 @@
 //! Stands where `controller/src/owner` stands: it absorbs facts, observes, plans, keeps, and
 //! hands out whole documents. Only the sessions and the store around it are left out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use dynamicswap_engine::document::{Document, ReplicaPlace, ServerDescriptor, SetGrant};
 use dynamicswap_engine::engine::LinkState as EngineLink;
@@ -14,7 +15,7 @@ use dynamicswap_planner::{
     ClusterView, DeviceDocument, DeviceFacts, DeviceIntent, DeviceObservation, Ledger,
     LinkObservation, LinkState, NodeDocument, NodeFacts, NodeObservation, ReplicaObservation,
     ReplicaState, Round, ServerDocument, ServerFacts, ServerObservation, Session, SetObservation,
-    Settings, absorb, round,
+    Settings, absorb, round, stamp_revokes,
 };
 use dynamicswap_types::{
     Bytes, Copies, FailureDomain, Generation, MonotonicTime, NameError, NodeName, ServerIndex,
@@ -53,8 +54,8 @@ pub struct Controller {
     ledger: Ledger,
     seen: BTreeMap<NodeName, NodeObservation>,
     sent: Option<Generation>,
-    /// Cordoned by the operator.
-    cordoned: BTreeSet<usize>,
+    /// Closed by the operator, and the time within which everything shall leave, if it shall.
+    closed: BTreeMap<usize, Option<Duration>>,
     deeds: Deeds,
 }
 
@@ -97,7 +98,7 @@ impl Controller {
             ledger: Ledger::default(),
             seen: BTreeMap::new(),
             sent: None,
-            cordoned: BTreeSet::new(),
+            closed: BTreeMap::new(),
             deeds: Vec::new(),
         })
     }
@@ -112,18 +113,24 @@ impl Controller {
         self.intent.class.copies = copies;
     }
 
-    /// An operator closes a donor for new slabs, and opens the one that was closed before.
-    pub fn cordon_any(&mut self, draw: u64) {
+    /// An operator closes a donor for new slabs or drains it, and opens the one before.
+    pub fn close_any(&mut self, draw: u64) {
         let number = usize::try_from(draw >> 8).unwrap_or_default() % self.donors.len();
-        self.cordoned.clear();
-        self.cordoned.insert(number);
-        let detail = format!("donor {number}");
-        self.deeds.push(("trouble: donor cordoned", detail));
+        let within = Duration::from_millis(20 + (draw >> 1) % 600);
+        let drain = (draw % 2 == 0).then_some(within);
+        self.closed.clear();
+        self.closed.insert(number, drain);
+        let what = match drain {
+            Some(_) => "trouble: donor drained",
+            None => "trouble: donor cordoned",
+        };
+        self.deeds
+            .push((what, format!("donor {number}, {drain:?}")));
     }
 
     /// Every donor takes slabs.
-    pub fn uncordon_all(&mut self) {
-        self.cordoned.clear();
+    pub fn open_all(&mut self) {
+        self.closed.clear();
     }
 
     /// Another process: what was observed is forgotten, what was kept is not.
@@ -153,9 +160,11 @@ impl Controller {
         }
         for (number, donor) in self.donors.iter().enumerate() {
             if let Some(record) = self.ledger.nodes.get_mut(&donor.node) {
-                record.cordoned = self.cordoned.contains(&number);
+                let closed = self.closed.get(&number);
+                (record.cordoned, record.drain) = (closed.is_some(), closed.copied().flatten());
             }
         }
+        stamp_revokes(&self.ledger, &mut self.seen, now);
         let view = ClusterView {
             ledger: &self.ledger,
             nodes: &self.seen,
