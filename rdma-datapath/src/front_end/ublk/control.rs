@@ -106,7 +106,7 @@ impl Control {
         })
     }
 
-    /// What the driver can do; see [`super::abi::feature`].
+    /// What the driver can do; see the driver's feature bits.
     ///
     /// # Errors
     /// [`ControlError`]; drivers before Linux 6.5 do not know the question.

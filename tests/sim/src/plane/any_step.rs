@@ -19,6 +19,9 @@ use dynamicswap_types::{Copies, Generation, IncarnationId, MonotonicTime, SwapDe
 use super::{Deeds, DeviceReport, Documents, Heard, REPLACE_AFTER, Reports};
 use crate::scenario::Scenario;
 
+/// Copies that a document lists for a set at the most.
+const REPLICAS_MAX: usize = 3;
+
 /// Where a seat is in its life; the planner's ledger has the same phases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -130,6 +133,7 @@ impl AnyStep {
         self.confirm();
         if let Some(device) = &reports.device {
             self.let_go(device);
+            self.recall(device);
             self.replace_dead(device, now);
             self.resize_sets(device);
             self.compose(device);
@@ -262,6 +266,44 @@ impl AnyStep {
             });
         }
         self.sets.retain(|_, set| !set.seats.is_empty());
+    }
+
+    /// Names a copy again that the borrower will not do without: the last whole one of its set,
+    /// because another has missed a write since this plane let go of it.
+    fn recall(&mut self, device: &DeviceReport) {
+        let next = self.published.generation.next();
+        let (servers, mut recalled) = (&self.servers, Vec::new());
+        for (id, set) in &mut self.sets {
+            let view = device.sets.iter().find(|view| view.id.get() == *id);
+            let whole = |seat: &Seat| copy_state(view, seat) == Some(ReplicaState::Live);
+            let serves = |seat: &Seat| seat.phase == Phase::Serving;
+            let refused = |seat: &Seat| match seat.phase {
+                Phase::Leaving { since } => device.generation < since && whole(seat),
+                Phase::Granting { .. } | Phase::Serving => false,
+            };
+            let last = set.seats.iter().position(refused);
+            let Some(last) = last.filter(|_| {
+                let mut seats = set.seats.iter();
+                set.stage == Stage::Offered && !seats.any(|seat| serves(seat) && whole(seat))
+            }) else {
+                continue;
+            };
+            let domain = |seat: &Seat| servers[seat.server].domain;
+            let own = domain(&set.seats[last]);
+            let twin = |seat: &Seat| serves(seat) && domain(seat) == own;
+            let full = set.seats.iter().filter(|seat| serves(seat)).count() >= REPLICAS_MAX;
+            let in_its_place = set.seats.iter().position(twin);
+            let in_its_place =
+                in_its_place.or_else(|| set.seats.iter().rposition(serves).filter(|_| full));
+            if let Some(place) = in_its_place {
+                set.seats[place].phase = Phase::Leaving { since: next };
+            }
+            set.seats[last].phase = Phase::Serving;
+            recalled.push(*id);
+        }
+        for id in recalled {
+            self.deed("copy recalled", format!("set {id}"));
+        }
     }
 
     fn is_dead(&self, number: usize, device: &DeviceReport, now: MonotonicTime) -> bool {

@@ -117,7 +117,7 @@ impl Controller {
     pub fn close_any(&mut self, draw: u64) {
         let number = usize::try_from(draw >> 8).unwrap_or_default() % self.donors.len();
         let within = Duration::from_millis(20 + (draw >> 1) % 600);
-        let drain = (draw % 2 == 0).then_some(within);
+        let drain = draw.is_multiple_of(2).then_some(within);
         self.closed.clear();
         self.closed.insert(number, drain);
         let what = match drain {
