@@ -103,6 +103,16 @@ impl Client {
         Ok(self.answer(answer)?.results)
     }
 
+    /// Tells the controller that a borrower has left for good.
+    ///
+    /// # Errors
+    /// A refusal with the controller's sentence if its agent is connected.
+    pub fn forget(&mut self, node: String) -> Result<String> {
+        let request = pb::ForgetRequest { node };
+        let answer = self.runtime.block_on(self.operator.forget(request));
+        Ok(self.answer(answer)?.result)
+    }
+
     /// Objects as JSON texts.
     ///
     /// # Errors

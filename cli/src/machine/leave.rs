@@ -12,7 +12,7 @@ use dynamicswap_proto::control::v1 as pb;
 use super::args::LeaveArgs;
 use super::paths::{RUN, STATE};
 use super::systemd;
-use super::units::{CONTROLLER, MEMORY_SERVER, SWAPD};
+use super::units::{AGENT, CONTROLLER, MEMORY_SERVER, SWAPD};
 use crate::client::Client;
 use crate::cluster::host;
 use crate::refuse_unless;
@@ -20,6 +20,8 @@ use crate::ui::{Ui, human_bytes};
 
 /// Longest time in which no page comes home before this command gives up waiting.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Time that the lender is given to notice that this machine's agent is gone.
+const GOODBYE: Duration = Duration::from_secs(10);
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -64,22 +66,83 @@ fn refuse_lent_pages() -> Result<()> {
     Ok(())
 }
 
-/// Who has pages with the lender, and how many bytes.
+/// Borrowers that have pages with the lender, or of whom nobody knows.
 fn users(status: &pb::ClusterStatus) -> Vec<String> {
-    let device = |node: &pb::NodeStatus| {
-        let device = node.report.as_ref()?.swap_device.as_ref()?;
+    let user = |node: &pb::NodeStatus| {
+        let report = node.report.as_ref().filter(|_| node.connected);
+        let Some(report) = report else {
+            return Some(format!("{} (not connected, so nobody knows)", node.node));
+        };
+        let Some(device) = &report.swap_device else {
+            return Some(format!("{} (its swapd does not answer)", node.node));
+        };
         let used = device.pages_used.saturating_mul(4096);
         (used > 0).then(|| format!("{} ({})", node.node, human_bytes(used)))
     };
-    status.nodes.iter().filter_map(device).collect()
+    let borrowers = status.nodes.iter().filter(|node| node.borrower);
+    borrowers.filter_map(user).collect()
+}
+
+/// The word behind an option in a unit of this machine.
+fn option_of(unit: &str, option: &str) -> Option<String> {
+    let unit = fs::read_to_string(Path::new(super::paths::UNITS).join(unit)).ok()?;
+    let (_, rest) = unit.split_once(option)?;
+    rest.split_whitespace().next().map(str::to_owned)
 }
 
 /// The address in the controller's unit.
 fn controller_address() -> Option<String> {
-    let unit = fs::read_to_string(Path::new(super::paths::UNITS).join(CONTROLLER)).ok()?;
-    let (_, rest) = unit.split_once("--listen ")?;
-    let address = rest.split_whitespace().next()?;
-    Some(format!("http://{address}"))
+    option_of(CONTROLLER, "--listen ").map(|address| format!("http://{address}"))
+}
+
+/// Tells the lender that this machine's device is gone, so that its slots are lent to others. A
+/// lender that cannot be told keeps them, which harms nobody.
+fn say_goodbye(controller: &str, node: &str, ui: &mut Ui) {
+    let deadline = Instant::now() + GOODBYE;
+    loop {
+        let told = Client::new(controller).and_then(|mut it| it.forget(node.to_owned()));
+        match told {
+            Ok(_) => return,
+            // The end of the agent's session may still be on its way.
+            Err(_) if Instant::now() < deadline => std::thread::park_timeout(LOOK_EVERY),
+            Err(error) => {
+                let detail = format!("it keeps what it lent to {node}: {error:#}");
+                return ui.warn("lender not told", &detail);
+            }
+        }
+    }
+}
+
+/// Refuses while the kernel still uses what would be removed: a served swap device, or memory that
+/// is mounted.
+fn refuse_what_is_in_use() -> Result<()> {
+    let mounts = fs::read_to_string("/proc/mounts").context("cannot read /proc/mounts")?;
+    let swaps = fs::read_to_string("/proc/swaps").context("cannot read /proc/swaps")?;
+    let left = in_use(&mounts, &swaps);
+    refuse_unless!(
+        left.is_empty(),
+        "still in use: {}. Nothing of it was removed; start the unit again ('systemctl start \
+         {SWAPD}') and run this again, or 'dynamicswap-swapd abort --state-dir {RUN}/swapd', which \
+         gives its pages up",
+        left.join(", ")
+    );
+    Ok(())
+}
+
+/// Mounts below our directory, and swap while one of them or a ublk device of ours is there.
+fn in_use(mounts: &str, swaps: &str) -> Vec<String> {
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    let swapd = format!("{RUN}/swapd");
+    let mut left: Vec<String> = places
+        .filter(|place| place.starts_with(&swapd))
+        .map(|place| format!("mount {place}"))
+        .collect();
+    let ublk = swaps
+        .lines()
+        .filter_map(|line| line.split_whitespace().next());
+    let ublk = ublk.filter(|device| device.starts_with("/dev/ublkb"));
+    left.extend(ublk.map(|device| format!("swap {device}")));
+    left
 }
 
 /// Stops and removes every unit of ours, and what they have left.
@@ -87,12 +150,21 @@ fn controller_address() -> Option<String> {
 /// # Errors
 /// What is still there, and why.
 pub(super) fn take_away(ui: &mut Ui) -> Result<()> {
+    let borrowed = option_of(SWAPD, "--node ");
+    let lender = option_of(AGENT, "--controller ").zip(borrowed);
     for unit in systemd::present() {
         systemd::begin_stop(unit)?;
         wait_stopped(unit, ui)?;
-        systemd::remove(unit)?;
         ui.clear_live();
+        if unit == SWAPD {
+            // Before its unit goes: with it gone, nobody could serve the device again.
+            refuse_what_is_in_use()?;
+        }
+        systemd::remove(unit)?;
         ui.done("removed", unit);
+    }
+    if let Some((controller, node)) = lender {
+        say_goodbye(&controller, &node, ui);
     }
     discard_memory()?;
     for directory in [RUN, STATE] {
@@ -111,7 +183,7 @@ fn wait_stopped(unit: &str, ui: &mut Ui) -> Result<()> {
     let mut moved = Instant::now();
     while systemd::is_active(unit) {
         let now = swap_used();
-        if now != used {
+        if now < used {
             (used, moved) = (now, Instant::now());
         }
         if moved.elapsed() > PATIENCE {
@@ -173,22 +245,44 @@ mod tests {
     use dynamicswap_proto::common::v1::SwapDeviceReport;
 
     #[test]
-    fn borrowers_with_pages_are_named() {
-        let node = |name: &str, pages_used| pb::NodeStatus {
+    fn borrowers_with_pages_or_without_news_are_named() {
+        let node = |name: &str, pages_used: Option<u64>| pb::NodeStatus {
             node: name.to_owned(),
+            connected: pages_used.is_some(),
+            borrower: true,
             report: Some(pb::NodeReport {
                 swap_device: Some(SwapDeviceReport {
-                    pages_used,
+                    pages_used: pages_used.unwrap_or_default(),
                     ..SwapDeviceReport::default()
                 }),
                 ..pb::NodeReport::default()
             }),
             ..pb::NodeStatus::default()
         };
+        let gone = pb::NodeStatus {
+            borrower: false,
+            ..node("gone", None)
+        };
         let status = pb::ClusterStatus {
-            nodes: vec![node("idle", 0), node("busy", 512)],
+            nodes: vec![
+                node("idle", Some(0)),
+                node("busy", Some(512)),
+                node("silent", None),
+                gone,
+            ],
             ..pb::ClusterStatus::default()
         };
-        assert_eq!(users(&status), ["busy (2.0 MiB)"]);
+        let silent = "silent (not connected, so nobody knows)";
+        assert_eq!(users(&status), ["busy (2.0 MiB)", silent]);
+    }
+
+    #[test]
+    fn device_in_use_is_seen() {
+        let mounts = format!("tmpfs {RUN}/swapd/memory tmpfs rw 0 0\ntmpfs /run tmpfs rw 0 0\n");
+        let head = "Filename Type Size Used Priority\n";
+        assert_eq!(in_use("tmpfs /run tmpfs rw 0 0\n", head), [""; 0]);
+        assert_eq!(in_use(&mounts, head), [format!("mount {RUN}/swapd/memory")]);
+        let swaps = format!("{head}/dev/ublkb0 partition 8 4 -2\n/dev/sda2 partition 8 4 -2\n");
+        assert_eq!(in_use("", &swaps), ["swap /dev/ublkb0"]);
     }
 }

@@ -9,6 +9,7 @@ mod paths;
 mod systemd;
 mod units;
 
+use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -56,6 +57,7 @@ pub fn lend(args: &LendArgs) -> Result<ExitCode> {
         return Ok(print(&lender.units()));
     }
     check_machine()?;
+    check_address(args.address)?;
     check_capacity(args.capacity, args.slab)?;
     let controller = controller_of(args.address);
     let (interrupt, mut ui) = (Interrupt::listen()?, Ui::new());
@@ -75,8 +77,9 @@ pub fn lend(args: &LendArgs) -> Result<ExitCode> {
     ui.done("memory server", &format!("{} locked", args.capacity));
     ui.warn(
         "warning",
-        "whoever reaches this address can join: use a network of your own. Pages are encrypted \
-         before they leave their machine, the control connection is not",
+        "whoever reaches this address controls the cluster, policies and drains included: use a \
+         network of your own. Pages are encrypted before they leave their machine, the control \
+         connection is neither that nor authenticated",
     );
     ui.line(&format!(
         "Next, on the other machine: dynamicswap borrow --from {} --size SIZE",
@@ -288,6 +291,20 @@ fn check_machine() -> Result<()> {
     Ok(())
 }
 
+/// Refuses an address that no other machine could reach here.
+fn check_address(address: IpAddr) -> Result<()> {
+    refuse_unless!(
+        !(address.is_unspecified() || address.is_loopback() || address.is_multicast()),
+        "{address} is no address that another machine can reach: give this machine's own in the \
+         network of the borrowers ('ip address' lists them)"
+    );
+    refuse_unless!(
+        TcpListener::bind((address, 0)).is_ok(),
+        "{address} is not an address of this machine: 'ip address' lists them"
+    );
+    Ok(())
+}
+
 fn check_capacity(capacity: Bytes, slab: SlabSize) -> Result<()> {
     refuse_unless!(
         capacity >= slab.bytes(),
@@ -380,6 +397,15 @@ mod tests {
         let twin = "lender".parse().expect("a name");
         assert!(refused(lender(8, 0), size, &twin).contains("another host name"));
         assert!(refused(pb::ClusterStatus::default(), size, &own).contains("not reported"));
+    }
+
+    #[test]
+    fn addresses_that_nobody_reaches_are_refused() {
+        for address in ["0.0.0.0", "127.0.0.1", "::1", "224.0.0.1", "203.0.113.77"] {
+            let address = address.parse().expect("an address");
+            let refused = check_address(address).expect_err("refused").to_string();
+            assert!(refused.contains("'ip address'"), "{refused}");
+        }
     }
 
     #[test]

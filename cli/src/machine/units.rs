@@ -27,8 +27,9 @@ pub const CONTROLLER: &str = "dynamicswap-controller.service";
 pub const MEMORY_SERVER: &str = "dynamicswap-memory-server.service";
 /// The swap device's, on the borrower.
 pub const SWAPD: &str = "dynamicswap-swapd.service";
-/// All of them, in the order in which they are stopped.
-pub const ALL: [&str; 4] = [AGENT, SWAPD, MEMORY_SERVER, CONTROLLER];
+/// All of them, in the order in which they are stopped: pages come home while the agent still
+/// says so.
+pub const ALL: [&str; 4] = [SWAPD, AGENT, MEMORY_SERVER, CONTROLLER];
 
 /// What a lender's units say.
 #[derive(Debug, Clone)]
@@ -171,6 +172,8 @@ Description=DynamicSwap {what}
 # Stopped before the network is: pages come home over it.
 Wants=network-online.target
 After=network-online.target
+# The address, or the other machine, may come up long after this one.
+StartLimitIntervalSec=0
 
 [Service]
 Type=exec

@@ -106,9 +106,13 @@ const CLASS_WITHOUT_POLICY: Durability = Durability {
     copies: Copies::TWO,
     spill: Spill::None,
 };
-/// Waiting times that a document says before there is any policy.
+/// Waiting times that a document says while there is no policy. Pages may be out all the same: the
+/// policy was deleted. A read then waits for as long as any policy could have said, because one
+/// that fails kills its owner.
 const WRITE_HOLD: Duration = Duration::from_secs(2);
-const READ_STALL: Duration = Duration::from_secs(30);
+const READ_STALL: Duration = Duration::from_secs(3600);
+/// Bandwidth of copies then: the policies' own default.
+const COPY_BANDWIDTH: Bytes = Bytes::from_mib(256);
 const EMPTY_SLAB_HOLD: Duration = Duration::from_secs(10);
 
 /// Renders the documents of all nodes.
@@ -158,7 +162,7 @@ fn device_frame(
         read_stall: intent.map_or(READ_STALL, |intent| intent.read_stall),
         empty_slab_hold: intent.map_or(EMPTY_SLAB_HOLD, |intent| intent.empty_slab_hold),
         reserve_sets_max: device.reserve_sets_max,
-        copy_bandwidth: intent.and_then(|intent| intent.copy_bandwidth),
+        copy_bandwidth: intent.map_or(Some(COPY_BANDWIDTH), |intent| intent.copy_bandwidth),
         servers: Vec::new(),
         sets: Vec::new(),
     }

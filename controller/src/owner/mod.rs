@@ -2,6 +2,7 @@
 //! and sends the documents. Nobody else touches the state.
 
 mod admission;
+mod departure;
 mod operator;
 mod round;
 mod session;
@@ -97,6 +98,13 @@ pub enum Event {
         request: DeleteRequest,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Vec<String>, Status>>,
+    },
+    /// A borrower has left for good.
+    Forget {
+        /// Its node.
+        node: String,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<String, Status>>,
     },
     /// An operator asks for objects.
     Get {
@@ -268,6 +276,10 @@ impl Owner {
             Event::Apply { yaml, reply } => {
                 // Nobody waits any more if the receiver is gone; the policies hold all the same.
                 let _ = reply.send(self.apply(&yaml));
+            }
+            Event::Forget { node, reply } => {
+                // As with Apply: nobody may wait any more.
+                let _ = reply.send(self.forget_borrower(&node));
             }
             Event::Admit { request, reply } => {
                 let _ = reply.send(self.admit_donor(&request));

@@ -3,7 +3,7 @@
 use dynamicswap_proto::control::v1::operator_server::Operator;
 use dynamicswap_proto::control::v1::{
     AdmitRequest, AdmitResponse, ApplyRequest, ApplyResponse, ClusterStatus, DeleteRequest,
-    DeleteResponse, GetRequest, GetResponse, StatusRequest,
+    DeleteResponse, ForgetRequest, ForgetResponse, GetRequest, GetResponse, StatusRequest,
 };
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status};
@@ -51,6 +51,15 @@ impl Operator for OperatorService {
         let request = request.into_inner();
         let results = self.ask(|reply| Event::Delete { request, reply }).await??;
         Ok(Response::new(DeleteResponse { results }))
+    }
+
+    async fn forget(
+        &self,
+        request: Request<ForgetRequest>,
+    ) -> Result<Response<ForgetResponse>, Status> {
+        let node = request.into_inner().node;
+        let result = self.ask(|reply| Event::Forget { node, reply }).await??;
+        Ok(Response::new(ForgetResponse { result }))
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {

@@ -97,13 +97,23 @@ impl Ring {
     }
 }
 
-/// Asks the host and chooses.
+/// Why a device with a spill file is served by fuse-loop.
+const SPILL: &str =
+    "a ublk device with a spill file could not be taken up again after its holder's death";
+
+/// Asks the host and chooses. A device with a spill file is not given to ublk unasked: the file is
+/// gone with holder and engine, so that nobody could take the device up again, and a ublk device
+/// that nobody serves keeps its users waiting without a limit.
 ///
 /// # Errors
 /// One sentence, if ublk is wished and impossible.
-pub fn choose(wish: Wish) -> Result<Choice, String> {
+pub fn choose(wish: Wish, has_spill: bool) -> Result<Choice, String> {
     let parameter = fs::read_to_string(FUSE_RING).ok();
-    decide(wish, ublk::device::probe(), Ring::of(parameter.as_deref()))
+    let probed = match wish {
+        Wish::Auto if has_spill => Err(SPILL.to_owned()),
+        Wish::Auto | Wish::Ublk | Wish::FuseLoop => ublk::device::probe(),
+    };
+    decide(wish, probed, Ring::of(parameter.as_deref()))
 }
 
 fn decide(wish: Wish, probed: Result<Features, String>, ring: Ring) -> Result<Choice, String> {
@@ -143,6 +153,13 @@ mod tests {
 
     fn lack() -> Result<Features, String> {
         Err("the kernel has no ublk".to_owned())
+    }
+
+    #[test]
+    fn device_with_a_spill_file_is_not_given_to_ublk_unasked() {
+        let choice = choose(Wish::Auto, true).expect("a choice");
+        assert_eq!(choice.kind, FrontEndKind::FuseLoop);
+        assert!(choice.reason.starts_with(SPILL), "{}", choice.reason);
     }
 
     #[test]

@@ -94,7 +94,8 @@ impl Resources {
         mut state: StateDirectory,
         lock: OwnedFd,
     ) -> anyhow::Result<Self> {
-        let choice = choice::choose(options.front_end).map_err(BadInput::new)?;
+        let choice = choice::choose(options.front_end, options.spill_file.is_some())
+            .map_err(BadInput::new)?;
         tracing::info!("front end {}: {}", choice.kind.name(), choice.reason);
         state.created |= leftovers::state_was_created(&state.paths);
         leftovers::clean(&state.paths)?;
