@@ -20,7 +20,7 @@ use dynamicswap_proto::control::v1::agent_session_client::AgentSessionClient;
 use dynamicswap_proto::control::v1::operator_client::OperatorClient;
 use dynamicswap_proto::control::v1::{
     Admission, AdmitRequest, AgentMessage, ApplyRequest, ClusterStatus, DeleteRequest,
-    DesiredDocument, GetRequest, Hello, NodeReport, StatusRequest,
+    DesiredDocument, ForgetRequest, GetRequest, Hello, NodeReport, StatusRequest,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -117,6 +117,12 @@ impl Controller {
         };
         let reply = self.operator().await.delete(request).await?;
         Ok(reply.into_inner().results)
+    }
+
+    pub async fn forget(&self, node: &str) -> Result<String, Status> {
+        let node = node.to_owned();
+        let reply = self.operator().await.forget(ForgetRequest { node }).await?;
+        Ok(reply.into_inner().result)
     }
 
     pub async fn get(&self, kind: &str) -> Vec<serde_json::Value> {
