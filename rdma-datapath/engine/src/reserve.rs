@@ -317,8 +317,13 @@ impl Engine<'_> {
         let before = [0, 1, 2].map(|index| (index < entry.len()).then(|| entry.replica(index)));
         let held = [0, 1, 2].map(|index| entry.progress(index));
         let is_wanted = |replica: &Replica| wanted.contains(&replica.place);
-        let moved = (len..before.len())
-            .filter_map(|index| Some((before[index].filter(&is_wanted)?, Some(held[index]))));
+        let moved = (len..before.len()).filter_map(|index| {
+            let replica = before[index].filter(&is_wanted)?;
+            // A process that was killed between the two has the copy in both positions.
+            let mut kept = before[..len].iter().flatten();
+            let is_twin = kept.any(|it| it.place == replica.place);
+            (!is_twin).then_some((replica, Some(held[index])))
+        });
         let state = self.state_of_new_copy(place);
         let is_new = |wish: &&ReplicaPlace| {
             let mut known = before.iter().flatten();
