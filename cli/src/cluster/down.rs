@@ -163,7 +163,8 @@ fn has_ended_after_swap_off(process: &ProcessRecord, patience: Duration, ui: &mu
 }
 
 /// Bytes in use on all swap devices together.
-fn swap_used() -> u64 {
+#[must_use]
+pub fn swap_used() -> u64 {
     let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
     let used = |line: &str| line.split_whitespace().nth(3)?.parse::<u64>().ok();
     swaps.lines().skip(1).filter_map(used).sum::<u64>() * 1024

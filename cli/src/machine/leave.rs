@@ -14,6 +14,7 @@ use super::paths::{RUN, STATE};
 use super::systemd;
 use super::units::{AGENT, CONTROLLER, MEMORY_SERVER, SWAPD};
 use crate::client::Client;
+use crate::cluster::down::swap_used;
 use crate::cluster::host;
 use crate::refuse_unless;
 use crate::ui::{Ui, human_bytes};
@@ -202,16 +203,6 @@ fn wait_stopped(unit: &str, ui: &mut Ui) -> Result<()> {
         std::thread::park_timeout(LOOK_EVERY);
     }
     Ok(())
-}
-
-/// Bytes that the kernel has swapped out, everywhere.
-fn swap_used() -> u64 {
-    let table = fs::read_to_string("/proc/swaps").unwrap_or_default();
-    let used = table.lines().skip(1).filter_map(|line| {
-        let kib = line.split_whitespace().nth(3)?;
-        kib.parse::<u64>().ok()
-    });
-    used.sum::<u64>().saturating_mul(1024)
 }
 
 /// The lent memory is a mount of its own, which outlives its server.

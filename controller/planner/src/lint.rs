@@ -392,32 +392,27 @@ impl Checker<'_> {
         let Some(record) = self.ledger.sets.get(&set) else {
             return;
         };
-        let since = record.seat(node).and_then(|seat| match seat.phase {
-            SeatPhase::Leaving { since } => since,
-            _ => None,
-        });
-        let heard = self.view.device_heard(record.device);
-        let taken = heard
-            .zip(since)
-            .is_none_or(|(heard, since)| heard.generation >= since);
-        if taken {
+        if self.has_let_go(record, node).unwrap_or(true) {
             self.findings
                 .push(Finding::RecalledTaken(set, node.clone()));
         }
+    }
+
+    /// Whether the borrower has taken a document without this copy; none where nobody can say: it is
+    /// not heard, or the copy is not on its way out.
+    fn has_let_go(&self, record: &SetRecord, node: &NodeName) -> Option<bool> {
+        let SeatPhase::Leaving { since } = record.seat(node)?.phase else {
+            return None;
+        };
+        let heard = self.view.device_heard(record.device)?;
+        Some(heard.generation >= since?)
     }
 
     fn free(&mut self, set: SetId, node: &NodeName) {
         let Some(record) = self.ledger.sets.get(&set) else {
             return;
         };
-        let since = record.seat(node).and_then(|seat| match seat.phase {
-            SeatPhase::Leaving { since } => since,
-            _ => None,
-        });
-        let heard = self.view.device_heard(record.device);
-        let let_go = heard
-            .zip(since)
-            .is_some_and(|(heard, since)| heard.generation >= since);
+        let let_go = self.has_let_go(record, node).unwrap_or(false);
         if !let_go && !self.is_device_gone(record) {
             self.findings.push(Finding::FreedInUse(set, node.clone()));
         }

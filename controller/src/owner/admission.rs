@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use dynamicswap_planner::Ledger;
 use dynamicswap_proto::control::v1::{Admission, AdmitRequest};
 use dynamicswap_types::NodeName;
 use tonic::Status;
@@ -41,30 +42,34 @@ impl Owner {
         }
         // Persisted alone and at once: what the draft holds beside it waits for a plan that is
         // sound, and this must not.
-        let mut next = self.kept.clone();
-        for ledger in [&mut next, &mut self.draft] {
+        let failure = format!("{node} stays as it is");
+        self.decide(&failure, |ledger| {
             if let Some(record) = ledger.nodes.get_mut(&node) {
                 (record.cordoned, record.drain) = (cordoned, drain);
             }
-        }
-        let changes = changes_between(&self.kept, &next);
-        let committed = tokio::task::block_in_place(|| self.store.commit(&changes));
-        if let Err(error) = committed {
-            if let (Some(draft), Some(kept)) =
-                (self.draft.nodes.get_mut(&node), self.kept.nodes.get(&node))
-            {
-                (draft.cordoned, draft.drain) = (kept.cordoned, kept.drain);
-            }
-            let error = anyhow::Error::from(error);
-            return Err(Status::internal(format!(
-                "{node} stays as it is: {error:#}"
-            )));
-        }
-        self.kept = next;
+        })?;
         let result = format!("{name} {word}");
         self.events
             .note(node.as_str(), "DonorAdmission", result.clone());
-        self.dirty = true;
         Ok(result)
+    }
+
+    /// Changes the record by an operator's decision: persisted first, then in force.
+    pub(super) fn decide(
+        &mut self,
+        failure: &str,
+        change: impl Fn(&mut Ledger),
+    ) -> Result<(), Status> {
+        let mut next = self.kept.clone();
+        change(&mut next);
+        let changes = changes_between(&self.kept, &next);
+        tokio::task::block_in_place(|| self.store.commit(&changes)).map_err(|error| {
+            let error = anyhow::Error::from(error);
+            Status::internal(format!("{failure}: {error:#}"))
+        })?;
+        self.kept = next;
+        change(&mut self.draft);
+        self.dirty = true;
+        Ok(())
     }
 }

@@ -5,7 +5,6 @@ use dynamicswap_types::NodeName;
 use tonic::Status;
 
 use super::Owner;
-use crate::store::changes_between;
 
 impl Owner {
     /// Takes back what a borrower holds that has swapped off and stopped. Refuses one whose agent is
@@ -22,22 +21,14 @@ impl Owner {
                 "the agent of node {node} is connected: stop it first"
             )));
         }
-        let mut next = self.kept.clone();
-        forget(&mut next, &node);
-        let changes = changes_between(&self.kept, &next);
-        tokio::task::block_in_place(|| self.store.commit(&changes)).map_err(|error| {
-            let error = anyhow::Error::from(error);
-            Status::internal(format!("{node} is not forgotten: {error:#}"))
-        })?;
-        self.kept = next;
-        forget(&mut self.draft, &node);
+        let failure = format!("{node} is not forgotten");
+        self.decide(&failure, |ledger| forget(ledger, &node))?;
         // What it said last is no news of a device that may come after it.
         self.memory.remove(&node);
         if let Some(seen) = self.seen.get_mut(&node) {
             (seen.device, seen.device_error) = (None, true);
         }
         self.events.note(node.as_str(), "BorrowerLeft", "");
-        self.dirty = true;
         Ok(format!("node {node} borrows no more"))
     }
 }
