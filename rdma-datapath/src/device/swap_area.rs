@@ -171,6 +171,9 @@ mod tests {
         assert_eq!(used(table, "/dev/loop10"), Some(Bytes::new(8 * 1024)));
         assert_eq!(used(table, "/dev/loop1"), None);
         assert_eq!(used("Filename\n", "/dev/loop1"), None);
+        let table = "Filename Type Size Used Priority\n/dev/loop3 partition 1048572 517 -2\n";
+        assert_eq!(used(table, "/dev/loop3"), Some(Bytes::new(517 * 1024)));
+        assert_eq!(used(table, "/dev/loop4"), None);
         let cut = "Filename\n/dev/loop1 partition\n";
         assert_eq!(used(cut, "/dev/loop1"), Some(Bytes::new(u64::MAX)));
     }

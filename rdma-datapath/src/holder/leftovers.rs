@@ -4,7 +4,6 @@
 //! Called with the state directory's lock held, which every engine process inherits: so nobody
 //! serves the earlier connection any more, and it answers everything with an error at once.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
@@ -90,36 +89,21 @@ fn kept_memory(paths: &Paths) -> Option<SwapdMemory> {
 }
 
 fn refuse_pages(device: &Path) -> anyhow::Result<()> {
-    let table = fs::read_to_string("/proc/swaps").context("read /proc/swaps")?;
-    match used_kib(&table, device) {
-        Some(0) | None => Ok(()),
-        Some(kib) => Err(BadInput::new(format!(
+    match swap_area::used(device)? {
+        Some(Bytes::ZERO) | None => Ok(()),
+        Some(used) => Err(BadInput::new(format!(
             "{device} still holds {kib} KiB that an earlier swapd took with it when it died: end \
              the processes that swapped, run `swapoff {device}`, then start again",
-            device = device.display()
+            device = device.display(),
+            kib = used.get() / 1024
         ))
         .into()),
     }
 }
 
-/// Column "Used" of the kernel's list.
-fn used_kib(table: &str, device: &Path) -> Option<u64> {
-    let line = table
-        .lines()
-        .find(|line| line.split_whitespace().next().map(Path::new) == Some(device))?;
-    line.split_whitespace().nth(3)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn used_column_is_read() {
-        let table = "Filename Type Size Used Priority\n/dev/loop3 partition 1048572 517 -2\n";
-        assert_eq!(used_kib(table, Path::new("/dev/loop3")), Some(517));
-        assert_eq!(used_kib(table, Path::new("/dev/loop4")), None);
-    }
 
     #[test]
     fn fresh_state_directory_needs_no_cleaning() {
