@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use dynamicswap_crds::ObjectName;
 
 use crate::limits::REPLACE_AFTER_MS_MAX;
 use crate::serve::Refusal;
@@ -17,9 +18,14 @@ pub struct Args {
     /// Address to serve on, as IP:PORT. Port 0 takes a free one; --ready-file says which.
     #[arg(long, default_value = "127.0.0.1:7700", value_name = "IP:PORT")]
     listen: SocketAddr,
-    /// File that keeps policies, grants and generations. Made if it does not exist.
-    #[arg(long, value_name = "PATH")]
-    store: PathBuf,
+    /// File that keeps policies, grants and generations, made if it does not exist; or
+    /// `kubernetes:NAMESPACE` to keep them in the cluster that this runs in (or KUBECONFIG names).
+    #[arg(long, value_name = "PATH|kubernetes:NAMESPACE")]
+    store: String,
+    /// Name of this controller among those that may lead; with --store kubernetes: only. The
+    /// pod's name, or the host's, if not said.
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    identity: Option<String>,
     /// Time from the loss of a memory server to the replacement of its copies, in milliseconds.
     #[arg(long, default_value_t = 300, value_name = "MS")]
     replace_after_ms: u64,
@@ -28,13 +34,55 @@ pub struct Args {
     ready_file: Option<PathBuf>,
 }
 
+/// Where the controller's state is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreChoice {
+    /// In this file.
+    File(PathBuf),
+    /// In the Kubernetes cluster.
+    Kubernetes {
+        /// The controller's namespace.
+        namespace: String,
+        /// Its name among those that may lead.
+        identity: String,
+    },
+}
+
+impl std::fmt::Display for StoreChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Kubernetes { namespace, .. } => write!(f, "kubernetes:{namespace}"),
+        }
+    }
+}
+
+/// The store that `text` names.
+fn store(text: &str, identity: Option<String>) -> Result<StoreChoice, Refusal> {
+    let Some(namespace) = text.strip_prefix("kubernetes:") else {
+        return Ok(StoreChoice::File(PathBuf::from(text)));
+    };
+    let name: Result<ObjectName, _> = namespace.parse();
+    let name = name.map_err(|error| Refusal::new(format!("--store {text}: {error}")))?;
+    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let identity = identity.unwrap_or_else(host).trim().to_owned();
+    if identity.is_empty() {
+        let sentence = "this host has no name: write --identity with one that is unique";
+        return Err(Refusal::new(sentence.to_owned()));
+    }
+    Ok(StoreChoice::Kubernetes {
+        namespace: name.as_str().to_owned(),
+        identity,
+    })
+}
+
 /// What the controller runs with.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Address to serve on.
     pub listen: SocketAddr,
-    /// The store's file.
-    pub store: PathBuf,
+    /// Where its state is kept.
+    pub store: StoreChoice,
     /// Time from the loss of a memory server to the replacement of its copies.
     pub replace_after: Duration,
     /// File to write the address to once the controller serves.
@@ -52,7 +100,7 @@ impl TryFrom<Args> for Config {
         }
         Ok(Self {
             listen: args.listen,
-            store: args.store,
+            store: store(&args.store, args.identity)?,
             replace_after: Duration::from_millis(args.replace_after_ms),
             ready_file: args.ready_file,
         })

@@ -9,6 +9,7 @@ mod clock;
 mod config;
 mod convert;
 mod events;
+mod kubernetes;
 mod limits;
 mod owner;
 mod policies;

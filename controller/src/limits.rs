@@ -29,3 +29,30 @@ pub const REPLACE_AFTER_MS_MAX: u64 = 3_600_000;
 pub const NODES_MAX: usize = 4096;
 /// Policies that are kept.
 pub const POLICIES_MAX: usize = 1024;
+/// Time that the API server has for one answer. Below [`LEASE_DURATION`] less
+/// [`LEASE_RENEW_DEADLINE`], so that a write which began under a leadership ends before the next.
+pub const API_REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
+/// A lease that has not changed for this long is free, as Kubernetes' own components have it.
+pub const LEASE_DURATION: Duration = Duration::from_secs(15);
+/// A leader that could not renew for this long is none any more.
+pub const LEASE_RENEW_DEADLINE: Duration = Duration::from_secs(10);
+/// Time between two renewals.
+pub const LEASE_RENEW: Duration = Duration::from_secs(3);
+/// Time between two looks at somebody else's lease.
+pub const LEASE_LOOK: Duration = Duration::from_secs(1);
+/// Records that are written to the API server at once: enough to take over a thousand nodes in
+/// seconds, few enough to leave the server to others.
+pub const RECORD_WRITES_MAX: usize = 16;
+/// Times that a record is written anew after a conflict before the commit fails.
+pub const RECORD_ATTEMPTS_MAX: usize = 4;
+/// Time between two looks at what users are shown.
+pub const PUBLISH_INTERVAL: Duration = Duration::from_secs(2);
+/// Figures alone (bytes, counts) are written this often at most.
+pub const PUBLISH_FIGURES_INTERVAL: Duration = Duration::from_secs(30);
+/// What users decided of memory servers is told to the owner again after this time, for a server
+/// may become known later than its object.
+pub const ADMISSION_RESYNC: Duration = Duration::from_secs(10);
+
+const _: () = assert!(
+    LEASE_RENEW_DEADLINE.as_millis() + API_REQUEST_TIMEOUT.as_millis() < LEASE_DURATION.as_millis()
+);

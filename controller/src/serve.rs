@@ -8,20 +8,21 @@ use dynamicswap_proto::control::v1::agent_session_server::AgentSessionServer;
 use dynamicswap_proto::control::v1::operator_server::OperatorServer;
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, StoreChoice};
+use crate::kubernetes;
 use crate::limits::{
     EVENTS_QUEUED_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_BYTES_MAX, STOP_TIMEOUT,
 };
-use crate::owner::Owner;
+use crate::owner::{Event, Owner};
 use crate::server::{OperatorService, SessionService};
-use crate::store::{EmbeddedStore, StoreError};
+use crate::store::{EmbeddedStore, KubernetesStore, Store, StoreError, highest_term};
 
 /// One sentence for whoever started the controller: what, to what, what next. Exit code 2.
 #[derive(Debug, Error)]
@@ -52,23 +53,105 @@ pub fn run(config: Config) -> Result<()> {
 }
 
 async fn serve(config: Config) -> Result<()> {
-    let listener = TcpListener::bind(config.listen)
+    let mut signals = Signals::listen()?;
+    match &config.store {
+        StoreChoice::File(path) => {
+            let listener = listen(&config).await?;
+            let store = EmbeddedStore::open(path).map_err(refuse)?;
+            serve_until(&config, listener, Box::new(store), &mut signals, Vec::new()).await
+        }
+        StoreChoice::Kubernetes {
+            namespace,
+            identity,
+        } => lead(&config, namespace, identity, &mut signals).await,
+    }
+}
+
+/// Waits for the leadership, serves while it lasts. Who does not lead does not listen, so that
+/// agents and probes find the leader.
+async fn lead(
+    config: &Config,
+    namespace: &str,
+    identity: &str,
+    signals: &mut Signals,
+) -> Result<()> {
+    let client = kube::Client::try_default().await.map_err(no_cluster)?;
+    let floor = async || highest_term(&client, namespace).await;
+    let seat = tokio::select! {
+        seat = kubernetes::acquire(&client, namespace, identity, floor) => seat.map_err(refuse)?,
+        () = signals.any() => return Ok(()),
+    };
+    let leadership = seat.leadership();
+    info!(term = %leadership.term(), identity, "leading");
+    let stop = CancellationToken::new();
+    let mut keeper = tokio::spawn(seat.keep(stop.clone()));
+    let served = async {
+        let client = client.clone();
+        let store = KubernetesStore::open(&client, namespace, leadership.clone()).await;
+        let store = Box::new(store.map_err(refuse)?);
+        let listener = listen(config).await?;
+        let (watched, shown) = (client.clone(), client.clone());
+        let followers: Vec<Follower> = vec![
+            Box::new(|events| {
+                tokio::spawn(kubernetes::policies(watched, events));
+            }),
+            Box::new(|events| {
+                tokio::spawn(kubernetes::memory_servers(shown, events));
+            }),
+            Box::new(|events| {
+                tokio::spawn(kubernetes::publish(client, leadership, events));
+            }),
+        ];
+        serve_until(config, listener, store, signals, followers).await
+    };
+    tokio::select! {
+        lost = &mut keeper => {
+            let lost = lost.context("the lease's task")?;
+            let why = lost.unwrap_or_else(|| "the lease was given up".to_owned());
+            anyhow::bail!("{why}: this controller leads no more and ends");
+        }
+        result = served => {
+            // Given up after the last write, so that the next leader need not wait.
+            stop.cancel();
+            if tokio::time::timeout(STOP_TIMEOUT, keeper).await.is_err() {
+                warn!("the lease is not given up: the next leader waits until it runs out");
+            }
+            result
+        }
+    }
+}
+
+/// Starts something that feeds the owner, or reads from it.
+type Follower = Box<dyn FnOnce(mpsc::Sender<Event>) + Send>;
+
+async fn listen(config: &Config) -> Result<TcpListener> {
+    TcpListener::bind(config.listen)
         .await
-        .map_err(|error| cannot_listen(config.listen, &error))?;
+        .map_err(|error| cannot_listen(config.listen, &error).into())
+}
+
+/// Serves until a signal comes.
+async fn serve_until(
+    config: &Config,
+    listener: TcpListener,
+    store: Box<dyn Store>,
+    signals: &mut Signals,
+    followers: Vec<Follower>,
+) -> Result<()> {
     let address = listener.local_addr().context("asking for the address")?;
-    let store = EmbeddedStore::open(&config.store).map_err(refuse)?;
-    let owner = Owner::new(Box::new(store), config.replace_after).map_err(refuse)?;
+    let owner = Owner::new(store, config.replace_after).map_err(refuse)?;
     let (events, inbox) = mpsc::channel(EVENTS_QUEUED_MAX);
     let stop = CancellationToken::new();
     let owner = tokio::spawn(owner.run(inbox, stop.clone()));
+    for follower in followers {
+        follower(events.clone());
+    }
 
     let sessions = AgentSessionServer::new(SessionService::new(events.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let operator = OperatorServer::new(OperatorService::new(events))
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -80,11 +163,10 @@ async fn serve(config: Config) -> Result<()> {
         );
     let mut server = tokio::spawn(server);
     write_ready(config.ready_file.as_deref(), address)?;
-    info!(%address, store = %config.store.display(), "serving");
+    info!(%address, store = %config.store, "serving");
 
     tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+        () = signals.any() => {}
         ended = &mut server => {
             return ended.context("the server's task")?.context("serving");
         }
@@ -101,6 +183,36 @@ async fn serve(config: Config) -> Result<()> {
         let _ = std::fs::remove_file(path);
     }
     Ok(())
+}
+
+/// SIGINT and SIGTERM.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).context("listening for SIGINT")?,
+            terminate: signal(SignalKind::terminate()).context("listening for SIGTERM")?,
+        })
+    }
+
+    /// Waits for either.
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+fn no_cluster(error: kube::Error) -> Refusal {
+    Refusal(format!(
+        "no Kubernetes cluster is configured ({error}): run this in a pod with a service account, \
+         or set KUBECONFIG"
+    ))
 }
 
 fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> Refusal {
@@ -124,7 +236,7 @@ fn refuse(error: StoreError) -> anyhow::Error {
             "{error}: give the controller an intact copy of its store, or another --store"
         ))
         .into(),
-        StoreError::Io(_) => anyhow::Error::from(error),
+        StoreError::Io(_) | StoreError::Api(_) | StoreError::Deposed => anyhow::Error::from(error),
     }
 }
 

@@ -85,6 +85,13 @@ pub enum Event {
         /// The session.
         number: SessionNumber,
     },
+    /// The policies are these now: users write them elsewhere, where they are kept as well.
+    Policies {
+        /// All of them.
+        policies: Policies,
+        /// Those that are not understood, a sentence each.
+        refused: Vec<String>,
+    },
     /// An operator applies YAML.
     Apply {
         /// The documents.
@@ -153,6 +160,8 @@ pub struct Owner {
     replace_after: Duration,
     policies: Policies,
     intent: Option<DeviceIntent>,
+    /// Policies that were written and are not understood, a sentence each.
+    policies_refused: Vec<String>,
     /// As persisted. What is handed out follows from this one alone.
     kept: Ledger,
     /// The persisted one with facts that came since.
@@ -206,6 +215,7 @@ impl Owner {
             replace_after,
             intent: intent(&policies),
             policies,
+            policies_refused: Vec::new(),
             kept: ledger.clone(),
             draft: ledger,
             seen,
@@ -273,6 +283,7 @@ impl Owner {
                 report,
             } => self.report(&node, number, report),
             Event::Closed { node, number } => self.closed(&node, number),
+            Event::Policies { policies, refused } => self.follow_policies(policies, refused),
             Event::Apply { yaml, reply } => {
                 // Nobody waits any more if the receiver is gone; the policies hold all the same.
                 let _ = reply.send(self.apply(&yaml));

@@ -108,6 +108,36 @@ impl Owner {
         Ok(())
     }
 
+    /// Plans by these policies from now on. They are kept where they come from.
+    pub(super) fn follow_policies(&mut self, policies: Policies, refused: Vec<String>) {
+        for sentence in &refused {
+            if !self.policies_refused.contains(sentence) {
+                self.events.note("", "PolicyRefused", sentence.clone());
+            }
+        }
+        self.policies_refused = refused;
+        if self.policies == policies {
+            return;
+        }
+        for (key, policy) in &policies {
+            if self.policies.get(key) != Some(policy) {
+                let result = format!("remotememorypolicy.dynamicswap.io/{key}");
+                self.events.note("", "PolicyApplied", result);
+            }
+        }
+        for key in self
+            .policies
+            .keys()
+            .filter(|key| !policies.contains_key(key))
+        {
+            let result = format!("remotememorypolicy.dynamicswap.io/{key}");
+            self.events.note("", "PolicyDeleted", result);
+        }
+        self.policies = policies;
+        self.intent = intent(&self.policies);
+        self.dirty = true;
+    }
+
     /// Objects as JSON.
     pub(super) fn get(&self, request: &GetRequest) -> Result<Vec<String>, Status> {
         let kinds = if request.kind.is_empty() {

@@ -100,7 +100,7 @@ fn refused(path: &Path, error: &DatabaseError) -> StoreError {
 }
 
 impl Store for EmbeddedStore {
-    fn load(&self) -> Result<Kept, StoreError> {
+    fn load(&mut self) -> Result<Kept, StoreError> {
         let read = self.database.begin_read().map_err(failed)?;
         let meta = read.open_table(META).map_err(failed)?;
         let number = |key: &str| -> Result<Option<u64>, StoreError> {

@@ -1,8 +1,10 @@
-//! The store: what must not be forgotten, behind one trait that Kubernetes will implement too.
+//! The store: what must not be forgotten, behind one trait: in a file, or in Kubernetes.
 //!
-//! A commit is whole or not at all, and durable when it returns: nothing is handed out before.
+//! A commit is durable when it returns, and nothing is handed out before. One that fails leaves a
+//! ledger that the planner can go on from.
 
 mod embedded;
+mod kubernetes;
 mod record;
 
 use dynamicswap_crds::{ObjectKey, RemoteMemoryPolicy};
@@ -11,7 +13,9 @@ use dynamicswap_types::{NodeName, SetId, SwapDeviceId, Term};
 use thiserror::Error;
 
 pub use embedded::EmbeddedStore;
+pub use kubernetes::{KubernetesStore, highest_term};
 
+use crate::kubernetes::ApiError;
 use crate::policies::Policies;
 
 /// Why the store did not do what it was asked.
@@ -31,6 +35,12 @@ pub enum StoreError {
     /// The disk, or the database on it.
     #[error("the store failed")]
     Io(#[source] redb::Error),
+    /// The API server, or the way to it.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// Another controller leads: this one must not write.
+    #[error("another controller leads now: this one stops writing")]
+    Deposed,
 }
 
 /// Everything that is kept.
@@ -67,12 +77,12 @@ pub trait Store: Send {
     ///
     /// # Errors
     /// [`StoreError`] if it cannot be read.
-    fn load(&self) -> Result<Kept, StoreError>;
+    fn load(&mut self) -> Result<Kept, StoreError>;
 
-    /// Keeps all of the changes or none; durable when it returns.
+    /// Keeps all of the changes; durable when it returns.
     ///
     /// # Errors
-    /// [`StoreError`]; none of the changes are kept then.
+    /// [`StoreError`]; the next commit then brings the store to what it says.
     fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError>;
 }
 

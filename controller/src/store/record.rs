@@ -17,7 +17,7 @@ use crate::clock::as_millis;
 
 /// A node on disk.
 #[derive(Serialize, Deserialize)]
-pub(super) struct NodeEntry {
+pub(in crate::store) struct NodeEntry {
     domain: FailureDomain,
     borrower: bool,
     donor: bool,

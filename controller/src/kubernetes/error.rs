@@ -1,0 +1,74 @@
+//! Requests to the API server that end in time, and what is said of those that fail.
+
+use std::future::Future;
+
+use thiserror::Error;
+
+use crate::limits::API_REQUEST_TIMEOUT;
+
+/// Why a request to the API server gave nothing.
+#[derive(Debug, Error)]
+pub enum ApiError {
+    /// It answered with an error, or not at all.
+    #[error("the API server did not {what}")]
+    Failed {
+        /// The deed, as in "list the policies".
+        what: String,
+        /// The answer.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// No answer in time.
+    #[error(
+        "the API server did not {what} within {} s: is it reachable?",
+        API_REQUEST_TIMEOUT.as_secs()
+    )]
+    Timeout {
+        /// The deed.
+        what: String,
+    },
+}
+
+impl ApiError {
+    /// The HTTP code of the answer, if there was one.
+    #[must_use]
+    pub fn code(&self) -> Option<u16> {
+        match self {
+            Self::Failed { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) => Some(status.code),
+                _ => None,
+            },
+            Self::Timeout { .. } => None,
+        }
+    }
+
+    /// The object is not there, or its kind is not.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        self.code() == Some(404)
+    }
+
+    /// The object is another one than was thought.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        self.code() == Some(409)
+    }
+}
+
+/// A request's answer within [`API_REQUEST_TIMEOUT`].
+///
+/// # Errors
+/// [`ApiError`] with the deed.
+pub async fn within<T>(
+    what: impl Into<String>,
+    request: impl Future<Output = kube::Result<T>>,
+) -> Result<T, ApiError> {
+    match tokio::time::timeout(API_REQUEST_TIMEOUT, request).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(source)) => Err(ApiError::Failed {
+            what: what.into(),
+            source: Box::new(source),
+        }),
+        Err(_) => Err(ApiError::Timeout { what: what.into() }),
+    }
+}

@@ -1,0 +1,260 @@
+//! The Lease that makes one controller the leader: taken, renewed, given up.
+//!
+//! A leader that could not renew in time is none any more by its own clock, before anybody else
+//! can take the lease. So one that was frozen writes nothing when it wakes up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use dynamicswap_types::{MonotonicTime, Term};
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::PostParams;
+use kube::{Api, Client};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::elect::{Candidate, LeaseView, Move};
+use super::error::{ApiError, within};
+use super::resources::FIELD_MANAGER;
+use crate::clock::Clock;
+use crate::limits::{LEASE_DURATION, LEASE_LOOK, LEASE_RENEW, LEASE_RENEW_DEADLINE};
+
+/// Name of the lease.
+const NAME: &str = "dynamicswap-controller";
+
+/// What the rest of the controller may ask about its leadership.
+#[derive(Debug)]
+pub struct Leadership {
+    term: Term,
+    clock: Clock,
+    /// Until when it holds without a renewal, in nanoseconds on `clock`.
+    until: AtomicU64,
+}
+
+impl Leadership {
+    fn renewed(&self, at: MonotonicTime) {
+        let until = at.after(LEASE_RENEW_DEADLINE);
+        self.until.store(until.as_nanos(), Ordering::Release);
+    }
+
+    fn until(&self) -> MonotonicTime {
+        MonotonicTime::from_nanos(self.until.load(Ordering::Acquire))
+    }
+
+    /// Its term.
+    #[must_use]
+    pub const fn term(&self) -> Term {
+        self.term
+    }
+
+    /// Whether it holds now.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.clock.now() < self.until()
+    }
+}
+
+/// The leader's seat: whoever has it renews the lease.
+#[derive(Debug)]
+pub struct Seat {
+    api: Api<Lease>,
+    lease: Lease,
+    leadership: Arc<Leadership>,
+}
+
+/// Waits until the lease is ours. `floor` gives the highest term that the store has seen, at the
+/// moment of the take.
+///
+/// # Errors
+/// None of its own: while the API server does not answer, it waits. `floor`'s.
+pub async fn acquire<E>(
+    client: &Client,
+    namespace: &str,
+    identity: &str,
+    mut floor: impl AsyncFnMut() -> Result<Term, E>,
+) -> Result<Seat, E> {
+    let api: Api<Lease> = Api::namespaced(client.clone(), namespace);
+    let (clock, mut candidate) = (Clock::start(), Candidate::default());
+    let mut told = String::new();
+    loop {
+        let pause = match within("read the lease", api.get_opt(NAME)).await {
+            Ok(lease) => {
+                let view = lease.as_ref().map(view);
+                let holder = view.as_ref().map_or("", |view| &view.holder);
+                if !holder.is_empty() && told != holder {
+                    info!(holder, "waiting for the lease");
+                    holder.clone_into(&mut told);
+                }
+                match candidate.judge(view.as_ref(), floor().await?, clock.now()) {
+                    Move::Wait(time) => time.min(LEASE_LOOK),
+                    Move::Take(term) => {
+                        let now = clock.now();
+                        match take(&api, lease, identity, term).await {
+                            Ok(lease) => {
+                                let leadership = Leadership {
+                                    term,
+                                    clock,
+                                    until: AtomicU64::new(0),
+                                };
+                                leadership.renewed(now);
+                                let leadership = Arc::new(leadership);
+                                return Ok(Seat {
+                                    api,
+                                    lease,
+                                    leadership,
+                                });
+                            }
+                            // Another was quicker, or the server is away.
+                            Err(error) => {
+                                warn!("the lease is not ours: {}", full(&error));
+                                LEASE_LOOK
+                            }
+                        }
+                    }
+                }
+            }
+            Err(error) => {
+                warn!("{}", full(&error));
+                LEASE_LOOK
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn view(lease: &Lease) -> LeaseView {
+    let none = LeaseSpec::default();
+    let spec = lease.spec.as_ref().unwrap_or(&none);
+    let seconds = spec.lease_duration_seconds.unwrap_or(0);
+    let transitions = spec.lease_transitions.unwrap_or(0);
+    LeaseView {
+        holder: spec.holder_identity.clone().unwrap_or_default(),
+        term: Term::new(u64::try_from(transitions).unwrap_or(0)),
+        duration: u64::try_from(seconds)
+            .ok()
+            .filter(|seconds| *seconds > 0)
+            .map_or(LEASE_DURATION, Duration::from_secs),
+        version: lease.metadata.resource_version.clone().unwrap_or_default(),
+    }
+}
+
+/// Takes the lease as it was read; the server refuses if it has changed since.
+async fn take(
+    api: &Api<Lease>,
+    found: Option<Lease>,
+    identity: &str,
+    term: Term,
+) -> Result<Lease, ApiError> {
+    let now = MicroTime(Timestamp::now());
+    let spec = LeaseSpec {
+        acquire_time: Some(now.clone()),
+        holder_identity: Some(identity.to_owned()),
+        lease_duration_seconds: i32::try_from(LEASE_DURATION.as_secs()).ok(),
+        // Leaderships are seconds apart: 2^31 of them are never reached.
+        lease_transitions: Some(i32::try_from(term.get()).unwrap_or(i32::MAX)),
+        renew_time: Some(now),
+        ..LeaseSpec::default()
+    };
+    match found {
+        Some(mut lease) => {
+            lease.spec = Some(spec);
+            let params = params();
+            let replace = api.replace(NAME, &params, &lease);
+            within("let the lease be taken", replace).await
+        }
+        None => {
+            let metadata = ObjectMeta {
+                name: Some(NAME.to_owned()),
+                ..ObjectMeta::default()
+            };
+            let lease = Lease {
+                metadata,
+                spec: Some(spec),
+            };
+            let params = params();
+            let create = api.create(&params, &lease);
+            within("make the lease", create).await
+        }
+    }
+}
+
+fn params() -> PostParams {
+    PostParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PostParams::default()
+    }
+}
+
+/// An error with its causes, in one line.
+fn full(error: &ApiError) -> String {
+    let source = std::error::Error::source(error);
+    source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+}
+
+impl Seat {
+    /// What the rest of the controller may ask.
+    #[must_use]
+    pub fn leadership(&self) -> Arc<Leadership> {
+        Arc::clone(&self.leadership)
+    }
+
+    /// Renews the lease until `stop`, then gives it up. Ends earlier only if it is lost; then the
+    /// reason is returned.
+    pub async fn keep(mut self, stop: CancellationToken) -> Option<String> {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(LEASE_RENEW) => {}
+                () = stop.cancelled() => {
+                    self.give_up().await;
+                    return None;
+                }
+            }
+            let asked = self.leadership.clock.now();
+            match self.renew().await {
+                Ok(lease) => {
+                    self.lease = lease;
+                    self.leadership.renewed(asked);
+                }
+                Err(error) if error.is_conflict() || error.is_not_found() => {
+                    return Some("the lease has another holder now".to_owned());
+                }
+                Err(error) => {
+                    warn!("the lease is not renewed: {}", full(&error));
+                    if !self.leadership.holds() {
+                        let seconds = LEASE_RENEW_DEADLINE.as_secs();
+                        return Some(format!("the lease could not be renewed for {seconds} s"));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn renew(&self) -> Result<Lease, ApiError> {
+        let mut lease = self.lease.clone();
+        if let Some(spec) = &mut lease.spec {
+            spec.renew_time = Some(MicroTime(Timestamp::now()));
+        }
+        let params = params();
+        let replace = self.api.replace(NAME, &params, &lease);
+        within("renew the lease", replace).await
+    }
+
+    /// So that the next leader need not wait. Nothing of ours is written after this.
+    async fn give_up(mut self) {
+        self.leadership.until.store(0, Ordering::Release);
+        if let Some(spec) = &mut self.lease.spec {
+            spec.holder_identity = Some(String::new());
+        }
+        let params = params();
+        let replace = self.api.replace(NAME, &params, &self.lease);
+        if let Err(error) = within("take the lease back", replace).await {
+            warn!(
+                "the next leader waits for the lease to run out: {}",
+                full(&error)
+            );
+        }
+    }
+}
