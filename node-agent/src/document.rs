@@ -27,6 +27,17 @@ pub enum DocumentError {
         /// The kept one's.
         kept: u64,
     },
+    /// Of a controller that no longer leads.
+    #[error(
+        "the document is of term {offered}, and one of term {kept} was taken already: another \
+         controller leads, this one's documents are refused"
+    )]
+    Deposed {
+        /// The refused document's term.
+        offered: u64,
+        /// The kept one's.
+        kept: u64,
+    },
     /// The state directory.
     #[error("cannot {what} the kept document {}", path.display())]
     Io {
@@ -96,8 +107,9 @@ impl KeptDocument {
     #[must_use]
     pub fn warning(&self) -> Option<String> {
         let (refused, kept) = (self.refused, self.current.generation);
-        (refused > 0)
-            .then(|| format!("documents older than generation {kept} were refused: {refused}"))
+        (refused > 0).then(|| {
+            format!("documents older than generation {kept}, or of an older term, were refused: {refused}")
+        })
     }
 
     /// Takes a document: on disk first, then in force. True if it is another one than before.
@@ -105,6 +117,11 @@ impl KeptDocument {
     /// # Errors
     /// [`DocumentError::Old`], counted; or the host's.
     pub fn take(&mut self, document: DesiredDocument) -> Result<bool, DocumentError> {
+        let (offered, kept) = (document.term, self.current.term);
+        if offered < kept {
+            self.refused += 1;
+            return Err(DocumentError::Deposed { offered, kept });
+        }
         let (offered, kept) = (document.generation, self.current.generation);
         if offered < kept {
             self.refused += 1;
@@ -179,9 +196,30 @@ mod tests {
             })
         ));
         let warning = kept.warning().expect("one");
-        assert_eq!(warning, "documents older than generation 5 were refused: 1");
+        assert!(warning.contains("older than generation 5"), "{warning}");
+        assert!(warning.ends_with("were refused: 1"), "{warning}");
         let kept = KeptDocument::load(directory.path()).expect("kept");
         assert_eq!(kept.current(), &document(5));
+    }
+
+    #[test]
+    fn controller_that_no_longer_leads_is_refused_whatever_its_generation() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut kept = KeptDocument::load(directory.path()).expect("empty");
+        let of_term = |term, generation| DesiredDocument {
+            term,
+            ..document(generation)
+        };
+        assert!(kept.take(of_term(2, 5)).expect("newer"));
+        assert!(matches!(
+            kept.take(of_term(1, 6)),
+            Err(DocumentError::Deposed {
+                offered: 1,
+                kept: 2
+            })
+        ));
+        assert!(kept.take(of_term(3, 5)).expect("the same, of a new leader"));
+        assert_eq!(kept.current().term, 3);
     }
 
     #[test]
