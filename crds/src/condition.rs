@@ -20,10 +20,13 @@ pub struct Verdict {
     pub message: String,
 }
 
+/// An object's conditions by type: what holds, and since when.
+type Since = BTreeMap<&'static str, (bool, Timestamp)>;
+
 /// Since when conditions are as they are, as far as this process has seen.
 #[derive(Debug, Default)]
 pub struct ConditionTimes {
-    since: BTreeMap<(Kind, String), BTreeMap<&'static str, (bool, Timestamp)>>,
+    since: BTreeMap<(Kind, String), Since>,
 }
 
 impl ConditionTimes {

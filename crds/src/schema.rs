@@ -9,7 +9,8 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
 /// Most replica sets that one `SlabMap` holds: 64 GiB in slabs of 64 MiB four times over. With two
-/// copies each and long names of nodes they stay below what etcd takes in one request, 1.5 MiB.
+/// seats in use each and long names of nodes they stay below what etcd takes in one request,
+/// 1.5 MiB.
 pub const SETS_MAX: u32 = 4_096;
 /// Most seats of a set: three copies, their replacements, and those that still leave.
 pub const SEATS_MAX: u32 = 16;

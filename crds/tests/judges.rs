@@ -2,7 +2,11 @@
 //! definition's schema and rules, which an API server asks. They agree on every row, and both say
 //! what to write instead.
 
-#![allow(clippy::expect_used, reason = "helpers of tests panic as tests do")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests panic as tests do"
+)]
 
 mod support;
 
@@ -69,7 +73,7 @@ const GOOD: [&str; 34] = [
 ];
 
 /// A spec, and the words of either judge that say what to write.
-const BAD: [(&str, &str, &str); 52] = [
+const BAD: [(&str, &str, &str); 51] = [
     (
         "{durability: {copies: 0}}",
         "write 1, 2 or 3",
@@ -138,7 +142,7 @@ const BAD: [(&str, &str, &str); 52] = [
     ),
     (
         "{limits: {perContainer: 1Gi, perNamespace: 1G}}",
-        "write at most 1G",
+        "write at most 1000000000",
         "at most what perNamespace has",
     ),
     (
@@ -180,11 +184,6 @@ const BAD: [(&str, &str, &str); 52] = [
         "{limits: {perContainer: 500m}}",
         "such as 512Mi",
         "such as 512Mi",
-    ),
-    (
-        "{limits: {perContainer: 1e3}}",
-        "such as 512Mi",
-        "of type integer or string",
     ),
     (
         "{limits: {perContainer: \"1e3\"}}",

@@ -1,7 +1,11 @@
 //! Every rule of every kind, broken once: what the API server says then. And what the definitions
 //! owe to a person who reads them with `kubectl explain`.
 
-#![allow(clippy::expect_used, reason = "helpers of tests panic as tests do")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests panic as tests do"
+)]
 
 mod support;
 
@@ -211,7 +215,7 @@ fn broken_rule_says_what_to_write_instead() {
 fn every_rule_is_broken_by_some_case() {
     for kind in Kind::ALL {
         let mut rules = BTreeSet::new();
-        messages(&support::schema(kind), &mut rules);
+        messages(support::schema(kind), &mut rules);
         let of_kind = cases().into_iter().filter(|(of, ..)| *of == kind);
         let said: Vec<String> = of_kind
             .flat_map(|(_, object, old, _)| support::judge(kind, &object, old.as_ref()))
@@ -276,24 +280,12 @@ fn types_judge_themselves_without_a_cluster() {
     assert!(server.validate_cel().is_ok());
 }
 
-/// The longest that a record is: names as clouds give them, every field said that may be.
-fn large_map(sets: u64) -> SlabMap {
-    let seat = |node: u64| SlabSeat {
-        node: format!("ip-10-120-{node}-200.eu-central-1.compute.internal")
-            .parse()
-            .expect("a name"),
-        slot: SlotIndex::new(262_143),
-        incarnation: IncarnationId::from_bytes([0xAB; 16]),
-        phase: SlabSeatPhase::Regranting,
-        revoked: true,
-        replaces: None,
-        previous: Some(IncarnationId::from_bytes([0xCD; 16])),
-        since: None,
-    };
+/// A record of sets with two seats each, which `make` makes.
+fn large_map(sets: u64, make: fn(u64) -> SlabSeat) -> SlabMap {
     let set = |id: u64| SlabSet {
         id: SetId::new(1_000_000_000 + id),
         stage: SlabSetStage::Composing,
-        seats: vec![seat(100), seat(200)],
+        seats: vec![make(100), make(200)],
     };
     let spec = SlabMapSpec {
         node: "ip-10-120-1-1.eu-central-1.compute.internal"
@@ -313,25 +305,57 @@ fn large_map(sets: u64) -> SlabMap {
     SlabMap::new("map", spec)
 }
 
+/// A seat in use, with a name as clouds give them.
+fn serving(node: u64) -> SlabSeat {
+    SlabSeat {
+        node: format!("ip-10-120-{node}-200.eu-central-1.compute.internal")
+            .parse()
+            .expect("a name"),
+        slot: SlotIndex::new(262_143),
+        incarnation: IncarnationId::from_bytes([0xAB; 16]),
+        phase: SlabSeatPhase::Serving,
+        revoked: false,
+        replaces: None,
+        previous: None,
+        since: None,
+    }
+}
+
+/// A seat with all said that may be.
+fn wordy(node: u64) -> SlabSeat {
+    SlabSeat {
+        phase: SlabSeatPhase::Regranting,
+        revoked: true,
+        previous: Some(IncarnationId::from_bytes([0xCD; 16])),
+        ..serving(node)
+    }
+}
+
+fn json_bytes(map: &SlabMap) -> usize {
+    serde_json::to_string(map).expect("JSON").len()
+}
+
 #[test]
 fn record_of_64_gib_stays_below_one_mib() {
-    let map = large_map(1_024);
-    let json = serde_json::to_string(&map).expect("JSON");
-    assert!(json.len() < 1 << 20, "{} bytes", json.len());
-    let each = (json.len() - serde_json::to_string(&large_map(0)).expect("JSON").len()) / 1_024;
-    assert_eq!(
-        each, 477,
-        "bytes of a set with two seats and every field said"
-    );
-    let back: SlabMap = serde_json::from_str(&json).expect("same");
+    let map = large_map(1_024, wordy);
+    let size = json_bytes(&map);
+    assert!(size < 1 << 20, "{size} bytes");
+    let of_sets = |make| json_bytes(&large_map(1_024, make)) - json_bytes(&large_map(0, make));
+    assert_eq!(of_sets(wordy) / 1_024, 455, "bytes of a set with all said");
+    assert_eq!(of_sets(serving) / 1_024, 331, "bytes of a set in use");
+    let back: SlabMap = serde_json::from_value(json!(map)).expect("same");
     assert_eq!(back, map);
-    let sizes = (
-        &json!(map)["spec"]["sizeBytes"],
-        &json!(map)["spec"]["slabBytes"],
-    )
-        .clone();
-    assert_eq!(*sizes.0, json!(1_u64 << 36));
-    assert_eq!(*sizes.1, json!(1_u64 << 26));
+    let plain = json!(map);
+    assert_eq!(plain["spec"]["sizeBytes"], json!(1_u64 << 36));
+    assert_eq!(plain["spec"]["slabBytes"], json!(1_u64 << 26));
+}
+
+#[test]
+fn most_sets_that_a_map_may_hold_fit_in_one_request() {
+    let sets = &support::schema(Kind::SlabMap)["properties"]["spec"]["properties"]["sets"];
+    let most = sets["maxItems"].as_u64().expect("a bound");
+    let size = json_bytes(&large_map(most, serving));
+    assert!(size < 3 << 19, "{size} bytes are too many for etcd");
 }
 
 #[test]
@@ -349,7 +373,7 @@ fn every_field_is_described() {
         }
     }
     for kind in Kind::ALL {
-        check(&support::schema(kind), "");
+        check(support::schema(kind), "");
     }
 }
 

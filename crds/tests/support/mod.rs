@@ -2,19 +2,28 @@
 //! schema of a definition, then by its rules in CEL. Knows the keywords that the definitions use,
 //! and fails on any other.
 
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
 use dynamicswap_crds::{Kind, crds};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::core::cel::Validator;
 use serde_json::{Map, Value, json};
 
+/// Made once: it takes longer than a judgement.
+static SCHEMAS: LazyLock<BTreeMap<Kind, Value>> = LazyLock::new(|| {
+    let schema = |(kind, definition): (Kind, CustomResourceDefinition)| {
+        let version = definition.spec.versions.first().expect("a version");
+        let schema = version.schema.as_ref().expect("a schema");
+        let schema = serde_json::to_value(&schema.open_api_v3_schema).expect("JSON");
+        (kind, schema)
+    };
+    crds().into_iter().map(schema).collect()
+});
+
 /// The schema of a kind.
-pub fn schema(kind: Kind) -> Value {
-    let (_, definition) = crds()
-        .into_iter()
-        .find(|(of, _)| *of == kind)
-        .expect("the kind");
-    let version = definition.spec.versions.first().expect("a version");
-    let schema = version.schema.as_ref().expect("a schema");
-    serde_json::to_value(&schema.open_api_v3_schema).expect("JSON")
+pub fn schema(kind: Kind) -> &'static Value {
+    &SCHEMAS[&kind]
 }
 
 /// What an API server would say of an object that is made, or changed from `old`.
@@ -27,7 +36,7 @@ pub fn judge(kind: Kind, object: &Value, old: Option<&Value>) -> Vec<String> {
     for field in ["apiVersion", "kind", "metadata"] {
         judged_map.remove(field);
     }
-    walk(&schema, &mut judged, "", &mut said);
+    walk(schema, &mut judged, "", &mut said);
     // As the server does: with a value of another type or a missing one, no rule is looked at.
     if said
         .iter()
@@ -37,7 +46,7 @@ pub fn judge(kind: Kind, object: &Value, old: Option<&Value>) -> Vec<String> {
     }
     let mut whole = object.clone();
     drop_nulls(&mut whole);
-    if let Err(errors) = Validator::new().validate(&schema, &whole, old) {
+    if let Err(errors) = Validator::new().validate(schema, &whole, old) {
         said.extend(errors.into_vec().into_iter().map(|error| error.to_string()));
     }
     said
