@@ -162,7 +162,7 @@ fn kill_one(program: &str, cluster: &str, node: &str) -> bool {
         is_program
             && line
                 .iter()
-                .any(|word| word.contains(&format!("/{cluster}/{node}/")))
+                .any(|word| word.contains(&format!("/{cluster}/nodes/{node}/")))
     });
     let pid = found.and_then(Pid::from_raw);
     pid.is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
