@@ -5,15 +5,16 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use comfy_table::{ContentArrangement, Table, presets};
-use dynamicswap_crds::RemoteMemoryPolicy;
+use dynamicswap_crds::{RemoteMemoryPolicy, Slab, SlabReplica};
 use dynamicswap_proto::control::v1::{DeleteRequest, GetRequest};
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use crate::args::{ApplyArgs, DeleteArgs, GetArgs, Output};
 use crate::client::Client;
 use crate::failure::Refusal;
 
-/// Columns of each kind: a title, and where its value is.
+/// Columns of each kind: a title, and where its value is: a place, or a condition's type.
 const COLUMNS: [(&str, &[(&str, &str)]); 4] = [
     (
         "RemoteMemoryPolicy",
@@ -21,6 +22,9 @@ const COLUMNS: [(&str, &[(&str, &str)]); 4] = [
             ("COPIES", "/spec/durability/copies"),
             ("SPILL", "/spec/durability/spill"),
             ("LIMIT", "/spec/limits/perContainer"),
+            ("CONTAINERS", "/status/containersMatched"),
+            ("REMOTE", "/status/bytesRemote"),
+            ("IN-FORCE", "InForce"),
             ("PAUSED", "/spec/paused"),
             ("DRY-RUN", "/spec/dryRun"),
         ],
@@ -30,9 +34,10 @@ const COLUMNS: [(&str, &[(&str, &str)]); 4] = [
         &[
             ("CAPACITY", "/status/capacity"),
             ("LENT", "/status/lent"),
-            ("DOMAIN", "/spec/failureDomain"),
+            ("DOMAIN", "/status/failureDomain"),
             ("CORDONED", "/spec/cordoned"),
-            ("DRAINING", "/spec/draining"),
+            ("DRAINING", "Draining"),
+            ("PRESSURED", "Pressured"),
         ],
     ),
     (
@@ -40,10 +45,15 @@ const COLUMNS: [(&str, &[(&str, &str)]); 4] = [
         &[
             ("SIZE", "/status/size"),
             ("USED", "/status/bytesUsed"),
+            ("ATTACHED", "/status/attached"),
+            ("DEGRADED", "Degraded"),
             ("FRONT-END", "/status/frontEnd"),
         ],
     ),
-    ("SlabMap", &[("SETS", "/status/sets")]),
+    (
+        "SlabMap",
+        &[("SETS", "/status/sets"), ("BOUND", "/status/bound")],
+    ),
 ];
 
 /// Stores the objects of a file.
@@ -83,7 +93,7 @@ pub fn delete(args: &DeleteArgs, client: &mut Client) -> Result<()> {
 fn warnings(yaml: &str) -> Vec<String> {
     let policies = dynamicswap_crds::parse_policies(yaml).unwrap_or_default();
     let of_policy = |policy: &RemoteMemoryPolicy| {
-        let name = policy.metadata.name.clone();
+        let name = policy.metadata.name.clone().unwrap_or_default();
         let told = policy.without_effect();
         told.into_iter()
             .map(move |told| format!("remotememorypolicy/{name}: {told}"))
@@ -139,9 +149,9 @@ pub fn get(args: &GetArgs, client: &mut Client) -> Result<()> {
     let slabs = args
         .kind
         .as_deref()
-        .is_some_and(|kind| kind.eq_ignore_ascii_case("slabs"));
+        .is_some_and(|kind| Slab::WORDS.contains(&kind.to_lowercase().as_str()));
     if slabs && args.output == Output::Table {
-        print!("{}", slab_table(&objects));
+        print!("{}", slab_table(&objects)?);
         return Ok(());
     }
     print!("{}", render(&objects, args.output, args.object.is_some())?);
@@ -162,32 +172,28 @@ fn render(objects: &[Value], output: Output, single: bool) -> Result<String> {
     }
 }
 
-/// A line for each slab of these slab maps, the hottest first.
-fn slab_table(maps: &[Value]) -> String {
-    let number = |entry: &Value, field: &str| entry[field].as_u64();
-    let mut rows: Vec<(u64, Vec<String>)> = Vec::new();
-    for map in maps {
-        let sets = map["spec"]["sets"].as_array().into_iter().flatten();
-        for (slab, entry) in sets.filter_map(|set| Some((number(set, "slab")?, set))) {
-            let [reads, writes] = ["readsPerSecond", "writesPerSecond"]
-                .map(|field| number(entry, field).unwrap_or(0));
-            let copies = entry["replicas"].as_array().into_iter().flatten();
-            let copies: Vec<String> = copies
-                .map(|copy| format!("{} ({})", text(copy, "/node"), text(copy, "/state")))
-                .collect();
-            let device = text(map, "/metadata/name").to_owned();
-            let cells = [
-                device,
-                slab.to_string(),
-                reads.to_string(),
-                writes.to_string(),
-            ];
-            let cells = cells.into_iter().chain([copies.join(", ")]).collect();
-            rows.push((reads.saturating_add(writes), cells));
-        }
+/// A line for each set that holds a slab, the hottest first.
+fn slab_table(sets: &[Value]) -> Result<String> {
+    let mut rows: Vec<(u64, [String; 5])> = Vec::new();
+    for set in sets {
+        let set = Slab::deserialize(set).context("the controller sent a slab of another form")?;
+        let Some(slab) = set.slab else {
+            continue;
+        };
+        let copy = |copy: &SlabReplica| format!("{} ({})", copy.node, copy.state);
+        let copies: Vec<String> = set.replicas.iter().map(copy).collect();
+        let heat = set.reads_per_second.saturating_add(set.writes_per_second);
+        let cells = [
+            set.node.to_string(),
+            slab.to_string(),
+            set.reads_per_second.to_string(),
+            set.writes_per_second.to_string(),
+            copies.join(", "),
+        ];
+        rows.push((heat, cells));
     }
     if rows.is_empty() {
-        return "No slab is bound.\n".to_owned();
+        return Ok("No slab is bound.\n".to_owned());
     }
     rows.sort_by_key(|(heat, _)| std::cmp::Reverse(*heat));
     let mut table = Table::new();
@@ -199,7 +205,7 @@ fn slab_table(maps: &[Value]) -> String {
         table.add_row(cells);
     }
     let lines: Vec<String> = table.lines().map(|line| line.trim().to_owned()).collect();
-    lines.join("\n") + "\n"
+    Ok(lines.join("\n") + "\n")
 }
 
 /// A table for each kind.
@@ -240,6 +246,10 @@ fn text<'a>(object: &'a Value, place: &str) -> &'a str {
 }
 
 fn cell(object: &Value, place: &str) -> String {
+    if !place.starts_with('/') {
+        let found = condition(object, place);
+        return found.map_or("-", |found| text(found, "/status")).to_owned();
+    }
     match object.pointer(place) {
         None | Some(Value::Null) => "-".to_owned(),
         Some(Value::String(text)) => text.clone(),
@@ -248,12 +258,18 @@ fn cell(object: &Value, place: &str) -> String {
     }
 }
 
-/// Whether the object is ready, with the reason if it is not; kinds without a status are neither.
+/// The object's condition of this type.
+fn condition<'a>(object: &'a Value, name: &str) -> Option<&'a Value> {
+    let conditions = object.pointer("/status/conditions")?.as_array()?;
+    conditions.iter().find(|found| text(found, "/type") == name)
+}
+
+/// Whether the object is ready, with the reason if it is not; policies are neither.
 fn ready(object: &Value) -> String {
-    match object.pointer("/status/ready").and_then(Value::as_bool) {
+    match condition(object, "Ready") {
         None => "-".to_owned(),
-        Some(true) => "True".to_owned(),
-        Some(false) => format!("False ({})", text(object, "/status/reason")),
+        Some(found) if text(found, "/status") == "True" => "True".to_owned(),
+        Some(found) => format!("{} ({})", text(found, "/status"), text(found, "/message")),
     }
 }
 
@@ -262,20 +278,31 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn condition_of(name: &str, status: &str, message: &str) -> Value {
+        json!({"type": name, "status": status, "reason": "Why", "message": message})
+    }
+
     fn policy() -> Value {
         json!({
             "kind": "RemoteMemoryPolicy",
             "metadata": {"name": "demo"},
-            "spec": {"durability": {"copies": 2, "spill": "None"}, "paused": false}
+            "spec": {"durability": {"copies": 2, "spill": "None"}, "paused": false},
+            "status": {"containersMatched": 3, "bytesRemote": "1Gi",
+                       "conditions": [condition_of("InForce", "True", "")]}
         })
     }
 
-    fn server(ready: bool, reason: &str) -> Value {
+    fn server(ready: &str, message: &str) -> Value {
+        let conditions = [
+            condition_of("Ready", ready, message),
+            condition_of("Draining", "False", ""),
+        ];
         json!({
             "kind": "MemoryServer",
             "metadata": {"name": "donor-1"},
-            "spec": {"failureDomain": "rack-1", "cordoned": true, "draining": false},
-            "status": {"ready": ready, "reason": reason, "capacity": "1Gi", "lent": "16Mi"}
+            "spec": {"cordoned": true},
+            "status": {"failureDomain": "rack-1", "capacity": "1Gi", "lent": "16Mi",
+                       "conditions": conditions}
         })
     }
 
@@ -300,14 +327,17 @@ mod tests {
             "2",
             "None",
             "-",
+            "3",
+            "1Gi",
+            "True",
             "false",
             "-",
         ];
         assert_eq!(policies[1], row);
-        let servers = rows(&[server(true, ""), server(false, "no session")]);
+        let servers = rows(&[server("True", ""), server("False", "no session")]);
         assert_eq!(
             servers[1][2..],
-            ["True", "1Gi", "16Mi", "rack-1", "true", "false"]
+            ["True", "1Gi", "16Mi", "rack-1", "true", "False", "-"]
         );
         let row = ["False", "(no", "session)", "1Gi", "16Mi", "rack-1"];
         assert_eq!(servers[2][2..8], row);
@@ -317,11 +347,11 @@ mod tests {
     fn slabs_have_a_line_each_and_the_hottest_is_first() {
         let set = |slab: Option<u64>, reads: u64| {
             let copies = json!([{"node": "d1", "slot": 3, "state": "Serving, Live"}]);
-            json!({"setId": 1, "slab": slab, "readsPerSecond": reads, "writesPerSecond": 1, "replicas": copies})
+            json!({"node": "b1", "setId": 1, "slab": slab, "readsPerSecond": reads,
+                   "writesPerSecond": 1, "replicas": copies})
         };
         let sets = [set(Some(4), 2), set(None, 99), set(Some(7), 50)];
-        let map = json!({"metadata": {"name": "b1"}, "spec": {"sets": sets}});
-        let table = slab_table(&[map]);
+        let table = slab_table(&sets).expect("slabs");
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(lines.len(), 3, "{table}");
         assert!(
@@ -329,7 +359,9 @@ mod tests {
             "{table}"
         );
         assert!(lines[2].ends_with("d1 (Serving, Live)"), "{table}");
-        assert_eq!(slab_table(&[]), "No slab is bound.\n");
+        let none = slab_table(&[]).expect("no slabs");
+        assert_eq!(none, "No slab is bound.\n");
+        assert!(slab_table(&[json!({"kind": "SlabMap"})]).is_err());
     }
 
     #[test]

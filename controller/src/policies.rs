@@ -51,7 +51,7 @@ pub fn intent(policies: &Policies) -> Option<DeviceIntent> {
             .min(),
         policies: policies
             .values()
-            .filter_map(|policy| serde_json::to_string(policy).ok())
+            .filter_map(|policy| serde_json::to_string(&policy.wanted()).ok())
             .collect(),
     })
 }
@@ -99,7 +99,7 @@ mod tests {
                  metadata: {{name: p{index}}}\nspec: {spec}\n"
             );
             for policy in parse_policies(&yaml).expect("valid") {
-                policies.insert(policy.metadata.key(), policy);
+                policies.insert(policy.key().expect("named"), policy);
             }
         }
         policies

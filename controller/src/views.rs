@@ -3,20 +3,20 @@
 use std::collections::BTreeMap;
 
 use dynamicswap_crds::{
-    Kind, MemoryServer, MemoryServerSpec, MemoryServerStatus, ObjectMeta, ObjectName, SlabMap,
-    SlabMapEntry, SlabMapSpec, SlabMapStatus, SlabReplica, SwapDevice, SwapDeviceSpec,
-    SwapDeviceStatus,
+    Condition, ConditionTimes, DrainSpec, Kind, MemoryServer, MemoryServerSpec, MemoryServerStatus,
+    ObjectKey, PolicyDuration, RemoteMemoryPolicy, RemoteMemoryPolicyStatus, Slab, SlabMap,
+    SlabMapStatus, SlabReplica, SlabSeatPhase, SlabSetStage, SwapDevice, SwapDeviceSpec,
+    SwapDeviceStatus, Verdict,
 };
 use dynamicswap_planner::{
     DeviceRecord, Ledger, NodeObservation, NodeRecord, Seat, ServerFacts, Session, SetRecord,
 };
 use dynamicswap_proto::common::v1 as pb;
 use dynamicswap_proto::control::v1::NodeReport;
-use dynamicswap_types::{
-    Bytes, Copies, Durability, Epoch, NodeName, PageCount, SetId, SlabIndex, Spill, SwapDeviceId,
-};
+use dynamicswap_types::{Bytes, Epoch, NodeName, PageCount, SetId, SlabIndex, SwapDeviceId};
 
 use crate::policies::Policies;
+use crate::store::slab_map_spec;
 
 /// What objects are made of.
 pub struct Views<'a> {
@@ -28,91 +28,194 @@ pub struct Views<'a> {
     pub reports: &'a dyn Fn(&NodeName) -> Option<&'a NodeReport>,
     /// The policies.
     pub policies: &'a Policies,
+    /// Since when conditions are as they are.
+    pub times: &'a mut ConditionTimes,
+    /// The time of day.
+    pub unix_ms: u64,
+}
+
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// Whether an object fits a filter; an empty one means any.
+fn fits(wanted: &str, found: &str) -> bool {
+    wanted.is_empty() || wanted == found
 }
 
 impl Views<'_> {
     /// Objects of one kind as JSON; an empty namespace or name means any.
     pub fn objects(
-        &self,
+        &mut self,
         kind: Kind,
         namespace: &str,
         name: &str,
     ) -> Result<Vec<String>, serde_json::Error> {
-        let fits = |wanted: &str, found: &str| wanted.is_empty() || wanted == found;
-        let nodes = self
-            .ledger
-            .nodes
-            .iter()
-            .filter(|(node, _)| fits(name, node.as_str()));
+        let ledger = self.ledger;
+        let nodes = ledger.nodes.iter();
+        let nodes = nodes.filter(|(node, _)| fits(name, node.as_str()));
         match kind {
-            Kind::RemoteMemoryPolicy => self
-                .policies
-                .iter()
-                .filter(|(key, _)| {
+            Kind::RemoteMemoryPolicy => {
+                let outcome = self.outcome_of_policies();
+                let policies = self.policies.iter().filter(|(key, _)| {
                     fits(namespace, key.namespace.as_str()) && fits(name, key.name.as_str())
-                })
-                .map(|(_, policy)| serde_json::to_string(policy))
-                .collect(),
-            Kind::MemoryServer => nodes
-                .filter_map(|(node, record)| {
-                    let facts = record.server.as_ref()?;
-                    Some(self.memory_server(node, record, facts))
-                })
-                .map(|object| serde_json::to_string(&object))
-                .collect(),
+                });
+                policies
+                    .map(|(key, policy)| {
+                        let outcome = outcome.get(&key.to_string()).copied();
+                        let policy = self.policy(key, policy, outcome.unwrap_or_default());
+                        serde_json::to_string(&policy)
+                    })
+                    .collect()
+            }
+            Kind::MemoryServer => {
+                let lent = self.slots_lent();
+                nodes
+                    .filter_map(|(node, record)| Some((node, record, record.server.as_ref()?)))
+                    .map(|(node, record, facts)| {
+                        let lent = lent.get(node).copied().unwrap_or(0);
+                        let server = self.memory_server(node, record, facts, lent);
+                        serde_json::to_string(&server)
+                    })
+                    .collect()
+            }
             Kind::SwapDevice => nodes
-                .filter_map(|(node, _)| {
-                    let (id, device) = self.ledger.device_of(node)?;
-                    Some(self.swap_device(node, id, device))
+                .filter_map(|(node, _)| Some((node, ledger.device_of(node)?)))
+                .map(|(node, (id, device))| {
+                    serde_json::to_string(&self.swap_device(node, id, device))
                 })
-                .map(|object| serde_json::to_string(&object))
                 .collect(),
             Kind::SlabMap => nodes
-                .filter_map(|(node, _)| Some(self.slab_map(node, self.ledger.device_of(node)?.0)))
-                .map(|object| serde_json::to_string(&object))
+                .filter_map(|(node, _)| Some((node, ledger.device_of(node)?)))
+                .map(|(node, (id, device))| serde_json::to_string(&self.slab_map(node, id, device)))
                 .collect(),
         }
     }
 
+    /// What each replica set holds, as JSON; an empty name means the sets of every borrower.
+    pub fn slabs(&self, name: &str) -> Result<Vec<String>, serde_json::Error> {
+        let nodes = self.ledger.nodes.keys();
+        let nodes = nodes.filter(|node| fits(name, node.as_str()));
+        let devices = nodes.filter_map(|node| Some((node, self.ledger.device_of(node)?.0)));
+        let mut slabs = Vec::new();
+        for (node, device) in devices {
+            let said = self.said_of_sets(node, device);
+            let sets = self.ledger.sets.iter();
+            for (id, set) in sets.filter(|(_, set)| set.device == device) {
+                let slab = slab(node, *id, set, said.get(&id.get()).copied());
+                slabs.push(serde_json::to_string(&slab)?);
+            }
+        }
+        Ok(slabs)
+    }
+
+    fn policy(
+        &mut self,
+        key: &ObjectKey,
+        policy: &RemoteMemoryPolicy,
+        outcome: Outcome,
+    ) -> RemoteMemoryPolicy {
+        let spec = &policy.spec;
+        let (in_force, message) = match (spec.paused, spec.dry_run) {
+            (true, _) => ("Paused", "spec.paused takes it out of force".to_owned()),
+            (false, true) => (
+                "DryRun",
+                "spec.dryRun has it decide and report, and change nothing".to_owned(),
+            ),
+            (false, false) => ("InForce", policy.without_effect().join("; ")),
+        };
+        let verdicts = vec![
+            verdict("Accepted", true, "Understood", String::new()),
+            verdict("InForce", policy.in_force(), in_force, message),
+        ];
+        let object = (Kind::RemoteMemoryPolicy, &*key.to_string());
+        let conditions = self.times.stamp(object, verdicts, self.unix_ms);
+        RemoteMemoryPolicy {
+            status: Some(RemoteMemoryPolicyStatus {
+                observed_generation: policy.metadata.generation,
+                containers_matched: outcome.containers,
+                bytes_remote: outcome.remote,
+                conditions,
+            }),
+            ..policy.clone()
+        }
+    }
+
+    /// Containers that name a policy as theirs, by its namespace and name.
+    fn outcome_of_policies(&self) -> BTreeMap<String, Outcome> {
+        let mut outcomes: BTreeMap<String, Outcome> = BTreeMap::new();
+        let reports = self.ledger.nodes.keys().filter_map(self.reports);
+        for container in reports.flat_map(|report| &report.containers) {
+            let outcome = outcomes.entry(container.policy.clone()).or_default();
+            outcome.containers = outcome.containers.saturating_add(1);
+            let swap = Bytes::new(container.swap_bytes);
+            outcome.remote = outcome.remote.saturating_add(swap);
+        }
+        outcomes
+    }
+
+    /// Slots on record as lent, by donor: those of the memory that it has now.
+    fn slots_lent(&self) -> BTreeMap<NodeName, u32> {
+        let mut lent: BTreeMap<NodeName, u32> = BTreeMap::new();
+        for seat in self.ledger.sets.values().flat_map(|set| &set.seats) {
+            if !self.ledger.is_void(seat) {
+                *lent.entry(seat.node.clone()).or_default() += 1;
+            }
+        }
+        lent
+    }
+
     fn memory_server(
-        &self,
+        &mut self,
         node: &NodeName,
         record: &NodeRecord,
         facts: &ServerFacts,
+        lent: u32,
     ) -> MemoryServer {
-        let lent = self
-            .ledger
-            .sets
-            .values()
-            .filter_map(|set| set.seat(node))
-            .filter(|seat| seat.incarnation == facts.incarnation)
-            .count();
-        let lent = u32::try_from(lent).unwrap_or(u32::MAX);
-        let error = (self.reports)(node).map_or("", |report| &report.memory_server_error);
-        let reason = self.not_ready(node, error);
+        let report = (self.reports)(node);
+        let error = report.map_or("", |report| &report.memory_server_error);
+        let verdicts = vec![
+            self.ready(node, error),
+            self.pressured(node),
+            draining(record, lent),
+        ];
+        let conditions = self.stamp(Kind::MemoryServer, node, verdicts);
         let times = |slots: u32| Bytes::new(facts.slot_size.get() * u64::from(slots));
-        MemoryServer::new(
-            metadata(node),
-            MemoryServerSpec {
-                failure_domain: record.domain.clone(),
-                cordoned: record.cordoned,
-                draining: record.drain.is_some(),
-            },
-            MemoryServerStatus {
-                ready: reason.is_empty(),
-                reason,
-                incarnation: facts.incarnation,
-                address: facts.tcp_address.clone(),
-                capacity: times(facts.slots_total),
-                slot_size: facts.slot_size,
-                slots: facts.slots_total,
-                slots_lent: lent,
-                lent: times(lent),
-            },
-        )
+        let within = |drain: std::time::Duration| {
+            let millis = u32::try_from(drain.as_millis()).unwrap_or(u32::MAX);
+            Some(PolicyDuration::from_millis(millis))
+        };
+        let spec = MemoryServerSpec {
+            cordoned: record.cordoned,
+            drain: record.drain.map(|drain| DrainSpec {
+                within: within(drain),
+            }),
+        };
+        let status = MemoryServerStatus {
+            observed_generation: None,
+            failure_domain: Some(record.domain.clone()),
+            incarnation: Some(facts.incarnation),
+            address: facts.tcp_address.clone(),
+            rdma_address: facts.rdma_address.clone(),
+            capacity: times(facts.slots_total),
+            slot_size: facts.slot_size,
+            slots: facts.slots_total,
+            slots_lent: lent,
+            lent: times(lent),
+            conditions,
+        };
+        MemoryServer {
+            status: Some(status),
+            ..MemoryServer::new(node.as_str(), spec)
+        }
     }
 
-    fn swap_device(&self, node: &NodeName, id: SwapDeviceId, device: &DeviceRecord) -> SwapDevice {
+    fn swap_device(
+        &mut self,
+        node: &NodeName,
+        id: SwapDeviceId,
+        device: &DeviceRecord,
+    ) -> SwapDevice {
         let report = (self.reports)(node);
         let empty = pb::SwapDeviceReport::default();
         let said = report
@@ -125,83 +228,159 @@ impl Views<'_> {
             .iter()
             .filter(|set| set.slab.is_none() && !set.released)
             .count();
-        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let reason = self.not_ready(node, report.map_or("", |report| &report.swap_device_error));
-        SwapDevice::new(
-            metadata(node),
-            SwapDeviceSpec {
-                device_id: id,
-                durability: device.class.unwrap_or(Durability {
-                    copies: Copies::TWO,
-                    spill: Spill::None,
-                }),
-            },
-            SwapDeviceStatus {
-                ready: reason.is_empty(),
-                reason,
-                attached: said.attached,
-                front_end: said.front_end.clone(),
-                epoch: Epoch::new(said.epoch),
-                size: device.size,
-                slab_size: device.slab,
-                bytes_used: PageCount::new(said.pages_used).bytes(),
-                slabs_bound: count(bound),
-                sets_reserved: count(reserved),
-                pages_degraded: PageCount::new(said.pages_degraded),
-            },
-        )
-    }
-
-    fn slab_map(&self, node: &NodeName, id: SwapDeviceId) -> SlabMap {
-        let said = (self.reports)(node).and_then(|report| report.swap_device.as_ref());
-        let said: BTreeMap<u64, &pb::SetReport> = said
-            .into_iter()
-            .flat_map(|said| &said.sets)
-            .map(|set| (set.set_id, set))
-            .collect();
-        let sets: Vec<SlabMapEntry> = self
-            .ledger
-            .sets
-            .iter()
-            .filter(|(_, set)| set.device == id)
-            .map(|(set, record)| entry(*set, record, said.get(&set.get()).copied()))
-            .collect();
-        let bound = sets.iter().filter(|entry| entry.slab.is_some()).count();
-        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let status = SlabMapStatus {
-            sets: count(sets.len()),
-            bound: count(bound),
-        };
-        let spec = SlabMapSpec {
+        let error = report.map_or("", |report| &report.swap_device_error);
+        let verdicts = vec![self.ready(node, error), degraded(said.pages_degraded)];
+        let conditions = self.stamp(Kind::SwapDevice, node, verdicts);
+        let spec = SwapDeviceSpec {
+            node: node.clone(),
             device_id: id,
-            sets,
         };
-        SlabMap::new(metadata(node), spec, status)
-    }
-
-    /// Why a node's daemon is not ready; empty if it is.
-    fn not_ready(&self, node: &NodeName, error: &str) -> String {
-        match self.seen.get(node).map(|seen| seen.session) {
-            Some(Session::Open) => error.to_owned(),
-            Some(Session::Never { .. }) | None => {
-                "its agent has not connected since the controller started".to_owned()
-            }
-            Some(Session::Lost { .. }) => "its agent has no session".to_owned(),
+        let status = SwapDeviceStatus {
+            observed_generation: None,
+            durability: device.class,
+            attached: said.attached,
+            front_end: said.front_end.clone(),
+            epoch: Epoch::new(said.epoch),
+            size: device.size,
+            slab_size: Some(device.slab),
+            bytes_used: PageCount::new(said.pages_used).bytes(),
+            slabs_bound: number(bound),
+            sets_reserved: number(reserved),
+            pages_degraded: PageCount::new(said.pages_degraded),
+            conditions,
+        };
+        SwapDevice {
+            status: Some(status),
+            ..SwapDevice::new(node.as_str(), spec)
         }
     }
+
+    fn slab_map(&mut self, node: &NodeName, id: SwapDeviceId, device: &DeviceRecord) -> SlabMap {
+        let spec = slab_map_spec(self.ledger, id, device);
+        let said = self.said_of_sets(node, id);
+        let is_bound = |set: &SetId| said.get(&set.get()).is_some_and(|set| set.slab.is_some());
+        let bound = spec.sets.iter().filter(|set| is_bound(&set.id)).count();
+        let settled = spec.sets.iter().filter(|set| {
+            set.stage == SlabSetStage::Offered
+                && set
+                    .seats
+                    .iter()
+                    .all(|seat| seat.phase == SlabSeatPhase::Serving)
+        });
+        let moving = spec.sets.len() - settled.count();
+        let verdicts = vec![match moving {
+            0 => verdict("Ready", true, "Settled", String::new()),
+            _ => {
+                let total = spec.sets.len();
+                let sentence =
+                    format!("{moving} of {total} sets are being composed, moved or taken back");
+                verdict("Ready", false, "Moving", sentence)
+            }
+        }];
+        let conditions = self.stamp(Kind::SlabMap, node, verdicts);
+        let status = SlabMapStatus {
+            observed_generation: None,
+            sets: number(spec.sets.len()),
+            bound: number(bound),
+            conditions,
+        };
+        SlabMap {
+            status: Some(status),
+            ..SlabMap::new(node.as_str(), spec)
+        }
+    }
+
+    /// What a borrower says of the sets of this life of its device, by id.
+    fn said_of_sets(&self, node: &NodeName, id: SwapDeviceId) -> BTreeMap<u64, &pb::SetReport> {
+        let said = (self.reports)(node).and_then(|report| report.swap_device.as_ref());
+        let said = said.filter(|said| *said.device_id == id.to_bytes());
+        let sets = said.into_iter().flat_map(|said| &said.sets);
+        sets.map(|set| (set.set_id, set)).collect()
+    }
+
+    fn stamp(&mut self, kind: Kind, node: &NodeName, verdicts: Vec<Verdict>) -> Vec<Condition> {
+        let object = (kind, node.as_str());
+        self.times.stamp(object, verdicts, self.unix_ms)
+    }
+
+    /// Whether a node's daemon is ready, by its session and its agent's word.
+    fn ready(&self, node: &NodeName, error: &str) -> Verdict {
+        let (reason, message) = match self.seen.get(node).map(|seen| seen.session) {
+            Some(Session::Open) if error.is_empty() => {
+                return verdict("Ready", true, "Serving", String::new());
+            }
+            Some(Session::Open) => ("DaemonFails", error),
+            Some(Session::Never { .. }) | None => (
+                "NotConnectedYet",
+                "its agent has not connected since the controller started",
+            ),
+            Some(Session::Lost { .. }) => ("NoSession", "its agent has no session"),
+        };
+        verdict("Ready", false, reason, message.to_owned())
+    }
+
+    /// Whether a donor wants memory back.
+    fn pressured(&self, node: &NodeName) -> Verdict {
+        let wants = |seen: &NodeObservation| seen.revoke_by.is_some();
+        if !self.seen.get(node).is_some_and(wants) {
+            return verdict("Pressured", false, "EnoughMemory", String::new());
+        }
+        let sentence = "its node wants memory back: the slabs on it move elsewhere";
+        verdict("Pressured", true, "WantsMemoryBack", sentence.to_owned())
+    }
 }
 
-/// These objects are named after their node; a node's name has dots where an object's may not.
-fn metadata(node: &NodeName) -> ObjectMeta {
-    let name = node.as_str().replace('.', "-");
-    ObjectMeta::cluster(
-        name.parse::<ObjectName>()
-            .unwrap_or_else(|_| ObjectName::default_namespace()),
-    )
+/// What came of one policy.
+#[derive(Debug, Clone, Copy, Default)]
+struct Outcome {
+    containers: u32,
+    remote: Bytes,
 }
 
-fn entry(id: SetId, set: &SetRecord, said: Option<&pb::SetReport>) -> SlabMapEntry {
-    SlabMapEntry {
+fn verdict(name: &'static str, holds: bool, reason: &'static str, message: String) -> Verdict {
+    Verdict {
+        name,
+        holds,
+        reason,
+        message,
+    }
+}
+
+/// Whether a donor is being emptied, and how far.
+fn draining(record: &NodeRecord, lent: u32) -> Verdict {
+    match (record.drain, lent) {
+        (None, _) => verdict("Draining", false, "NotAsked", String::new()),
+        (Some(_), 0) => verdict(
+            "Draining",
+            true,
+            "Drained",
+            "nothing lies on it any more".to_owned(),
+        ),
+        (Some(_), left) => verdict(
+            "Draining",
+            true,
+            "Moving",
+            format!("{left} slots still have to be emptied"),
+        ),
+    }
+}
+
+fn degraded(pages: u64) -> Verdict {
+    match pages {
+        0 => verdict("Degraded", false, "Whole", String::new()),
+        // How many is in the status, which changes more often than a condition may.
+        _ => verdict(
+            "Degraded",
+            true,
+            "TooFewCopies",
+            "pages have fewer copies than the class asks for".to_owned(),
+        ),
+    }
+}
+
+fn slab(node: &NodeName, id: SetId, set: &SetRecord, said: Option<&pb::SetReport>) -> Slab {
+    Slab {
+        node: node.clone(),
         set_id: id,
         slab: said.and_then(|said| said.slab).map(SlabIndex::new),
         reads_per_second: said.map_or(0, |said| said.read_heat / 1_000),

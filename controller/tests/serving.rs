@@ -193,6 +193,13 @@ async fn wrong_yaml_is_refused_whole_with_its_place() {
     assert!(cluster.controller.get("rmp").await.is_empty());
 }
 
+fn condition(object: &serde_json::Value, name: &str) -> serde_json::Value {
+    let conditions = object["status"]["conditions"].as_array();
+    let mut conditions = conditions.expect("conditions").iter();
+    let found = conditions.find(|condition| condition["type"] == name);
+    found.cloned().expect("the condition")
+}
+
 #[tokio::test]
 async fn objects_of_every_kind_can_be_read() {
     let cluster = Cluster::usual().await;
@@ -204,16 +211,21 @@ async fn objects_of_every_kind_can_be_read() {
     assert_eq!(servers.len(), 3);
     assert_eq!(servers[0]["kind"], "MemoryServer");
     assert_eq!(servers[0]["status"]["capacity"], "512Mi");
-    assert_eq!(servers[0]["status"]["ready"], true);
+    assert_eq!(condition(&servers[0], "Ready")["status"], "True");
+    assert_eq!(condition(&servers[0], "Draining")["status"], "False");
+    assert_eq!(condition(&servers[0], "Pressured")["status"], "False");
+    assert_eq!(condition(&policies[0], "InForce")["status"], "True");
     let devices = cluster.controller.get("SwapDevice").await;
     assert_eq!(devices[0]["status"]["size"], "512Mi");
     assert_eq!(devices[0]["status"]["slabsBound"], 1);
     let maps = cluster.controller.get("slabmap").await;
-    assert_eq!(maps[0]["spec"]["sets"][0]["slab"], 0);
-    assert_eq!(
-        maps[0]["spec"]["sets"][0]["replicas"][0]["state"],
-        "Serving, Live"
-    );
+    let map: dynamicswap_crds::SlabMap = serde_json::from_value(maps[0].clone()).expect("a map");
+    map.validate_cel().expect("what the API server would take");
+    assert_eq!(map.status.expect("a status").bound, 1);
+    let slabs = cluster.controller.get("slabs").await;
+    assert_eq!(slabs.len(), map.spec.sets.len());
+    assert_eq!(slabs[0]["slab"], 0);
+    assert_eq!(slabs[0]["replicas"][0]["state"], "Serving, Live");
     assert_eq!(cluster.controller.get("").await.len(), 6);
     let mut operator = cluster.controller.operator().await;
     let request = dynamicswap_proto::control::v1::GetRequest {

@@ -1,12 +1,13 @@
 //! YAML documents in, checked policies out; every refusal says where and what to write instead.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_saphyr::{Options, Spanned};
 use thiserror::Error;
 
-use crate::meta::{API_VERSION, ObjectKey, ObjectName};
-use crate::policy::{PolicyRuleError, RemoteMemoryPolicy};
-use crate::views::Kind;
+use crate::kind::Kind;
+use crate::meta::{API_VERSION, ObjectKey, WrittenMeta};
+use crate::policy::{PolicyRuleError, RemoteMemoryPolicy, RemoteMemoryPolicySpec};
 
 /// Longest text that is read: a policy has some hundred bytes.
 const YAML_BYTES_MAX: usize = 1 << 20;
@@ -81,6 +82,18 @@ struct Header {
     kind: Spanned<String>,
 }
 
+/// A policy as a file has it: what a server fills in is not taken.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct PolicyDocument {
+    #[serde(rename = "apiVersion")]
+    _api_version: IgnoredAny,
+    #[serde(rename = "kind")]
+    _kind: IgnoredAny,
+    metadata: WrittenMeta,
+    spec: RemoteMemoryPolicySpec,
+}
+
 /// Reads one or more policies from YAML documents separated by `---`.
 ///
 /// # Errors
@@ -94,16 +107,14 @@ pub fn parse_policies(yaml: &str) -> Result<Vec<RemoteMemoryPolicy>, DocumentErr
         return Err(DocumentError::Empty);
     }
     headers.iter().try_for_each(check_header)?;
-    let mut policies: Vec<RemoteMemoryPolicy> = read(yaml)?;
+    let documents: Vec<PolicyDocument> = read(yaml)?;
+    let mut policies: Vec<RemoteMemoryPolicy> = Vec::new();
     let mut keys = std::collections::BTreeSet::new();
-    for (policy, header) in policies.iter_mut().zip(&headers) {
+    for (document, header) in documents.into_iter().zip(&headers) {
         let line = header.kind.referenced.line();
-        policy
-            .metadata
-            .namespace
-            .get_or_insert_with(ObjectName::default_namespace);
-        let name = policy.metadata.key();
-        policy.check().map_err(|source| DocumentError::Rule {
+        let name = document.metadata.key();
+        let rule = document.spec.check();
+        rule.map_err(|source| DocumentError::Rule {
             line,
             name: name.clone(),
             source,
@@ -111,6 +122,11 @@ pub fn parse_policies(yaml: &str) -> Result<Vec<RemoteMemoryPolicy>, DocumentErr
         if !keys.insert(name.clone()) {
             return Err(DocumentError::Twice { line, name });
         }
+        policies.push(RemoteMemoryPolicy {
+            metadata: document.metadata.into(),
+            spec: document.spec,
+            status: None,
+        });
     }
     Ok(policies)
 }

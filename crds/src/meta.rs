@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -95,44 +96,54 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-/// The metadata that a user writes. Fields that a server fills in are not taken.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct ObjectMeta {
-    /// Name, unique within kind and namespace.
-    pub name: ObjectName,
-    /// Namespace; absent on cluster-wide objects, `default` where a namespaced one has none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub namespace: Option<ObjectName>,
-    /// Labels.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub labels: BTreeMap<String, String>,
-    /// Annotations.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
+impl ObjectKey {
+    /// What a namespaced object is called; one without a namespace is in `default`.
+    ///
+    /// # Errors
+    /// [`ObjectNameError`] if it has no name, or one that no object of the group can have.
+    pub fn of(metadata: &ObjectMeta) -> Result<Self, ObjectNameError> {
+        let namespace = metadata.namespace.as_deref();
+        Ok(Self {
+            namespace: namespace.map_or_else(|| Ok(ObjectName::default_namespace()), str::parse)?,
+            name: metadata.name.as_deref().unwrap_or_default().parse()?,
+        })
+    }
 }
 
-impl ObjectMeta {
-    /// Metadata of a cluster-wide object.
-    #[must_use]
-    pub const fn cluster(name: ObjectName) -> Self {
-        Self {
-            name,
-            namespace: None,
-            labels: BTreeMap::new(),
-            annotations: BTreeMap::new(),
+/// The metadata that a user writes into a file. Fields that a server fills in are not taken.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct WrittenMeta {
+    name: ObjectName,
+    #[serde(default)]
+    namespace: Option<ObjectName>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+}
+
+impl WrittenMeta {
+    /// Namespace and name.
+    pub fn key(&self) -> ObjectKey {
+        let namespace = self.namespace.clone();
+        ObjectKey {
+            namespace: namespace.unwrap_or_else(ObjectName::default_namespace),
+            name: self.name.clone(),
         }
     }
+}
 
-    /// Namespace and name of a namespaced object.
-    #[must_use]
-    pub fn key(&self) -> ObjectKey {
-        ObjectKey {
-            namespace: self
-                .namespace
-                .clone()
-                .unwrap_or_else(ObjectName::default_namespace),
-            name: self.name.clone(),
+impl From<WrittenMeta> for ObjectMeta {
+    fn from(written: WrittenMeta) -> Self {
+        let key = written.key();
+        let some = |map: BTreeMap<String, String>| (!map.is_empty()).then_some(map);
+        Self {
+            name: Some(key.name.into()),
+            namespace: Some(key.namespace.into()),
+            labels: some(written.labels),
+            annotations: some(written.annotations),
+            ..Self::default()
         }
     }
 }
@@ -151,7 +162,13 @@ mod tests {
 
     #[test]
     fn object_without_namespace_is_in_default() {
-        let meta = ObjectMeta::cluster("web".parse().expect("valid"));
-        assert_eq!(meta.key().to_string(), "default/web");
+        let meta = |name: Option<&str>| ObjectMeta {
+            name: name.map(str::to_owned),
+            ..ObjectMeta::default()
+        };
+        let key = ObjectKey::of(&meta(Some("web"))).expect("named");
+        assert_eq!(key.to_string(), "default/web");
+        assert!(ObjectKey::of(&meta(Some("a.b"))).is_err());
+        assert!(ObjectKey::of(&meta(None)).is_err());
     }
 }

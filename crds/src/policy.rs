@@ -6,31 +6,62 @@
 use std::collections::BTreeMap;
 
 use dynamicswap_types::{Bytes, Copies, Durability, Spill};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::duration::PolicyDuration;
-use crate::meta::ObjectMeta;
+use crate::meta::{ObjectKey, ObjectNameError};
 use crate::percent::Percent;
+use crate::schema;
 
-/// A policy. Namespaced; its selector picks pods of its own namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What a policy wants. Namespaced; its selector picks pods of its own namespace.
+#[derive(
+    CustomResource, KubeSchema, Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize,
+)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct RemoteMemoryPolicy {
-    /// `dynamicswap.io/v1alpha1`.
-    pub api_version: String,
-    /// `RemoteMemoryPolicy`.
-    pub kind: String,
-    /// Name, namespace, labels.
-    pub metadata: ObjectMeta,
-    /// What is wanted.
-    pub spec: RemoteMemoryPolicySpec,
-}
-
-/// What a policy wants.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[kube(
+    group = "dynamicswap.io",
+    version = "v1alpha1",
+    kind = "RemoteMemoryPolicy",
+    plural = "remotememorypolicies",
+    shortname = "rmp",
+    category = "dynamicswap",
+    namespaced,
+    status = "RemoteMemoryPolicyStatus",
+    derive = "PartialEq",
+    cel,
+    doc = "RemoteMemoryPolicy lets pods of its namespace use memory of other nodes, and says how \
+           much, how safely, and when they count as under pressure.",
+    selectable = ".spec.paused",
+    selectable = ".spec.dryRun",
+    selectable = ".spec.durability.spill",
+    validation = Rule::new("size(self.metadata.name) <= 63 && !self.metadata.name.contains('.')")
+        .message("the name is too long or has a dot: write at most 63 lower-case letters, digits \
+                  and '-'"),
+    printcolumn(name = "Copies", type_ = "integer", json_path = ".spec.durability.copies",
+                description = "Copies of each page on distinct failure domains"),
+    printcolumn(name = "Spill", type_ = "string", json_path = ".spec.durability.spill",
+                description = "What the local disk does"),
+    printcolumn(name = "Limit", type_ = "string", json_path = ".spec.limits.perContainer",
+                description = "Most remote memory of one container"),
+    printcolumn(name = "Containers", type_ = "integer", json_path = ".status.containersMatched",
+                description = "Containers that it selects"),
+    printcolumn(name = "Remote", type_ = "string", json_path = ".status.bytesRemote",
+                description = "Their memory that is out now"),
+    printcolumn(name = "In-Force", type_ = "string",
+                json_path = ".status.conditions[?(@.type==\"InForce\")].status",
+                description = "It is accepted, not paused and no dry run"),
+    printcolumn(name = "Paused", type_ = "boolean", json_path = ".spec.paused", priority = 1),
+    printcolumn(name = "Dry-Run", type_ = "boolean", json_path = ".spec.dryRun", priority = 1),
+    printcolumn(name = "Reason", type_ = "string",
+                json_path = ".status.conditions[?(@.type==\"InForce\")].message",
+                description = "Why it is in force or not", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
 pub struct RemoteMemoryPolicySpec {
     /// Which pods of the namespace; none said means all.
     #[serde(default)]
@@ -59,8 +90,29 @@ pub struct RemoteMemoryPolicySpec {
     pub dry_run: bool,
 }
 
+/// What is known of a policy.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase")]
+#[schemars(transform = schema::without_defaults)]
+pub struct RemoteMemoryPolicyStatus {
+    /// Generation of the policy that the rest is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Containers that the policy selects, on all nodes together.
+    #[schemars(schema_with = "schema::count")]
+    pub containers_matched: u32,
+    /// Memory of these containers that is out now.
+    #[schemars(schema_with = "schema::bytes")]
+    pub bytes_remote: Bytes,
+    /// Accepted: the controller understands the policy and acts by it. InForce: it is accepted,
+    /// not paused and no dry run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::conditions")]
+    pub conditions: Vec<Condition>,
+}
+
 /// Pods by their labels.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct LabelSelector {
     /// Every one of these labels must be there with this value; empty selects all.
@@ -79,14 +131,17 @@ impl LabelSelector {
 }
 
 /// How safely pages are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct DurabilitySpec {
     /// Copies on distinct failure domains, 1 to 3; 2 if not said.
     #[serde(default = "copies_default", deserialize_with = "copies")]
+    #[schemars(schema_with = "schema::copies")]
     pub copies: Copies,
-    /// `None`, `Async` or `Only`; `None` if not said.
+    /// None: remote memory alone. Async: the local disk gets each page too, a little later. Only:
+    /// the local disk alone. None if not said.
     #[serde(default, deserialize_with = "spill")]
+    #[schemars(schema_with = "schema::spill")]
     pub spill: Spill,
 }
 
@@ -109,40 +164,70 @@ impl From<DurabilitySpec> for Durability {
 }
 
 /// Upper bounds on what goes out; absent means none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(KubeSchema, Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new(
+        "!has(self.perContainer) || !has(self.perNamespace) \
+         || !isQuantity(string(self.perContainer)) || !isQuantity(string(self.perNamespace)) \
+         || quantity(string(self.perContainer)).compareTo(\
+         quantity(string(self.perNamespace))) <= 0")
+        .message("limits.perContainer is over limits.perNamespace: write at most what \
+                  perNamespace has, or raise perNamespace")
+        .field_path(".perContainer")
+)]
 pub struct LimitsSpec {
-    /// Of one container.
+    /// Most remote memory of one container, at most 1024Ti.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        deserialize_with = "quantity"
+        deserialize_with = "limit"
     )]
+    #[schemars(schema_with = "schema::limit")]
     pub per_container: Option<Bytes>,
-    /// Of all selected containers of the namespace together.
+    /// Most remote memory of all selected containers of the namespace together, at most 1024Ti.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        deserialize_with = "quantity"
+        deserialize_with = "limit"
     )]
+    #[schemars(schema_with = "schema::limit")]
     pub per_namespace: Option<Bytes>,
+}
+
+impl LimitsSpec {
+    /// Highest limit, 1 PiB: what is over it was not meant, and the API server compares
+    /// quantities up to it without rounding.
+    pub const MAX: Bytes = Bytes::new(1 << 50);
 }
 
 /// Thresholds on the kernel's pressure figures (PSI) of a container's memory.
 ///
 /// The kernel's average over 10 s takes seconds to rise. So the same share of the last second or
 /// two counts as well, whether the kernel's own trigger says so or the agent's timer finds it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(KubeSchema, Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new(
+        "!string(self.fullAvg10Percent).matches('^[0-9]+([.][0-9]+)?$') \
+         || !string(self.someAvg10Percent).matches('^[0-9]+([.][0-9]+)?$') \
+         || double(string(self.fullAvg10Percent)) <= double(string(self.someAvg10Percent))")
+        .message("pressure.fullAvg10Percent is over pressure.someAvg10Percent: full pressure is \
+                  never above some pressure, so write at most what someAvg10Percent has")
+        .field_path(".fullAvg10Percent")
+)]
 pub struct PressureSpec {
     /// Pressured from this share of time in which some task waited for memory, over 10 s.
     #[serde(default = "some_default")]
+    #[schemars(schema_with = "schema::percent")]
     pub some_avg10_percent: Percent,
     /// Stalled from this share of time in which all tasks waited, over 10 s.
     #[serde(default = "full_default")]
+    #[schemars(schema_with = "schema::percent")]
     pub full_avg10_percent: Percent,
     /// Calm again after this time below half of both thresholds.
     #[serde(default = "calm_after_default")]
+    #[schemars(schema_with = "schema::any_duration")]
     pub calm_after: PolicyDuration,
 }
 
@@ -157,16 +242,18 @@ impl Default for PressureSpec {
 }
 
 /// Bounds on waiting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct StallSpec {
     /// A write without enough live copies waits this long for a repair, then fails early and
     /// the page stays in RAM. 100ms to 60s; 2s if not said.
     #[serde(default = "write_hold_default", deserialize_with = "write_hold")]
+    #[schemars(schema_with = "schema::write_hold")]
     pub write_hold: PolicyDuration,
     /// A read without a reachable copy waits this long before the page counts as lost, which
     /// kills its owner. 1s to 1h; 30s if not said.
     #[serde(default = "read_stall_default", deserialize_with = "read_stall")]
+    #[schemars(schema_with = "schema::read_stall")]
     pub read_stall: PolicyDuration,
 }
 
@@ -194,12 +281,13 @@ impl Default for StallSpec {
 }
 
 /// How slabs are copied: after a failure, and when a donor wants memory back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct RebuildSpec {
     /// Bytes a second that the copies of one swap device may move. 1Mi to 100Gi; 256Mi if not said,
     /// which leaves nine tenths of a 25 Gb/s link to pages that somebody waits for.
     #[serde(default = "bandwidth_default", deserialize_with = "bandwidth")]
+    #[schemars(schema_with = "schema::bandwidth")]
     pub bandwidth_max: Bytes,
 }
 
@@ -279,7 +367,7 @@ fn spill<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Spill, D::Error> 
 }
 
 /// Reads a quantity that may be a bare number, and keeps the reason when it is neither.
-fn quantity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bytes>, D::Error> {
+fn quantity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
     struct QuantityVisitor;
     impl de::Visitor<'_> for QuantityVisitor {
         type Value = Bytes;
@@ -299,13 +387,24 @@ fn quantity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bytes>,
             self.visit_str(&number.to_string())
         }
     }
-    deserializer.deserialize_any(QuantityVisitor).map(Some)
+    deserializer.deserialize_any(QuantityVisitor)
+}
+
+/// Reads a limit, which must not be over the highest one.
+fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bytes>, D::Error> {
+    let (limit, high) = (quantity(deserializer)?, LimitsSpec::MAX);
+    if limit > high {
+        return Err(de::Error::custom(format!(
+            "no limit is as high as {limit}: write at most {high}, or leave it out for no limit"
+        )));
+    }
+    Ok(Some(limit))
 }
 
 /// Reads a bandwidth that must lie within its bounds.
 fn bandwidth<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
     let (low, high) = RebuildSpec::BANDWIDTH_BOUNDS;
-    let bandwidth = quantity(deserializer)?.unwrap_or(Bytes::ZERO);
+    let bandwidth = quantity(deserializer)?;
     if bandwidth < low || bandwidth > high {
         return Err(de::Error::custom(format!(
             "bandwidthMax {bandwidth} is out of range: write {low} to {high} (bytes a second)"
@@ -368,16 +467,13 @@ pub enum PolicyRuleError {
     },
 }
 
-impl RemoteMemoryPolicy {
-    /// Kind, as `kind` has it.
-    pub const KIND: &'static str = "RemoteMemoryPolicy";
-
+impl RemoteMemoryPolicySpec {
     /// Checks the rules that concern several fields.
     ///
     /// # Errors
     /// The first [`PolicyRuleError`] that applies.
     pub fn check(&self) -> Result<(), PolicyRuleError> {
-        let limits = self.spec.limits;
+        let limits = self.limits;
         for (name, limit) in [
             ("perContainer", limits.per_container),
             ("perNamespace", limits.per_namespace),
@@ -394,7 +490,7 @@ impl RemoteMemoryPolicy {
                 namespace,
             });
         }
-        let pressure = self.spec.pressure;
+        let pressure = self.pressure;
         if pressure.full_avg10_percent > pressure.some_avg10_percent {
             return Err(PolicyRuleError::FullOverSome {
                 full: pressure.full_avg10_percent,
@@ -402,6 +498,47 @@ impl RemoteMemoryPolicy {
             });
         }
         Ok(())
+    }
+}
+
+// Strings, numbers, times and JSON: equal to themselves.
+impl Eq for RemoteMemoryPolicy {}
+
+impl RemoteMemoryPolicy {
+    /// Kind, as `kind` has it.
+    pub const KIND: &'static str = "RemoteMemoryPolicy";
+
+    /// Namespace and name.
+    ///
+    /// # Errors
+    /// [`ObjectNameError`] if it has no name, or one that no policy can have.
+    pub fn key(&self) -> Result<ObjectKey, ObjectNameError> {
+        ObjectKey::of(&self.metadata)
+    }
+
+    /// What of the policy is wanted and kept: its name, labels, annotations and spec. What a
+    /// server adds changes without the policy being another one.
+    #[must_use]
+    pub fn wanted(&self) -> Self {
+        Self {
+            metadata: ObjectMeta {
+                name: self.metadata.name.clone(),
+                namespace: self.metadata.namespace.clone(),
+                labels: self.metadata.labels.clone(),
+                annotations: self.metadata.annotations.clone(),
+                ..ObjectMeta::default()
+            },
+            spec: self.spec.clone(),
+            status: None,
+        }
+    }
+
+    /// Checks the rules that concern several fields.
+    ///
+    /// # Errors
+    /// The first [`PolicyRuleError`] that applies.
+    pub fn check(&self) -> Result<(), PolicyRuleError> {
+        self.spec.check()
     }
 
     /// What the policy asks for and does not happen yet, one sentence each.

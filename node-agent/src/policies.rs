@@ -21,9 +21,14 @@ impl Policies {
     pub fn of(documents: &[String]) -> Self {
         let mut policies = Self::default();
         for json in documents {
-            match serde_json::from_str::<RemoteMemoryPolicy>(json) {
-                Ok(policy) => {
-                    policies.policies.insert(policy.metadata.key(), policy);
+            let read = serde_json::from_str::<RemoteMemoryPolicy>(json);
+            let named = read.map_err(|error| error.to_string()).and_then(|policy| {
+                let key = policy.key().map_err(|error| error.to_string())?;
+                Ok((key, policy))
+            });
+            match named {
+                Ok((key, policy)) => {
+                    policies.policies.insert(key, policy);
                 }
                 Err(error) => policies.warnings.push(format!(
                     "a policy of the controller is not understood, so that its containers are \

@@ -1,10 +1,11 @@
-//! Every developer task: `cargo xtask demo|test|tidy|bench|lab|sim`.
+//! Every developer task: `cargo xtask demo|test|tidy|bench|lab|sim|crd`.
 //!
 //! Owns the command line and the order of steps. Must not know how a product part works: it
 //! starts programs and reads their exit codes and their last lines.
 #![forbid(unsafe_code)]
 
 mod bench;
+mod crd;
 mod demo;
 mod exec;
 mod host;
@@ -41,6 +42,8 @@ enum Task {
     Lab(Passed),
     /// Runs the deterministic simulation: `--seed N`, or `--seeds A..B`.
     Sim(Passed),
+    /// Writes the custom resource definitions as YAML: `--check` only compares.
+    Crd(crd::Options),
 }
 
 /// Arguments handed to another program as they are.
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::run(&root, &options),
         Task::Lab(passed) => lab::run(&root, &passed.arguments),
         Task::Sim(passed) => sim::run(&root, &passed.arguments),
+        Task::Crd(options) => crd::run(&root, &options),
     });
     match outcome {
         Ok(code) => code,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::pin::pin;
 use std::time::Duration;
 
-use dynamicswap_crds::{API_VERSION, Kind, PolicyDuration, RemoteMemoryPolicy};
+use dynamicswap_crds::{API_VERSION, Kind, ObjectKey, PolicyDuration, RemoteMemoryPolicy};
 use dynamicswap_proto::control::v1::{Admission, AdmitRequest};
 use futures::TryStreamExt as _;
 use kube::api::DynamicObject;
@@ -25,11 +25,11 @@ use crate::policies::Policies;
 /// Objects by namespace and name.
 type Objects = BTreeMap<(String, String), DynamicObject>;
 
-/// A policy as the strict parser has it.
+/// A policy as the strict parser has it, and its name.
 ///
 /// # Errors
 /// One sentence: what is wrong and what to write instead.
-pub fn policy_of(object: &DynamicObject) -> Result<RemoteMemoryPolicy, String> {
+pub fn policy_of(object: &DynamicObject) -> Result<(ObjectKey, RemoteMemoryPolicy), String> {
     let metadata = json!({
         "name": object.name_any(),
         "namespace": object.namespace().unwrap_or_default(),
@@ -44,8 +44,9 @@ pub fn policy_of(object: &DynamicObject) -> Result<RemoteMemoryPolicy, String> {
     });
     let policy: RemoteMemoryPolicy =
         serde_json::from_value(whole).map_err(|error| error.to_string())?;
+    let key = policy.key().map_err(|error| error.to_string())?;
     policy.check().map_err(|error| error.to_string())?;
-    Ok(policy)
+    Ok((key, policy))
 }
 
 /// Tells the owner of the policies, all of them each time one changes.
@@ -64,8 +65,8 @@ fn told_of_policies(objects: &Objects) -> Vec<Event> {
     let (mut policies, mut refused) = (Policies::new(), Vec::new());
     for ((namespace, name), object) in objects {
         match policy_of(object) {
-            Ok(policy) => {
-                policies.insert(policy.metadata.key(), policy);
+            Ok((key, policy)) => {
+                policies.insert(key, policy);
             }
             Err(why) => refused.push(format!("{namespace}/{name}: {why}")),
         }
@@ -224,8 +225,9 @@ mod tests {
 
     #[test]
     fn object_of_the_server_is_a_policy() {
-        let policy = policy_of(&object(json!({"durability": {"copies": 3}}))).expect("sound");
-        assert_eq!(policy.metadata.key().to_string(), "shop/web");
+        let object = object(json!({"durability": {"copies": 3}}));
+        let (key, policy) = policy_of(&object).expect("sound");
+        assert_eq!(key.to_string(), "shop/web");
         assert_eq!(policy.spec.durability.copies.get(), 3);
     }
 

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dynamicswap_crds::ConditionTimes;
 use dynamicswap_planner::{DeviceIntent, Ledger, NodeDocument, NodeObservation, Plan};
 use dynamicswap_proto::control::v1::{
     AdmitRequest, ClusterStatus, DeleteRequest, DesiredDocument, GetRequest, NodeReport,
@@ -174,6 +175,8 @@ pub struct Owner {
     /// What stands in the way of planning or persisting, for the report.
     trouble: Option<String>,
     events: EventRing,
+    /// Since when the conditions that were last shown are as they are.
+    condition_times: ConditionTimes,
     /// Something changed that a plan depends on.
     dirty: bool,
 }
@@ -225,6 +228,7 @@ impl Owner {
             plan: Plan::default(),
             trouble: None,
             events,
+            condition_times: ConditionTimes::default(),
             dirty: true,
         })
     }

@@ -1,12 +1,12 @@
 //! What operators ask: apply, delete, get, status.
 
-use dynamicswap_crds::{Kind, ObjectKey, parse_policies};
+use dynamicswap_crds::{Kind, ObjectKey, Slab, parse_policies};
 use dynamicswap_proto::control::v1::{ClusterStatus, DeleteRequest, GetRequest, NodeStatus};
 use dynamicswap_types::NodeName;
 use tonic::Status;
 
 use super::Owner;
-use crate::clock::as_millis;
+use crate::clock::{as_millis, unix_ms};
 use crate::limits::POLICIES_MAX;
 use crate::policies::{Policies, intent};
 use crate::store::Change;
@@ -20,7 +20,9 @@ impl Owner {
         let mut policies = self.policies.clone();
         let (mut results, mut changes) = (Vec::new(), Vec::new());
         for policy in applied {
-            let key = policy.metadata.key();
+            let key = policy
+                .key()
+                .map_err(|error| Status::invalid_argument(error.to_string()))?;
             let verb = match policies.get(&key) {
                 None => "created",
                 Some(before) if *before == policy => "unchanged",
@@ -139,27 +141,33 @@ impl Owner {
     }
 
     /// Objects as JSON.
-    pub(super) fn get(&self, request: &GetRequest) -> Result<Vec<String>, Status> {
+    pub(super) fn get(&mut self, request: &GetRequest) -> Result<Vec<String>, Status> {
+        let is_slabs = Slab::WORDS.contains(&request.kind.to_lowercase().as_str());
         let kinds = if request.kind.is_empty() {
             Kind::ALL.to_vec()
+        } else if is_slabs {
+            Vec::new()
         } else {
             let kind = Kind::from_word(&request.kind)
                 .map_err(|error| Status::invalid_argument(error.to_string()))?;
             vec![kind]
         };
-        let views = Views {
+        let mut views = Views {
             ledger: &self.kept,
             seen: &self.seen,
             reports: &|node: &NodeName| self.memory.get(node)?.report.as_deref(),
             policies: &self.policies,
+            times: &mut self.condition_times,
+            unix_ms: unix_ms(),
         };
+        let no_json = |error| Status::internal(format!("an object has no JSON form: {error}"));
+        if is_slabs {
+            return views.slabs(&request.name).map_err(no_json);
+        }
         let mut objects = Vec::new();
         for kind in kinds {
             let found = views.objects(kind, &request.namespace, &request.name);
-            let found = found.map_err(|error| {
-                Status::internal(format!("an object has no JSON form: {error}"))
-            })?;
-            objects.extend(found);
+            objects.extend(found.map_err(no_json)?);
         }
         Ok(objects)
     }

@@ -127,7 +127,8 @@ impl Store for EmbeddedStore {
         let mut policies = BTreeMap::new();
         let table = read.open_table(POLICIES).map_err(failed)?;
         for (_, policy) in entries::<RemoteMemoryPolicy>(&table)? {
-            policies.insert(policy.metadata.key(), policy);
+            let key = policy.key().map_err(|error| corrupt("policy", error))?;
+            policies.insert(key, policy);
         }
         Ok(Kept {
             term: Term::new(number("term")?.unwrap_or(0)),

@@ -13,7 +13,7 @@ use dynamicswap_types::{NodeName, SetId, SwapDeviceId, Term};
 use thiserror::Error;
 
 pub use embedded::EmbeddedStore;
-pub use kubernetes::{KubernetesStore, highest_term};
+pub use kubernetes::{KubernetesStore, highest_term, slab_map_spec};
 
 use crate::kubernetes::ApiError;
 use crate::policies::Policies;

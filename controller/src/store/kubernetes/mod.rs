@@ -28,6 +28,7 @@ use tokio::runtime::Handle;
 use tracing::warn;
 
 use self::objects::{Place, RECORD_LABEL};
+pub use self::slab_map::spec_of as slab_map_spec;
 use super::{Change, Kept, Store, StoreError};
 use crate::kubernetes::{
     ApiError, FIELD_MANAGER, Leadership, config_maps, group_objects, policy_of, within,
@@ -337,9 +338,7 @@ async fn read_policies(client: &Client) -> Result<Policies, StoreError> {
         .items
         .iter()
         .filter_map(|object| policy_of(object).ok());
-    Ok(policies
-        .map(|policy| (policy.metadata.key(), policy))
-        .collect())
+    Ok(policies.collect())
 }
 
 /// An object as JSON. One that came from JSON always has a JSON form.

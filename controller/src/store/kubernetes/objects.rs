@@ -3,13 +3,13 @@
 //! One `ConfigMap` for what belongs to no node, one for each node, one `SlabMap` for each life of
 //! a swap device. Pure: an object is its JSON.
 
-use dynamicswap_crds::{API_VERSION, Kind};
+use dynamicswap_crds::{API_VERSION, Kind, SlabMapSpec};
 use dynamicswap_planner::{DeviceRecord, Ledger};
 use dynamicswap_types::{NodeName, SetId, SwapDeviceId, Term};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
-use super::slab_map::SlabMapRecord;
+use super::slab_map;
 use crate::store::record::NodeEntry;
 use crate::store::{Change, StoreError};
 
@@ -118,7 +118,7 @@ fn slab_map(
     record: &DeviceRecord,
     term: Term,
 ) -> Result<Value, serde_json::Error> {
-    let spec = SlabMapRecord::of(ledger, device, record);
+    let spec = slab_map::spec_of(ledger, device, record);
     Ok(json!({
         "apiVersion": API_VERSION,
         "kind": Kind::SlabMap.name(),
@@ -175,9 +175,11 @@ pub fn absorb_slab_map(ledger: &mut Ledger, object: &Value) -> Result<Place, Sto
         entry: format!("SlabMap {name}"),
         reason,
     };
-    let record = SlabMapRecord::deserialize(&object["spec"]);
+    let record = SlabMapSpec::deserialize(&object["spec"]);
     let record = record.map_err(|error| corrupt(error.to_string()))?;
-    record.absorb(ledger).map(Place::Device).map_err(corrupt)
+    slab_map::absorb(record, ledger)
+        .map(Place::Device)
+        .map_err(corrupt)
 }
 
 /// Applies changes, as [`super::super::changes_between`] finds them.
