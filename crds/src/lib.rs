@@ -4,6 +4,10 @@
 //! (unknown fields and impossible values are refused with line and column) and the rules that no
 //! single field can check. Must not do I/O and must not know who stores or acts on an object.
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "each printer column of a kind says its type and priority"
+)]
 
 mod condition;
 mod crd;
