@@ -115,7 +115,7 @@ pub fn read_objects(path: &Path) -> Result<String> {
     match read {
         Ok(text) if !text.trim().is_empty() => Ok(text),
         Ok(_) => Err(Refusal::error(format!(
-            "{} holds no object",
+            "{} holds no object: write at least one RemoteMemoryPolicy into it",
             path.display()
         ))),
         Err(error) => Err(Refusal::error(format!(
@@ -398,6 +398,9 @@ mod tests {
         let missing = read_objects(Path::new("/nonexistent.yaml")).expect_err("missing");
         assert!(missing.downcast_ref::<Refusal>().is_some());
         let empty = read_objects(Path::new("/dev/null")).expect_err("empty");
-        assert_eq!(empty.to_string(), "/dev/null holds no object");
+        assert_eq!(
+            empty.to_string(),
+            "/dev/null holds no object: write at least one RemoteMemoryPolicy into it"
+        );
     }
 }

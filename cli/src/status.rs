@@ -16,7 +16,7 @@ use crate::connect;
 use crate::interrupt::Interrupt;
 use crate::ui::{Tone, Ui, human_bytes};
 use crate::view::summary::Summary;
-use crate::view::text;
+use crate::view::text::{self, Screen};
 
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -34,10 +34,18 @@ pub fn run(args: &StatusArgs) -> Result<ExitCode> {
     } else {
         Summary::of(&client.status(0)?)
     };
-    for line in text::lines(&summary, &ui.paint(Tone::Bold, &title), &ui) {
+    for line in text::lines(&summary, &ui.paint(Tone::Bold, &title), screen(), &ui) {
         ui.line(&line);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What standard output has room for.
+fn screen() -> Screen {
+    match rustix::termios::tcgetwinsize(std::io::stdout()) {
+        Ok(size) if size.ws_row > 0 => Screen::of_terminal(size.ws_row, size.ws_col),
+        Ok(_) | Err(_) => Screen::DEFAULT,
+    }
 }
 
 fn wait(

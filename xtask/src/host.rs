@@ -43,6 +43,20 @@ pub const LAB_NEEDS: [Need; 6] = [
     need("unxz", "xz-utils"),
 ];
 
+/// What a control plane alone is started with.
+pub const CONTROL_PLANE_NEEDS: [Need; 2] = [need("setpriv", "util-linux"), need("ip", "iproute2")];
+
+/// What a cluster is started with, and what it makes its nodes' image with.
+pub const CLUSTER_NEEDS: [Need; 7] = [
+    need("ip", "iproute2"),
+    need("qemu-system-x86_64", "qemu-system-x86"),
+    need("mmdebstrap", "mmdebstrap"),
+    need("busybox", "busybox-static"),
+    need("cpio", "cpio"),
+    need("mke2fs", "e2fsprogs"),
+    need("unxz", "xz-utils"),
+];
+
 /// Whether this process is root.
 pub fn is_root() -> bool {
     std::fs::read_to_string("/proc/self/status")
@@ -128,6 +142,22 @@ pub fn native_obstacle() -> Option<String> {
         return Some("this host has no /dev/loop-control: load the loop module".to_owned());
     }
     other_swap(&std::fs::read_to_string("/proc/swaps").unwrap_or_default())
+}
+
+/// Why the tests with an API server cannot run here; `None` if they can.
+pub fn cluster_obstacle() -> Option<String> {
+    if !is_root() {
+        return Some("it needs root (network namespaces)".to_owned());
+    }
+    if find_program("go").is_none() {
+        return Some("there is no 'go' in PATH: it builds Kubernetes, Go 1.26 or later".to_owned());
+    }
+    let lacking = missing(&CONTROL_PLANE_NEEDS);
+    if !lacking.is_empty() {
+        let names: Vec<&str> = lacking.iter().map(|need| need.program).collect();
+        return Some(format!("missing programs: {}", names.join(", ")));
+    }
+    None
 }
 
 /// Why swap tests cannot run with the swap that is on, from the text of /proc/swaps. The native

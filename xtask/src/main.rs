@@ -1,10 +1,11 @@
-//! Every developer task: `cargo xtask demo|test|tidy|bench|lab|sim|crd`.
+//! Every developer task: `cargo xtask demo|test|tidy|bench|lab|cluster|sim|crd`.
 //!
 //! Owns the command line and the order of steps. Must not know how a product part works: it
 //! starts programs and reads their exit codes and their last lines.
 #![forbid(unsafe_code)]
 
 mod bench;
+mod cluster;
 mod crd;
 mod demo;
 mod exec;
@@ -30,7 +31,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Runs every test: format, lints, tidy, unit tests, docs, simulation, build, native tests.
+    /// Runs every test: format, lints, tidy, unit tests, docs, simulation, build, native and cluster tests.
     Test(test::Options),
     /// Checks what the compiler does not: layers, sizes, words, documentation.
     Tidy(tidy::Options),
@@ -40,6 +41,8 @@ enum Task {
     Bench(bench::Options),
     /// Runs scenarios in virtual machines: `--scenario NAME`, `--out DIR`, `--list`.
     Lab(Passed),
+    /// A whole Kubernetes on this machine: `up`, `down`, `shell`, `run -- COMMAND`.
+    Cluster(Passed),
     /// Runs the deterministic simulation: `--seed N`, or `--seeds A..B`.
     Sim(Passed),
     /// Writes the custom resource definitions as YAML: `--check` only compares.
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Task::Demo(passed) => demo::run(&root, &passed.arguments),
         Task::Bench(options) => bench::run(&root, &options),
         Task::Lab(passed) => lab::run(&root, &passed.arguments),
+        Task::Cluster(passed) => cluster::run(&root, &passed.arguments),
         Task::Sim(passed) => sim::run(&root, &passed.arguments),
         Task::Crd(options) => crd::run(&root, &options),
     });

@@ -32,8 +32,10 @@ pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     let required = std::env::var_os("DYNAMICSWAP_REQUIRE");
     let required = host::required_layers(required.as_deref(), &LAYERS)?;
     let steps = steps::chosen(&options.only)?;
-    if let Err(error) = host::install(&host::RUN_NEEDS) {
-        eprintln!("{error:#}");
+    for needs in [&host::RUN_NEEDS[..], &host::CONTROL_PLANE_NEEDS] {
+        if let Err(error) = host::install(needs) {
+            eprintln!("{error:#}");
+        }
     }
     let mut report = Report::default();
     for step in steps {

@@ -50,7 +50,7 @@ impl Facts {
             kernel: kernel_release(),
             is_root: rustix::process::geteuid().is_root(),
             capabilities: caution::capabilities().unwrap_or_default(),
-            fuse_trouble: host::check_fuse().err().map(|error| error.to_string()),
+            fuse_trouble: host::fuse_trouble(),
             has_loop: Path::new("/dev/loop-control").exists(),
             has_ublk: Path::new("/dev/ublk-control").exists(),
             tools_missing: host::tools_missing(),

@@ -203,7 +203,11 @@ fn judge_front_ends(facts: &Facts, judge: &mut Judge) {
     match &facts.fuse_trouble {
         None => judge.good("FUSE", "/dev/fuse can be opened"),
         Some(trouble) => {
-            let cure = "modprobe fuse, or in a container --device /dev/fuse";
+            let cure = if facts.is_root {
+                "modprobe fuse, or in a container --device /dev/fuse"
+            } else {
+                "use sudo; if it is missing then too, modprobe fuse"
+            };
             judge.lacks(needs, "FUSE", trouble, cure);
         }
     }

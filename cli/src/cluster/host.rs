@@ -4,13 +4,14 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use dynamicswap_proto::frame::{DEVICE_SLABS_MAX, SERVER_SLOTS_MAX};
-use dynamicswap_types::Bytes;
+use dynamicswap_types::{Bytes, PAGE_SIZE};
 
-use super::caution::{kernel_release, kernel_version};
+use super::caution::{capabilities, kernel_release, kernel_version};
 use super::record::Shape;
 use crate::failure::Refusal;
 use crate::refuse_unless;
@@ -24,6 +25,10 @@ pub const RESERVE: Bytes = Bytes::from_mib(512);
 const TOOLS: [&str; 3] = ["losetup", "swapoff", "umount"];
 /// The first kernel with LOOP_CONFIGURE, which attaches the device.
 pub const KERNEL_MIN: (u32, u32) = (5, 8);
+/// What mount and swapon ask for.
+const CAP_SYS_ADMIN: u32 = 21;
+/// The device that FUSE file systems are served by, as Linux numbers it.
+const FUSE_DEVICE: (u32, u32) = (10, 229);
 /// File systems that keep files in memory: tmpfs and ramfs.
 const MEMORY_FILE_SYSTEMS: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
@@ -48,7 +53,7 @@ pub fn check(shape: &Shape) -> Result<()> {
     check_memory(shape, &meminfo()?)
 }
 
-/// Refuses whoever is not root.
+/// Refuses whoever is not root, or is a root who may not mount.
 ///
 /// # Errors
 /// A refusal.
@@ -56,6 +61,12 @@ pub fn check_root() -> Result<()> {
     refuse_unless!(
         rustix::process::geteuid().is_root(),
         "a swap device needs root (mount, loop device, swapon): run this with sudo"
+    );
+    let may_mount = |bits: u64| bits >> CAP_SYS_ADMIN & 1 == 1;
+    refuse_unless!(
+        capabilities().is_none_or(may_mount),
+        "root has no CAP_SYS_ADMIN here, without which nothing can be mounted and no swap device \
+         attached: run this outside the container, or give it that capability"
     );
     Ok(())
 }
@@ -126,6 +137,21 @@ pub fn check_shape(shape: &Shape) -> Result<()> {
         "a device of {} holds no slab of {slab}: give at least --device-size {slab}",
         shape.device_size
     );
+    let slots = shape.donor_capacity.get() / slab.get();
+    refuse_unless!(
+        shape.donor_capacity.get().is_multiple_of(slab.get()),
+        "a donor capacity of {} is no whole number of slabs of {slab}: give --donor-capacity {} \
+         or {}",
+        shape.donor_capacity,
+        Bytes::new(slots * slab.get()),
+        Bytes::new((slots + 1).saturating_mul(slab.get()))
+    );
+    refuse_unless!(
+        shape.device_size.get().is_multiple_of(PAGE_SIZE.get()),
+        "a device of {} is no whole number of pages of 4Ki: give --device-size {}",
+        shape.device_size,
+        Bytes::new(shape.device_size.get() / PAGE_SIZE.get() * PAGE_SIZE.get())
+    );
     check_slabs(shape)
 }
 
@@ -155,21 +181,33 @@ fn check_slabs(shape: &Shape) -> Result<()> {
 /// # Errors
 /// A refusal.
 pub fn check_fuse() -> Result<()> {
-    let hint = "load the fuse module (modprobe fuse), or in a container pass --device /dev/fuse";
-    refuse_unless!(
-        Path::new("/dev/fuse").exists(),
-        "this host has no FUSE (/dev/fuse is missing): {hint}"
-    );
-    let opened = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse");
-    match opened {
-        Ok(_) => Ok(()),
-        Err(error) => Err(Refusal::error(format!(
-            "/dev/fuse cannot be opened ({error}): {hint}"
+    match fuse_trouble() {
+        None => Ok(()),
+        Some(trouble) => Err(Refusal::error(format!(
+            "{trouble}: load the fuse module (modprobe fuse), or in a container pass --device \
+             /dev/fuse"
         ))),
     }
+}
+
+/// Why no FUSE file system can be served here, in words; none if one can.
+#[must_use]
+pub fn fuse_trouble() -> Option<String> {
+    let path = "/dev/fuse";
+    let Ok(found) = fs::metadata(path) else {
+        return Some(format!("this host has no FUSE ({path} is missing)"));
+    };
+    let device = (
+        rustix::fs::major(found.rdev()),
+        rustix::fs::minor(found.rdev()),
+    );
+    if !found.file_type().is_char_device() || device != FUSE_DEVICE {
+        return Some(format!("{path} is not the FUSE device"));
+    }
+    let opened = fs::OpenOptions::new().read(true).write(true).open(path);
+    opened
+        .err()
+        .map(|error| format!("{path} cannot be opened ({error})"))
 }
 
 /// Tools that are not installed, of those that take a killed process's leftovers away.
@@ -287,6 +325,15 @@ mod tests {
         assert!(refusal(check_shape(&shape(17, 64, 64))).contains("1 to 16"));
         assert!(refusal(check_shape(&shape(3, 8, 64))).contains("--donor-capacity 16Mi"));
         assert!(refusal(check_shape(&shape(3, 64, 1))).contains("--device-size 16Mi"));
+        let uneven = refusal(check_shape(&shape(3, 17, 64)));
+        assert!(
+            uneven.ends_with("give --donor-capacity 16Mi or 32Mi"),
+            "{uneven}"
+        );
+        let mut half_a_page = shape(3, 64, 64);
+        half_a_page.device_size = Bytes::new((64 << 20) + 1);
+        let uneven = refusal(check_shape(&half_a_page));
+        assert!(uneven.ends_with("give --device-size 64Mi"), "{uneven}");
         let large = refusal(check_shape(&shape(3, 64, 1 << 20)));
         assert!(large.contains("65536 slabs of 16Mi"), "{large}");
     }

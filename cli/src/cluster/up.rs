@@ -85,12 +85,12 @@ impl Cluster {
     /// Makes the cluster's directory: whoever makes it owns the name.
     fn claim(settings: &Settings, paths: ClusterPaths, address: SocketAddrV4) -> Result<Self> {
         let parent = paths.root().parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        fs::create_dir_all(parent).map_err(|error| no_directory(parent, &error))?;
         match fs::create_dir(paths.root()) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 return Err(already_up(&settings.name));
             }
-            other => other.with_context(|| format!("cannot make {}", paths.root().display()))?,
+            other => other.map_err(|error| no_directory(paths.root(), &error))?,
         }
         let record = ClusterRecord {
             name: settings.name.clone(),
@@ -132,7 +132,9 @@ impl Cluster {
             "controller",
             &mut controller_command(programs, &self.paths, address),
         )?;
-        self.wait(interrupt, ui, "controller", || ready_file.exists())?;
+        self.wait(interrupt, ui, "controller", || {
+            ready_when(ready_file.exists(), "it does not serve yet")
+        })?;
         ui.done("controller", address);
 
         let donors = self.record.shape.donor_names();
@@ -146,7 +148,7 @@ impl Cluster {
             .map(|donor| self.paths.socket(donor, "memory-server"))
             .collect();
         self.wait(interrupt, ui, "memory servers", || {
-            sockets.iter().all(|s| answers(s))
+            ready_when(sockets.iter().all(|s| answers(s)), "one does not answer")
         })?;
         let detail = format!(
             "{}, {} each",
@@ -158,7 +160,9 @@ impl Cluster {
         let mut command = swapd_command(programs, &self.paths, settings)?;
         self.spawn(&format!("{BORROWER}/swapd"), &mut command)?;
         let socket = self.paths.socket(BORROWER, "swapd");
-        self.wait(interrupt, ui, "swap device", || answers(&socket))?;
+        self.wait(interrupt, ui, "swap device", || {
+            ready_when(answers(&socket), "swapd does not answer")
+        })?;
         let spill = if settings.spill { ", spill file" } else { "" };
         let detail = format!(
             "{BORROWER}, {} in slabs of {}{spill}",
@@ -181,19 +185,12 @@ impl Cluster {
             self.spawn(&format!("{node}/agent"), &mut command)?;
         }
         let mut client = Client::new(&self.record.controller)?;
-        let mut missing = Vec::new();
-        let waited = self.wait(interrupt, ui, "agents", || {
-            missing = match client.status(0) {
+        self.wait(interrupt, ui, "agents", || {
+            let missing = match client.status(0) {
                 Ok(status) => not_ready(&nodes, &status),
                 Err(error) => vec![error.to_string()],
             };
-            missing.is_empty()
-        });
-        waited.map_err(|error| match missing.first() {
-            Some(first) if error.downcast_ref::<Refusal>().is_some() => {
-                Refusal::error(format!("{error} {first}"))
-            }
-            _ => error,
+            missing.into_iter().next().map_or(Ok(()), Err)
         })?;
         ui.done(
             "agents",
@@ -213,28 +210,33 @@ impl Cluster {
         self.record.save(&self.paths)
     }
 
-    /// Waits for `ready`, and fails as soon as a process has ended.
+    /// Waits until `ready` says nothing is missing, and fails as soon as a process has ended.
     fn wait(
         &mut self,
         interrupt: &Interrupt,
         ui: &mut Ui,
         what: &str,
-        mut ready: impl FnMut() -> bool,
+        mut ready: impl FnMut() -> Result<(), String>,
     ) -> Result<()> {
         let deadline = Instant::now() + START_LIMIT;
-        while !ready() {
+        loop {
+            let missing = ready();
+            // Also of one that ended when all was ready: it will be missed.
             if let Some((process, status)) = self.first_ended() {
                 return Err(died(&process, &status));
             }
+            let Err(missing) = missing else {
+                return Ok(());
+            };
             refuse_unless!(
                 Instant::now() < deadline,
-                "{what}: not ready after {} s.",
+                "{what}: not ready after {} s, for {missing}: run the same command again, with \
+                 less to start if this host is slow or busy",
                 START_LIMIT.as_secs()
             );
             ui.live(&format!("starting: {what}"));
             interrupt.wait(LOOK_EVERY)?;
         }
-        Ok(())
     }
 
     /// The first process that has ended, and how.
@@ -311,16 +313,46 @@ fn already_up(name: &ClusterName) -> anyhow::Error {
     ))
 }
 
+/// The sentence for a process that ended while the cluster was started.
 fn died(process: &ProcessRecord, status: &str) -> anyhow::Error {
-    let lines = process.last_log_lines();
-    let told = if lines.is_empty() {
-        "It said nothing.".to_owned()
+    Refusal::error(death(&process.name, status, &process.last_log_lines()))
+}
+
+/// A daemon that refuses to start says why in its last line, after its own name.
+fn death(name: &str, status: &str, log: &[String]) -> String {
+    let own = |line: &&String| line.starts_with("dynamicswap-");
+    let last = log.iter().rfind(own).or(log.last());
+    let said = last.map(|line| match line.split_once(": ") {
+        Some((program, said)) if program.starts_with("dynamicswap-") => said,
+        _ => line,
+    });
+    match said {
+        _ if status.starts_with("signal") => format!(
+            "{name} was killed ({status}) before the cluster was up, and nothing of it is left: \
+             run the same command again"
+        ),
+        Some(said) => format!("{name} does not start: {said}"),
+        None => format!(
+            "{name} ended with {status} before the cluster was up and said nothing: run the same \
+             command again"
+        ),
+    }
+}
+
+/// Ready, or what is missing.
+fn ready_when(ready: bool, missing: &str) -> Result<(), String> {
+    if ready {
+        Ok(())
     } else {
-        format!("It said:\n    {}", lines.join("\n    "))
-    };
+        Err(missing.to_owned())
+    }
+}
+
+fn no_directory(path: &Path, error: &std::io::Error) -> anyhow::Error {
     Refusal::error(format!(
-        "{} ended with {status}. {told}\n  Mend what it says, then run the same command again.",
-        process.name
+        "the directory {} cannot be made ({error}): remove what is in its place, or run this as a \
+         user who may",
+        path.display()
     ))
 }
 
@@ -482,6 +514,27 @@ mod tests {
             report,
             ..pb::NodeStatus::default()
         }
+    }
+
+    #[test]
+    fn daemon_that_does_not_start_is_named_with_its_own_sentence() {
+        let log = [
+            "WARN PR_SET_IO_FLUSHER is not permitted",
+            "dynamicswap-swapd: the device is too small: give more",
+            "INFO gone",
+        ];
+        let log = log.map(str::to_owned);
+        let said = death("borrower/swapd", "exit status: 2", &log);
+        let expected = "borrower/swapd does not start: the device is too small: give more";
+        assert_eq!(said, expected);
+        let killed = death("donor-2/memory-server", "signal: 9 (SIGKILL)", &log);
+        assert!(
+            killed.starts_with("donor-2/memory-server was killed"),
+            "{killed}"
+        );
+        assert!(killed.ends_with("run the same command again"));
+        let silent = death("donor-2/agent", "exit status: 1", &[]);
+        assert!(silent.contains("said nothing"), "{silent}");
     }
 
     /// The arguments of swapd, spill file or not.

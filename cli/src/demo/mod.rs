@@ -78,7 +78,12 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode> {
     let html = report::write(&report, &args.out)?;
     tell(&report, &html, &mut ui);
     match played {
-        Err(error) if error.downcast_ref::<Interrupted>().is_some() => Ok(exit_code(&error)),
+        // What is left behind is worth more of a word than that it was interrupted.
+        Err(error)
+            if error.downcast_ref::<Interrupted>().is_some() && report.left_behind.is_empty() =>
+        {
+            Ok(exit_code(&error))
+        }
         _ => Ok(ExitCode::from(u8::from(!report.passed))),
     }
 }

@@ -356,7 +356,11 @@ fn tiles(body: &mut String, report: &Report) {
             "processes lost",
         ),
         (human_count(left), zero(left), "things left behind"),
-        (worst.map_or("–".to_owned(), human_us), "", "longest stall"),
+        (
+            worst.map_or("–".to_owned(), human_us),
+            "",
+            "longest stall at a kill",
+        ),
     ];
     body.push_str("<section class=\"tiles\">");
     for (value, class, label) in tiles {

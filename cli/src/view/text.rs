@@ -4,24 +4,61 @@ use super::fit::{Section, cut, share, wrap};
 use super::summary::{Container, Device, Donor, Event, Node, Summary};
 use crate::ui::{Tone, Ui, human_bytes, human_us};
 
-/// Lines and columns of one screen. A cluster of three donors fits; a larger one shows all its
-/// nodes and the least of the rest.
-const LINES: usize = 25;
-const COLUMNS: usize = 100;
+/// What a text must fit into. A cluster of three donors fits a terminal of 24 lines; a larger one
+/// shows all its nodes and the least of the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Screen {
+    /// Lines of text.
+    pub lines: usize,
+    /// Columns of each.
+    pub columns: usize,
+}
+
+impl Screen {
+    /// Of what is no terminal.
+    pub const DEFAULT: Self = Self {
+        lines: 25,
+        columns: 100,
+    };
+    /// Below this nothing is readable, and a terminal that says so does not know.
+    const LEAST: Self = Self {
+        lines: 20,
+        columns: 60,
+    };
+
+    /// Lines that a text which may be long is given.
+    const fn lines_of_a_text(self) -> usize {
+        if self.lines < Self::DEFAULT.lines {
+            1
+        } else {
+            2
+        }
+    }
+
+    /// Of a terminal with so many lines and columns: the prompt below needs a line too.
+    #[must_use]
+    pub fn of_terminal(lines: u16, columns: u16) -> Self {
+        Self {
+            lines: usize::from(lines).saturating_sub(1).max(Self::LEAST.lines),
+            columns: usize::from(columns).max(Self::LEAST.columns),
+        }
+    }
+}
+
 /// Columns before a line that continues another.
 const INDENT: usize = 16;
 /// Events that `status` shows.
 const EVENTS: usize = 5;
 /// Containers that `status` shows.
 const CONTAINERS: usize = 4;
-/// Lines that one note may take.
-const NOTE_LINES: usize = 2;
-/// Columns of a bar.
+/// Most columns of a bar.
 const BAR: usize = 24;
+/// Columns that the figures beside a bar may take, and what stands before it.
+const BESIDE_BAR: usize = 66;
 
 /// The lines of `status`.
 #[must_use]
-pub fn lines(summary: &Summary, title: &str, ui: &Ui) -> Vec<String> {
+pub fn lines(summary: &Summary, title: &str, screen: Screen, ui: &Ui) -> Vec<String> {
     let mut lines = vec![format!(
         "{}  up {}, term {}, {}",
         ui.paint(Tone::Bold, title),
@@ -30,35 +67,40 @@ pub fn lines(summary: &Summary, title: &str, ui: &Ui) -> Vec<String> {
         plural(u64::from(summary.policies), "policy", "policies")
     )];
     lines.push(head(ui, "NODE            ROLE       STATE"));
-    lines.extend(summary.nodes.iter().map(|node| node_line(node, ui)));
+    lines.extend(summary.nodes.iter().map(|node| node_line(node, screen, ui)));
     for device in &summary.devices {
         lines.push(head(ui, "SWAP DEVICE"));
-        lines.extend(device_lines(device, summary.policies, ui));
+        lines.extend(device_lines(device, summary.policies, screen, ui));
     }
     lines.push(head(ui, "REMOTE MEMORY   HELD"));
-    lines.extend(summary.donors.iter().map(|donor| donor_line(donor, ui)));
-    let room = LINES.saturating_sub(lines.len());
-    lines.extend(rest(summary, room, ui));
+    let donors = summary.donors.iter();
+    lines.extend(donors.map(|donor| donor_line(donor, screen, ui)));
+    lines.extend(rest(summary, screen, lines.len(), ui));
     lines
 }
 
 /// Containers, notes and events: as much of each as the lines that are left allow.
-fn rest(summary: &Summary, room: usize, ui: &Ui) -> Vec<String> {
-    let notes = note_lines(summary, NOTE_LINES, ui);
+fn rest(summary: &Summary, screen: Screen, taken: usize, ui: &Ui) -> Vec<String> {
+    let room = screen.lines.saturating_sub(taken);
+    let columns = screen.columns;
+    let lines_each = screen.lines_of_a_text();
+    let notes = note_lines(summary, lines_each, columns, ui);
     let figures = summary.containers.iter().take(CONTAINERS);
-    let figures: Vec<String> = figures.flat_map(|c| container_lines(c, ui)).collect();
+    let figures: Vec<String> = figures
+        .flat_map(|c| container_lines(c, columns, ui))
+        .collect();
     let section = |wanted, least| Section { wanted, least };
     let [containers, noted, events] = share(
         room,
         [
             section(figures.len(), 1),
-            section(notes.len(), NOTE_LINES),
+            section(notes.len(), lines_each),
             section(summary.events.len().min(EVENTS), 1),
         ],
     );
     let mut lines = Vec::new();
     if containers > 0 {
-        let titles = "CONTAINER               RAM        LIMIT      SWAPPED    SOME   FULL   STATE";
+        let titles = "CONTAINER               RAM       LIMIT     SWAPPED   SOME   FULL   STATE";
         lines.push(head(ui, titles));
         lines.extend(figures.into_iter().take(containers));
     }
@@ -66,7 +108,7 @@ fn rest(summary: &Summary, room: usize, ui: &Ui) -> Vec<String> {
         lines.push(head(ui, "NOTE"));
         // Rather the beginning of each than all of the first.
         let notes = if notes.len() > noted {
-            note_lines(summary, 1, ui)
+            note_lines(summary, 1, columns, ui)
         } else {
             notes
         };
@@ -75,21 +117,21 @@ fn rest(summary: &Summary, room: usize, ui: &Ui) -> Vec<String> {
     if events > 0 {
         lines.push(head(ui, "EVENT"));
         let shown = &summary.events[summary.events.len() - events..];
-        lines.extend(shown.iter().map(|event| event_line(event, ui)));
+        lines.extend(shown.iter().map(|event| event_line(event, columns, ui)));
     }
     lines
 }
 
 /// What a person should know, and the whole of what a node's line has no room for.
-fn note_lines(summary: &Summary, lines_each: usize, ui: &Ui) -> Vec<String> {
+fn note_lines(summary: &Summary, lines_each: usize, columns: usize, ui: &Ui) -> Vec<String> {
     let mut lines = Vec::new();
     let cut_off = summary.nodes.iter().filter(|node| {
-        let columns = COLUMNS - PROBLEM_COLUMN;
-        node.problem.chars().count() > columns
+        let room = columns.saturating_sub(PROBLEM_COLUMN);
+        node.problem.chars().count() > room
     });
     let cut_off = cut_off.map(|node| format!("{}: {}", node.name, node.problem));
     for note in summary.notes.iter().cloned().chain(cut_off) {
-        for (number, line) in wrap(&note, COLUMNS - 4, lines_each).iter().enumerate() {
+        for (number, line) in wrap(&note, columns - 4, lines_each).iter().enumerate() {
             let indent = if number == 0 { "  " } else { "    " };
             lines.push(format!("{indent}{}", ui.paint(Tone::Warn, line)));
         }
@@ -104,9 +146,9 @@ fn head(ui: &Ui, text: &str) -> String {
 /// Column at which a node's problem begins.
 const PROBLEM_COLUMN: usize = 29;
 
-fn node_line(node: &Node, ui: &Ui) -> String {
+fn node_line(node: &Node, screen: Screen, ui: &Ui) -> String {
     let names = format!("  {:<13} {:<10} ", node.name, node.role);
-    let room = COLUMNS.saturating_sub(names.chars().count() + 2);
+    let room = screen.columns.saturating_sub(names.chars().count() + 2);
     let state = if node.problem.is_empty() {
         ui.paint(Tone::Good, "● ready")
     } else {
@@ -115,7 +157,7 @@ fn node_line(node: &Node, ui: &Ui) -> String {
     names + &state
 }
 
-fn device_lines(device: &Device, policies: u32, ui: &Ui) -> Vec<String> {
+fn device_lines(device: &Device, policies: u32, screen: Screen, ui: &Ui) -> Vec<String> {
     let (tone, word) = if device.attached {
         (Tone::Good, "● attached as swap")
     } else if policies == 0 {
@@ -135,7 +177,11 @@ fn device_lines(device: &Device, policies: u32, ui: &Ui) -> Vec<String> {
         ui.paint(Tone::Accent, path),
     )];
     let front_end = format!("{}: {}", device.front_end, device.front_end_reason);
-    let front_end = wrap(&front_end, COLUMNS - INDENT, 2);
+    let front_end = wrap(
+        &front_end,
+        screen.columns - INDENT,
+        screen.lines_of_a_text(),
+    );
     lines.extend(
         front_end
             .iter()
@@ -143,14 +189,14 @@ fn device_lines(device: &Device, policies: u32, ui: &Ui) -> Vec<String> {
     );
     lines.push(indented(&format!(
         "{} {} of {}, {} mapped, {} in reserve",
-        bar(device.used, device.size),
+        bar(device.used, device.size, bar_width(screen)),
         human_bytes(device.used),
         human_bytes(device.size),
         plural(device.slabs_mapped as u64, "slab", "slabs"),
         device.sets_reserve
     )));
     lines.push(indented(&format!(
-        "read p50 {} p99 {}, write p50 {} p99 {}, {} started",
+        "p50 and p99: read {} {}, write {} {}; {}",
         human_us(device.read.p50_us),
         human_us(device.read.p99_us),
         human_us(device.write.p50_us),
@@ -190,7 +236,7 @@ fn indented(text: &str) -> String {
     format!("{:INDENT$}{text}", "")
 }
 
-fn donor_line(donor: &Donor, ui: &Ui) -> String {
+fn donor_line(donor: &Donor, screen: Screen, ui: &Ui) -> String {
     let tone = match donor.link.as_str() {
         "up" => Tone::Good,
         "" | "connecting" => Tone::Dim,
@@ -204,7 +250,7 @@ fn donor_line(donor: &Donor, ui: &Ui) -> String {
     format!(
         "  {:<13} {} {:>8}  lent {} of {}  {}",
         donor.node,
-        bar(donor.held, donor.capacity),
+        bar(donor.held, donor.capacity, bar_width(screen)),
         human_bytes(donor.held),
         human_bytes(donor.lent),
         human_bytes(donor.capacity),
@@ -213,15 +259,15 @@ fn donor_line(donor: &Donor, ui: &Ui) -> String {
 }
 
 /// A container's figures, and why it is not calm if it is not.
-fn container_lines(container: &Container, ui: &Ui) -> Vec<String> {
+fn container_lines(container: &Container, columns: usize, ui: &Ui) -> Vec<String> {
     let tone = match container.state.as_str() {
         "Calm" => Tone::Good,
         "Stalled" => Tone::Bad,
         _ => Tone::Warn,
     };
     let mut lines = vec![format!(
-        "  {:<21} {:<10} {:<10} {:<10} {:>4.0} % {:>4.0} %  {}",
-        cut(&container.name, 40),
+        "  {:<21} {:<9} {:<9} {:<9} {:>4.0} % {:>4.0} %  {}",
+        cut(&container.name, 21),
         human_bytes(container.memory),
         human_bytes(container.limit),
         human_bytes(container.swap),
@@ -231,13 +277,13 @@ fn container_lines(container: &Container, ui: &Ui) -> Vec<String> {
     )];
     // A calm container needs no explanation.
     if container.state != "Calm" && !container.reason.is_empty() {
-        let why = cut(&container.reason, COLUMNS - 4);
+        let why = cut(&container.reason, columns - 4);
         lines.push(format!("    {}", ui.paint(Tone::Dim, &why)));
     }
     lines
 }
 
-fn event_line(event: &Event, ui: &Ui) -> String {
+fn event_line(event: &Event, columns: usize, ui: &Ui) -> String {
     let time = time_of_day(event.unix_ms);
     let node = format!("{:<10}", event.node);
     let before = 5 + time.len() + node.chars().count() + event.kind.chars().count();
@@ -245,15 +291,19 @@ fn event_line(event: &Event, ui: &Ui) -> String {
         "  {} {node} {} {}",
         ui.paint(Tone::Dim, &time),
         ui.paint(Tone::Bold, &event.kind),
-        cut(&event.message, COLUMNS.saturating_sub(before))
+        cut(&event.message, columns.saturating_sub(before))
     )
 }
 
-/// A bar of fixed width.
+/// Columns of a bar: of what the figures beside it leave.
+fn bar_width(screen: Screen) -> usize {
+    screen.columns.saturating_sub(BESIDE_BAR).clamp(8, BAR)
+}
+
+/// A bar of this width.
 #[must_use]
-pub fn bar(part: u64, whole: u64) -> String {
-    let width = BAR as u64;
-    let eighths = part.min(whole) * width * 8 / whole.max(1);
+pub fn bar(part: u64, whole: u64, width: usize) -> String {
+    let eighths = part.min(whole) * width as u64 * 8 / whole.max(1);
     let full = usize::try_from(eighths / 8).unwrap_or(0);
     let rest = usize::try_from(eighths % 8).unwrap_or(0);
     let mut text = "█".repeat(full);
@@ -261,7 +311,7 @@ pub fn bar(part: u64, whole: u64) -> String {
         text.push(['▏', '▎', '▍', '▌', '▋', '▊', '▉'][rest - 1]);
     }
     let drawn = full + usize::from(rest > 0);
-    text + &"·".repeat(BAR - drawn)
+    text + &"·".repeat(width - drawn)
 }
 
 /// Hours, minutes and seconds of the day, UTC.
@@ -298,12 +348,21 @@ mod tests {
 
     /// Lines that must fit, without colours.
     fn screen(summary: &Summary) -> String {
-        let lines = lines(summary, "cluster local", &Ui::new());
-        assert!(lines.len() <= LINES, "{} lines", lines.len());
-        for line in &lines {
-            assert!(line.chars().count() <= COLUMNS, "too wide: {line}");
+        let small = Screen::of_terminal(24, 80);
+        let mut shown = String::new();
+        for screen in [small, Screen::DEFAULT] {
+            let lines = lines(summary, "cluster local", screen, &Ui::new());
+            shown = lines.join("\n");
+            assert!(
+                lines.len() <= screen.lines,
+                "{} lines:\n{shown}",
+                lines.len()
+            );
+            for line in &lines {
+                assert!(line.chars().count() <= screen.columns, "too wide: {line}");
+            }
         }
-        lines.join("\n")
+        shown
     }
 
     /// Three donors with everything that may be said at once.
@@ -385,9 +444,9 @@ mod tests {
     #[test]
     fn bar_is_as_wide_as_any_other() {
         for part in [0, 1, 7, 50, 99, 100, 200] {
-            assert_eq!(bar(part, 100).chars().count(), BAR);
+            assert_eq!(bar(part, 100, BAR).chars().count(), BAR);
         }
-        assert_eq!(bar(1, 0).chars().count(), BAR);
+        assert_eq!(bar(1, 0, BAR).chars().count(), BAR);
     }
 
     #[test]

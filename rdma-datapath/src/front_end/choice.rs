@@ -91,8 +91,8 @@ impl Ring {
     const fn words(self) -> &'static str {
         match self {
             Self::Absent => "which this kernel does not have",
-            Self::Off => "which this kernel has, switched off",
-            Self::On => "which this kernel has, switched on",
+            Self::Off => "which this kernel has but which is switched off",
+            Self::On => "which this kernel has and which is switched on",
         }
     }
 }
@@ -177,7 +177,7 @@ mod tests {
         let unable = decide(Wish::Auto, lack(), Ring::Off).expect("a choice");
         assert_eq!(unable.kind, FrontEndKind::FuseLoop);
         assert!(unable.reason.starts_with("the kernel has no ublk;"));
-        assert!(unable.reason.contains("this kernel has, switched off"));
+        assert!(unable.reason.contains("is switched off"));
         for (ring, words) in [(Ring::Absent, "does not have"), (Ring::On, "switched on")] {
             let choice = decide(Wish::Auto, lack(), ring).expect("a choice");
             assert!(choice.reason.contains(words), "{}", choice.reason);

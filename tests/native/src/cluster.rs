@@ -109,6 +109,21 @@ impl Cluster {
         })
     }
 
+    /// Kills every process of the cluster, as a power failure does.
+    ///
+    /// # Errors
+    /// If one does not end.
+    pub fn kill_all(&mut self) -> Result<()> {
+        let record = ClusterRecord::load(&self.name)?;
+        for process in &record.processes {
+            process.signal(Signal::KILL);
+        }
+        for process in &record.processes {
+            ensure!(process.wait_end(WAIT), "{} does not end", process.name);
+        }
+        Ok(())
+    }
+
     /// The cluster's state.
     ///
     /// # Errors

@@ -30,7 +30,7 @@ type Test = (&'static str, fn() -> anyhow::Result<()>);
 /// A test that takes longer hangs. The slowest takes about a minute on two processors.
 const TEST_TIME_MAX: Duration = Duration::from_secs(300);
 
-const TESTS: [Test; 17] = [
+const TESTS: [Test; 18] = [
     (
         "pages_go_to_donors_and_come_back_right",
         kills::pages_go_to_donors_and_come_back_right,
@@ -87,6 +87,10 @@ const TESTS: [Test; 17] = [
         demo::interrupted_demo_leaves_nothing,
     ),
     ("bad_input_is_refused_and_leaves_nothing", input::bad_input),
+    (
+        "spoilt_host_is_refused_with_one_sentence_and_left_as_it_was",
+        input::spoilt_host,
+    ),
 ];
 
 fn trial((name, run): Test) -> Trial {

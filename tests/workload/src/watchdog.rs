@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -40,7 +40,8 @@ pub struct Settings {
     pub below: PathBuf,
     /// A device with requests under way and none completed for this long is not served.
     pub unserved_after: Duration,
-    /// The watchdog ends with this process, once no device is swapped on any more.
+    /// The watchdog ends with this process, once no device is swapped on any more and nobody is left
+    /// who could attach one: it asks the holders to detach and end.
     pub parent: Option<Pid>,
 }
 
@@ -138,10 +139,33 @@ pub fn is_served(below: &Path) -> bool {
 
 /// Whether a command line, its words ended by zeroes, is of a server below a directory.
 fn serves(command_line: &[u8], below: &Path) -> bool {
+    is_one_of(&SERVERS, command_line, below)
+}
+
+fn is_one_of(programs: &[&str], command_line: &[u8], below: &Path) -> bool {
     let line = String::from_utf8_lossy(command_line);
     let program = line.split('\0').next().map(Path::new);
     let name = program.and_then(Path::file_name).and_then(|n| n.to_str());
-    name.is_some_and(|name| SERVERS.contains(&name)) && line.contains(&*below.to_string_lossy())
+    name.is_some_and(|name| programs.contains(&name)) && line.contains(&*below.to_string_lossy())
+}
+
+/// The holders of devices below a directory, each by a descriptor that names no other process.
+fn holders_below(below: &Path) -> Vec<OwnedFd> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let holder = |entry: fs::DirEntry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let process = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+        // Read after it was opened: what the descriptor names has this command line.
+        let line = fs::read(entry.path().join("cmdline")).ok()?;
+        is_one_of(&SERVERS[..1], &line, below).then_some(process)
+    };
+    entries.filter_map(holder).collect()
+}
+
+/// Asks a holder to detach its device and end.
+fn ask_to_stop(holder: &OwnedFd) {
+    // One that has just ended is as good as told.
+    let _told = pidfd_send_signal(holder, Signal::TERM);
 }
 
 /// Watches until the parent ends or a device had to be aborted.
@@ -159,6 +183,7 @@ pub fn watch(settings: &Settings) -> io::Result<Outcome> {
             other => Err(io::Error::from(other)),
         })?;
     let mut alive = parent.is_some() || settings.parent.is_none();
+    let mut told = false;
     let mut stalls: BTreeMap<String, Stall> = BTreeMap::new();
     let mut life = Life::new(Instant::now());
     loop {
@@ -181,9 +206,15 @@ pub fn watch(settings: &Settings) -> io::Result<Outcome> {
             return rescue(settings, device, "has no process left that serves it");
         }
         if !alive {
+            // Or it would attach the device again: nobody has told it otherwise.
+            let holders = holders_below(&settings.below);
+            if !std::mem::replace(&mut told, true) {
+                holders.iter().for_each(ask_to_stop);
+            }
             let attached: Vec<_> = devices.iter().filter(|d| is_swap(d)).cloned().collect();
             match attached.first() {
-                None => return Ok(Outcome::ParentEnded),
+                None if holders.is_empty() => return Ok(Outcome::ParentEnded),
+                None => {}
                 // Served, so this ends; a device that stops being served meanwhile is aborted
                 // by the next look, which makes the swapoff end too.
                 Some(device) => swap_off_in_background(device),

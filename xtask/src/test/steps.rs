@@ -12,11 +12,14 @@ use crate::{exec, host, sim, tidy};
 /// tests they say that they were skipped.
 const NATIVE_TESTS: &str = "native";
 
+/// The tests that want an API server: a real one, which they start.
+const CLUSTER_TESTS: &str = "cluster";
+
 /// The step that builds what others start.
 const PROGRAMS: &str = "programs";
 
 /// Those others.
-const NEED_PROGRAMS: [&str; 3] = ["simulation", "mutation", NATIVE_TESTS];
+const NEED_PROGRAMS: [&str; 4] = ["simulation", "mutation", NATIVE_TESTS, CLUSTER_TESTS];
 
 /// Seeds of a full run; the issue asks for at least 10,000 in under 3 minutes.
 const SIMULATION_SEEDS: &str = "0..10000";
@@ -55,7 +58,7 @@ const fn step(name: &'static str, proves: &'static str, work: fn(&Path) -> Comma
 }
 
 /// Every step, cheapest first.
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     step("format", "sources are formatted", |root| {
         cargo(root, &["fmt", "--all", "--check"])
     }),
@@ -81,6 +84,12 @@ const STEPS: [Step; 9] = [
         proves: "real swap, real processes, kill -9",
         work: Work::Tests(native),
         obstacle: Some(host::native_obstacle),
+    },
+    Step {
+        name: CLUSTER_TESTS,
+        proves: "a real API server comes up, works and leaves nothing",
+        work: Work::Tests(cluster),
+        obstacle: Some(host::cluster_obstacle),
     },
 ];
 
@@ -111,8 +120,9 @@ fn programs(root: &Path) -> Command {
 
 fn unit(root: &Path) -> Command {
     let mut command = cargo(root, &["test", "--quiet", "--no-fail-fast", "--workspace"]);
-    // The native tests are a step of their own, which runs them or says why not.
+    // Steps of their own, which run them or say why not.
     command.env("DYNAMICSWAP_NATIVE", "apart");
+    command.env("DYNAMICSWAP_CLUSTER", "apart");
     command
 }
 
@@ -139,6 +149,12 @@ fn mutation(root: &Path) -> Command {
 fn native(root: &Path) -> Command {
     let mut command = cargo(root, &["test", "--workspace", "--test", NATIVE_TESTS]);
     command.env("DYNAMICSWAP_NATIVE", "1");
+    command
+}
+
+fn cluster(root: &Path) -> Command {
+    let mut command = cargo(root, &["test", "--workspace", "--test", CLUSTER_TESTS]);
+    command.env("DYNAMICSWAP_CLUSTER", "1");
     command
 }
 

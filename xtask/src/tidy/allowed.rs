@@ -159,6 +159,16 @@ pub const WORDS: &[WordException] = &[
         reason: "a field of /proc/self/mountinfo as the kernel prints it",
     },
     WordException {
+        path: "tests/cluster/src/control_plane.rs",
+        word: concat!("mas", "ter"),
+        reason: "Kubernetes' name of the group that may do everything",
+    },
+    WordException {
+        path: "tests/cluster/src/namespace.rs",
+        word: concat!("mas", "ter"),
+        reason: "iproute2's word for the bridge of an interface",
+    },
+    WordException {
         path: "xtask/src/tidy/words.rs",
         word: concat!("chu", "nk"),
         reason: "lists methods of the standard library that hold it",
