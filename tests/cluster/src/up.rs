@@ -18,7 +18,7 @@ use crate::node::{self, Cluster, Node};
 use crate::programs::{CONTROL_PLANE, PERSON, Programs};
 use crate::record::{Paths, Record};
 
-/// All nodes are Ready within it: three take two minutes on two processors, without hardware help.
+/// All nodes are Ready within it: without hardware help, one alone boots for a minute or two.
 const READY_TIME_MAX: Duration = Duration::from_secs(900);
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -139,7 +139,7 @@ fn wait_ready(
     interrupt: &Interrupt,
 ) -> Result<()> {
     let begun = Instant::now();
-    eprintln!("{count} nodes boot: minutes, without hardware help");
+    eprintln!("{count} nodes boot, which takes minutes");
     let mut told: Vec<String> = Vec::new();
     loop {
         if let Some(loss) = family.loss() {
