@@ -1,22 +1,28 @@
-//! The agent's one task: owns the kept document, the session, the daemons and the pressure, waits
-//! for what happens next and acts on it.
+//! The agent's one task: owns the kept document, the session, the daemons, the pressure and who
+//! may swap, waits for what happens next and acts on it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
-use dynamicswap_policy::Trigger;
+use dynamicswap_policy::{Device, Trigger};
 use dynamicswap_proto::SESSION_PROTOCOL;
 use dynamicswap_proto::control::v1::{DesiredDocument, Hello, NodeReport};
 use dynamicswap_proto::daemon::v1::report;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
+use crate::allowance::Allowance;
+use crate::attachment::{Gate, System, is_system};
+use crate::cgroup::{Layout, SwapLimits};
 use crate::config::Config;
 use crate::courier::{Courier, Role};
 use crate::document::KeptDocument;
-use crate::limits::{REPORT_SPACING, TICK};
+use crate::kubernetes::{Cluster, PodSource};
+use crate::limits::{REPORT_SPACING, TICK, WARNINGS_MAX};
 use crate::node;
-use crate::pressure::PressureMonitor;
+use crate::originals::{Originals, OriginalsError};
+use crate::pressure::{ContainerSource, Origin, PressureMonitor};
 use crate::session::{Session, SessionEvent};
 use crate::watches::{Subject, WatchEvent};
 
@@ -49,6 +55,11 @@ pub struct Agent {
     swapd: Option<Courier>,
     memory_server: Option<Courier>,
     pressure: PressureMonitor,
+    originals: Originals,
+    /// Where swap is limited, if this host can and the agent decides who may swap.
+    swap_limits: Option<SwapLimits>,
+    allowance: Allowance,
+    gate: Gate,
     looks: Looks,
     tick_at: Instant,
     report_due: bool,
@@ -65,15 +76,22 @@ enum Happened {
 }
 
 impl Agent {
-    /// Starts to follow the daemons and to watch pressure.
+    /// Starts to follow the daemons and to watch pressure; on a Kubernetes node with what
+    /// `cluster` tells.
     #[must_use]
-    pub fn new(config: Config, kept: KeptDocument) -> Self {
+    pub fn new(
+        config: Config,
+        kept: KeptDocument,
+        originals: Originals,
+        cluster: Option<&Cluster>,
+    ) -> Self {
         let now = Instant::now();
         let follow = |role, socket: &Option<_>| {
             let socket = socket.clone();
             socket.map(|socket| Courier::start(role, socket))
         };
-        let mut pressure = PressureMonitor::new(config.containers.clone(), config.look_every);
+        let source = source(&config, cluster);
+        let mut pressure = PressureMonitor::new(source, config.look_every);
         pressure.set_policies(&kept.current().policies_json);
         Self {
             session: Session::new(config.controller.clone()),
@@ -81,6 +99,10 @@ impl Agent {
             swapd: follow(Role::SwapDevice, &config.swapd),
             memory_server: follow(Role::MemoryServer, &config.memory_server),
             pressure,
+            originals,
+            swap_limits: cluster.and(swap_limits(&config)),
+            allowance: Allowance::default(),
+            gate: gate(&config, cluster),
             looks: Looks {
                 every: config.look_every,
                 last: now,
@@ -96,10 +118,11 @@ impl Agent {
     }
 
     /// Runs for ever. While the controller is away, the node goes on by the kept document.
-    pub async fn run(mut self) {
+    pub async fn run(&mut self) {
         loop {
+            let may_attach = self.gate.holds().is_empty();
             for courier in self.swapd.iter_mut().chain(&mut self.memory_server) {
-                courier.offer(self.kept.current());
+                courier.offer(self.kept.current(), may_attach);
             }
             match self.next().await {
                 Happened::Session(event) => self.on_session(event),
@@ -171,6 +194,8 @@ impl Agent {
                 info!(generation, "document taken");
                 let policies = &self.kept.current().policies_json;
                 self.pressure.set_policies(policies);
+                // A verdict of long ago must not open the way for a device that is new.
+                self.keep_system_off();
                 // New thresholds judge at once.
                 self.looks.timer_at = self.looks.last + REPORT_SPACING;
                 self.report_due = true;
@@ -190,10 +215,72 @@ impl Agent {
         if now >= self.looks.timer_at {
             self.looks.timer_at = now + self.looks.every;
             self.pressure.look_at_all(&fired);
+            self.see_to_limits();
         } else {
             self.pressure.look_at_fired(&fired);
         }
         self.report_due = true;
+    }
+
+    /// Keeps the system off the device, and has each container's limit be what policies say.
+    fn see_to_limits(&mut self) {
+        self.keep_system_off();
+        let device = self.device();
+        if let (Some(cgroups), Some(swappers)) = (&self.swap_limits, self.pressure.swappers()) {
+            self.allowance
+                .settle(swappers, cgroups, &mut self.originals, device);
+        }
+    }
+
+    fn keep_system_off(&mut self) {
+        if self.wants_device() || self.is_attached() == Some(true) {
+            self.gate.keep_system_off(&mut self.originals);
+        }
+    }
+
+    /// Whether the document wants this node's device attached.
+    fn wants_device(&self) -> bool {
+        let part = self.kept.current().swap_device.as_ref();
+        self.swapd.is_some() && part.is_some_and(|part| part.attached)
+    }
+
+    /// Whether it is attached; none if its daemon does not say.
+    fn is_attached(&self) -> Option<bool> {
+        match self.swapd.as_ref().map(Courier::report) {
+            None => Some(false),
+            Some(Some(report::Kind::SwapDevice(device))) => Some(device.attached),
+            Some(_) => None,
+        }
+    }
+
+    /// Whether containers may be let out.
+    fn device(&self) -> Device {
+        if !self.wants_device() {
+            return Device::Closed;
+        }
+        match self.is_attached() {
+            Some(true) => Device::Open,
+            _ if self.gate.holds().is_empty() => Device::Open,
+            Some(false) => Device::Closed,
+            None => Device::Unknown,
+        }
+    }
+
+    /// Puts back what was changed, if that is wanted. The system's own cgroups stay as they are
+    /// unless it is certain that the device is not attached.
+    ///
+    /// # Errors
+    /// The first limit that could not be put back.
+    pub fn stop(&mut self) -> Result<(), OriginalsError> {
+        let cgroups = swap_limits(&self.config).filter(|_| self.config.restore_on_stop);
+        let Some(cgroups) = cgroups else {
+            return Ok(());
+        };
+        let is_detached = self.is_attached() == Some(false);
+        let which = |cgroup: &Path| is_detached || !is_system(cgroup);
+        let restored = self.originals.restore(&cgroups, which)?;
+        info!("limits put back: {restored}");
+        Ok(())
     }
 
     fn hello(&self) -> Hello {
@@ -220,7 +307,15 @@ impl Agent {
             warnings: self.pressure.warnings(),
             ..NodeReport::default()
         };
+        self.allowance.annotate(&mut message.containers);
         message.warnings.extend(self.kept.warning());
+        if self.wants_device() && self.is_attached() != Some(true) {
+            message.warnings.extend(self.gate.holds());
+        }
+        let problems = self.allowance.warnings().iter();
+        message
+            .warnings
+            .extend(problems.take(WARNINGS_MAX).cloned());
         for courier in couriers() {
             match courier.report() {
                 Some(report::Kind::SwapDevice(device)) => message.swap_device = Some(device),
@@ -233,6 +328,32 @@ impl Agent {
         message.memory_server_error = error_of(&self.memory_server).unwrap_or_default();
         message
     }
+}
+
+fn swap_limits(config: &Config) -> Option<SwapLimits> {
+    config.layout.as_ref().and_then(Layout::swap_limits)
+}
+
+fn source(config: &Config, cluster: Option<&Cluster>) -> Option<ContainerSource> {
+    let origin = match (cluster, &config.containers_dir) {
+        (Some(cluster), _) => Origin::Pods(PodSource::new(cluster.pods.clone())),
+        (None, Some(directory)) => Origin::Directory(directory.clone()),
+        (None, None) => return None,
+    };
+    let layout = config.layout.clone()?;
+    Some(ContainerSource { origin, layout })
+}
+
+fn gate(config: &Config, cluster: Option<&Cluster>) -> Gate {
+    let system = match (config.keep_system_off, swap_limits(config)) {
+        (false, _) => System::NotKept,
+        (true, Some(cgroups)) => System::Kept(cgroups),
+        (true, None) => System::CannotBe,
+    };
+    let kubelet = cluster.map(|cluster| cluster.kubelet.clone());
+    let kubernetes = config.kubernetes.as_ref();
+    let allow_unknown = kubernetes.is_some_and(|it| it.allow_unknown_kubelet);
+    Gate::new(system, kubelet, allow_unknown)
 }
 
 async fn news_of(courier: &mut Option<Courier>) {

@@ -1,34 +1,98 @@
 //! The command line, and the configuration that it is checked into.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::Parser;
-use dynamicswap_types::{Bytes, FailureDomain, NodeName};
+use clap::{ArgGroup, Parser, Subcommand};
+use dynamicswap_types::{Bytes, FailureDomain, NameError, NodeName};
 use thiserror::Error;
 use tonic::transport::Endpoint;
 
 use crate::cgroup::{CgroupError, Layout};
+use crate::kubernetes::Station;
 use crate::limits::{LOOK_EVERY_MS_MAX, REPORT_SPACING, SOCKET_PATH_MAX};
-use crate::pressure::ContainerSource;
 
-/// The node agent of DynamicSwap: watches the pressure of a node and its containers, reports to
-/// the controller, and brings the controller's documents to the node's daemons.
+/// The node agent of DynamicSwap: watches the pressure of a node and its containers, decides who
+/// may swap, reports to the controller, and brings the controller's documents to the node's
+/// daemons.
 #[derive(Debug, Parser)]
-#[command(version, name = "dynamicswap-agent")]
+#[command(
+    version,
+    name = "dynamicswap-agent",
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
+pub struct Cli {
+    /// What to do instead of running.
+    #[command(subcommand)]
+    pub command: Option<Task>,
+    /// What to run with.
+    #[command(flatten)]
+    pub run: Option<Args>,
+}
+
+/// What is done and over.
+#[derive(Debug, Subcommand)]
+pub enum Task {
+    /// Puts back every memory.swap.max that the agent has changed. For when it will not run again:
+    /// detach the swap device and stop the agent first.
+    Restore(RestoreArgs),
+}
+
+/// Where the agent kept what limits were.
+#[derive(Debug, clap::Args)]
+pub struct RestoreArgs {
+    /// The agent's directory.
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: PathBuf,
+    /// Where the host's cgroups are mounted: cgroup v2.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/cgroup")]
+    pub cgroup_root: PathBuf,
+}
+
+/// The command line of an agent that runs.
+#[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("cgroups").multiple(true))]
 pub struct Args {
     /// Name of this node.
     #[arg(long, value_name = "NAME")]
     node: NodeName,
     /// What fails together with this node, such as its rack.
-    #[arg(long, value_name = "NAME")]
-    failure_domain: FailureDomain,
+    #[arg(
+        long,
+        value_name = "NAME",
+        required_unless_present = "kubernetes",
+        conflicts_with = "kubernetes"
+    )]
+    failure_domain: Option<FailureDomain>,
     /// The controller.
     #[arg(long, value_name = "http://HOST:PORT")]
     controller: String,
     /// Directory for the kept document. Made if it does not exist.
     #[arg(long, value_name = "DIR")]
     state_dir: PathBuf,
+    /// The node is one of a Kubernetes cluster: its pods' containers are watched and may swap as
+    /// policies say, and its labels choose roles (dynamicswap.io/borrower=true,
+    /// dynamicswap.io/donor=true) and failure domain (dynamicswap.io/failure-domain, else the
+    /// node's name). The sockets then say where the daemons would be.
+    #[arg(long, group = "cgroups", conflicts_with = "containers_dir")]
+    kubernetes: bool,
+    /// Attach the swap device even if the kubelet's failSwapOn cannot be read.
+    #[arg(long, requires = "kubernetes")]
+    allow_unknown_kubelet: bool,
+    /// Address of this node, where its kubelet is asked for its configuration if the API server
+    /// does not pass the question on.
+    #[arg(long, value_name = "IP", env = "NODE_IP")]
+    kubelet_address: Option<IpAddr>,
+    /// Keep memory.swap.max of system.slice, user.slice, init.scope and runtime.slice at 0 from
+    /// before the swap device is attached. --kubernetes does so in any case.
+    #[arg(long, group = "cgroups")]
+    keep_system_slices_off: bool,
+    /// Put back every memory.swap.max that was changed when told to stop. Without it, a restarted
+    /// agent goes on where this one stopped.
+    #[arg(long)]
+    restore_on_stop: bool,
     /// Control socket of swapd: this node borrows. One of the two sockets is needed.
     #[arg(long, value_name = "SOCKET")]
     swapd_socket: Option<PathBuf>,
@@ -41,14 +105,14 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", requires = "memory_server_socket")]
     lend_max: Option<Bytes>,
     /// Directory with a JSON file for each container to watch.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", group = "cgroups")]
     containers_dir: Option<PathBuf>,
     /// Where the host's cgroups are mounted: cgroup v2, or v1 with 'memory' and 'unified' below.
     #[arg(
         long,
         value_name = "DIR",
         default_value = "/sys/fs/cgroup",
-        requires = "containers_dir"
+        requires = "cgroups"
     )]
     cgroup_root: PathBuf,
     /// Time between two looks at pressure in milliseconds; triggers come on top.
@@ -68,6 +132,19 @@ pub enum Refusal {
     /// The controller's address.
     #[error("--controller '{0}' is no address: write http://HOST:PORT")]
     Controller(String),
+    /// A node whose labels want a daemon that no flag names.
+    #[error(
+        "node {node} is a {role} by its labels, and {flag} does not say where its daemon would \
+         be: name it, or take the label away"
+    )]
+    NoSocket {
+        /// The node.
+        node: NodeName,
+        /// What its labels say.
+        role: &'static str,
+        /// The flag.
+        flag: &'static str,
+    },
     /// A directory that must be there.
     #[error("{flag} {} is no directory: {remedy}", path.display())]
     NoDirectory {
@@ -95,6 +172,9 @@ pub enum Refusal {
         /// Its value.
         path: PathBuf,
     },
+    /// A node's name that is no failure domain's.
+    #[error("--node cannot stand for its failure domain")]
+    FailureDomain(#[source] NameError),
     /// The look period.
     #[error("--look-every-ms {0} is out of range: write {min} to {LOOK_EVERY_MS_MAX}", min = REPORT_SPACING.as_millis())]
     LookEvery(u64),
@@ -122,10 +202,59 @@ pub struct Config {
     pub memory_server: Option<PathBuf>,
     /// Memory that it lends at the most.
     pub lend_max: Option<Bytes>,
-    /// Where containers are found, if any are watched.
-    pub containers: Option<ContainerSource>,
+    /// Where the host's cgroups are, if anything is looked at there.
+    pub layout: Option<Layout>,
+    /// Directory of descriptors, if it has the containers.
+    pub containers_dir: Option<PathBuf>,
+    /// How it is part of a Kubernetes cluster, if it is.
+    pub kubernetes: Option<KubernetesConfig>,
+    /// Whether the system's own cgroups are kept off the device.
+    pub keep_system_off: bool,
+    /// Whether limits are put back at the end.
+    pub restore_on_stop: bool,
     /// Time between two looks at pressure.
     pub look_every: Duration,
+}
+
+/// A node of a Kubernetes cluster.
+#[derive(Debug, Clone)]
+pub struct KubernetesConfig {
+    /// Whether the device is attached though nobody knows what the kubelet makes of it.
+    pub allow_unknown_kubelet: bool,
+    /// Where the kubelet may be asked.
+    pub kubelet_address: Option<IpAddr>,
+}
+
+impl Config {
+    /// Takes roles and failure domain of the node's labels.
+    ///
+    /// # Errors
+    /// [`Refusal::NoSocket`] if a role has no socket.
+    pub fn settle(&mut self, station: &Station) -> Result<(), Refusal> {
+        self.failure_domain = station.failure_domain.clone();
+        for (has_role, socket, role, flag) in [
+            (
+                station.borrower,
+                &mut self.swapd,
+                "borrower",
+                "--swapd-socket",
+            ),
+            (
+                station.donor,
+                &mut self.memory_server,
+                "donor",
+                "--memory-server-socket",
+            ),
+        ] {
+            if !has_role {
+                *socket = None;
+            } else if socket.is_none() {
+                let node = self.node.clone();
+                return Err(Refusal::NoSocket { node, role, flag });
+            }
+        }
+        Ok(())
+    }
 }
 
 impl TryFrom<Args> for Config {
@@ -144,21 +273,40 @@ impl TryFrom<Args> for Config {
             "--memory-server-socket",
             args.memory_server_socket.as_deref(),
         )?;
-        let containers = containers(args.containers_dir, &args.cgroup_root)?;
+        let wants_cgroups =
+            args.kubernetes || args.keep_system_slices_off || args.containers_dir.is_some();
+        let layout = layout(
+            wants_cgroups,
+            args.containers_dir.as_deref(),
+            &args.cgroup_root,
+        )?;
+        // A Kubernetes node's labels say another one before it matters.
+        let of_its_own = || FailureDomain::try_from(String::from(args.node.clone()));
+        let failure_domain = match args.failure_domain {
+            Some(domain) => domain,
+            None => of_its_own().map_err(Refusal::FailureDomain)?,
+        };
         usable(&args.state_dir).map_err(|source| Refusal::StateDir {
             path: args.state_dir.clone(),
             source,
         })?;
         Ok(Self {
             node: args.node,
-            failure_domain: args.failure_domain,
+            failure_domain,
             controller,
             controller_name: args.controller,
             state_dir: args.state_dir,
             swapd: args.swapd_socket,
             memory_server: args.memory_server_socket,
             lend_max: args.lend_max,
-            containers,
+            layout,
+            containers_dir: args.containers_dir,
+            keep_system_off: args.kubernetes || args.keep_system_slices_off,
+            kubernetes: args.kubernetes.then_some(KubernetesConfig {
+                allow_unknown_kubelet: args.allow_unknown_kubelet,
+                kubelet_address: args.kubelet_address,
+            }),
+            restore_on_stop: args.restore_on_stop,
             look_every: Duration::from_millis(args.look_every_ms),
         })
     }
@@ -187,28 +335,28 @@ fn check_socket(flag: &'static str, path: Option<&Path>) -> Result<(), Refusal> 
     }
 }
 
-fn containers(
-    directory: Option<PathBuf>,
+fn layout(
+    wanted: bool,
+    containers_dir: Option<&Path>,
     cgroup_root: &Path,
-) -> Result<Option<ContainerSource>, Refusal> {
-    let Some(directory) = directory else {
+) -> Result<Option<Layout>, Refusal> {
+    if !wanted {
         return Ok(None);
-    };
+    }
     let no_directory = |flag, path: &Path, remedy| Refusal::NoDirectory {
         flag,
         path: path.to_owned(),
         remedy,
     };
-    if !directory.is_dir() {
+    if let Some(directory) = containers_dir.filter(|directory| !directory.is_dir()) {
         let remedy = "make it, or leave the flag out if no container shall be watched";
-        return Err(no_directory("--containers-dir", &directory, remedy));
+        return Err(no_directory("--containers-dir", directory, remedy));
     }
     if !cgroup_root.is_dir() {
         let remedy = "name the directory where the host's cgroups are mounted";
         return Err(no_directory("--cgroup-root", cgroup_root, remedy));
     }
-    let layout = Layout::probe(cgroup_root)?;
-    Ok(Some(ContainerSource { directory, layout }))
+    Ok(Some(Layout::probe(cgroup_root)?))
 }
 
 /// Makes the directory and tries to write in it.
@@ -224,18 +372,23 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+    use crate::cgroup::fixture::Host;
 
     fn config(more: &[&str]) -> Result<Config, String> {
         let directory = tempfile::tempdir().expect("a directory");
         let state = directory.path().join("state").display().to_string();
-        let mut line = vec!["agent", "--node", "n1", "--failure-domain", "r1"];
+        let mut line = vec!["agent", "--node", "n1"];
         line.extend(["--state-dir", &state]);
         let has = |flag: &str| more.contains(&flag);
         if !has("--controller") {
             line.extend(["--controller", "http://127.0.0.1:7700"]);
         }
+        if !has("--kubernetes") && !has("--failure-domain") {
+            line.extend(["--failure-domain", "r1"]);
+        }
         line.extend(more);
-        let args = Args::try_parse_from(line).map_err(|error| error.to_string())?;
+        let cli = Cli::try_parse_from(line).map_err(|error| error.to_string())?;
+        let args = cli.run.ok_or("nothing to run with")?;
         Config::try_from(args).map_err(|error| format!("{:#}", anyhow::Error::from(error)))
     }
 
@@ -243,8 +396,8 @@ mod tests {
 
     #[test]
     fn command_line_is_well_formed_and_shows_its_defaults() {
-        Args::command().debug_assert();
-        let help = Args::command().render_long_help().to_string();
+        Cli::command().debug_assert();
+        let help = Cli::command().render_long_help().to_string();
         for default in ["[default: /sys/fs/cgroup]", "[default: 1000]"] {
             assert!(help.contains(default), "{help}");
         }
@@ -253,7 +406,9 @@ mod tests {
     #[test]
     fn donor_needs_no_cgroups() {
         let config = config(&DONOR).expect("enough");
-        assert!(config.containers.is_none() && config.swapd.is_none());
+        assert!(config.layout.is_none() && config.swapd.is_none());
+        assert_eq!(config.failure_domain.as_str(), "r1");
+        assert!(!config.keep_system_off);
         assert_eq!(config.look_every, Duration::from_secs(1));
     }
 
@@ -302,5 +457,76 @@ mod tests {
         line.extend(["--cgroup-root", "/sys/fs/cgroup"]);
         let sentence = config(&line).expect_err("it would be ignored");
         assert!(sentence.contains("--containers-dir"), "{sentence}");
+    }
+
+    #[test]
+    fn controller_has_a_name_in_a_cluster() {
+        let address = "http://dynamicswap-controller.dynamicswap-system.svc:7700";
+        let mut line = DONOR.to_vec();
+        line.extend(["--controller", address]);
+        assert_eq!(config(&line).expect("plain").controller_name, address);
+    }
+
+    #[test]
+    fn labels_choose_among_the_sockets() {
+        let host = Host::unified();
+        let root = host.root().display().to_string();
+        let both = [
+            "--kubernetes",
+            "--cgroup-root",
+            &root,
+            "--swapd-socket",
+            "/run/s.sock",
+        ];
+        let mut line = both.to_vec();
+        line.extend(DONOR);
+        let mut config = config(&line).expect("plain");
+        assert!(config.keep_system_off && config.kubernetes.is_some());
+        assert_eq!(config.failure_domain.as_str(), "n1");
+        let station = |borrower, donor| Station {
+            borrower,
+            donor,
+            failure_domain: "rack-1".parse().expect("a name"),
+        };
+        config
+            .settle(&station(true, false))
+            .expect("it has a socket");
+        assert!(config.swapd.is_some() && config.memory_server.is_none());
+        assert_eq!(config.failure_domain.as_str(), "rack-1");
+        let refusal = config.settle(&station(true, true)).expect_err("dropped");
+        let sentence = refusal.to_string();
+        assert!(sentence.contains("--memory-server-socket"), "{sentence}");
+    }
+
+    #[test]
+    fn flags_that_would_be_ignored_are_refused() {
+        for (more, cause) in [
+            (["--kubernetes", "--failure-domain=r1"], "--failure-domain"),
+            (["--kubernetes", "--containers-dir=/"], "--containers-dir"),
+            (
+                ["--failure-domain=r1", "--allow-unknown-kubelet"],
+                "--kubernetes",
+            ),
+        ] {
+            let mut line = DONOR.to_vec();
+            line.extend(more);
+            let sentence = config(&line).expect_err("it would be ignored");
+            assert!(sentence.contains(cause), "{more:?}: {sentence}");
+        }
+    }
+
+    #[test]
+    fn restore_needs_nothing_that_running_needs() {
+        let line = ["agent", "restore", "--state-dir", "/run/d/agent"];
+        let cli = Cli::try_parse_from(line).expect("plain");
+        let Some(Task::Restore(args)) = cli.command else {
+            panic!("a task");
+        };
+        assert_eq!(args.cgroup_root, Path::new("/sys/fs/cgroup"));
+        assert!(cli.run.is_none());
+        assert!(
+            Cli::try_parse_from(["agent"]).is_err(),
+            "running needs much"
+        );
     }
 }

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
 
-use dynamicswap_policy::ContainerName;
+use dynamicswap_policy::{Barred, ContainerName};
 use serde::Deserialize;
 
 use crate::limits::{CONTAINERS_MAX, DESCRIPTOR_BYTES_MAX};
@@ -26,6 +26,9 @@ pub struct Container {
     pub memory_cgroup: PathBuf,
     /// Cgroup with its PSI.
     pub unified_cgroup: PathBuf,
+    /// Why it is never let out, if so; no descriptor says it.
+    #[serde(skip)]
+    pub barred: Option<Barred>,
 }
 
 impl Container {
@@ -39,12 +42,12 @@ impl Container {
     }
 }
 
-/// What a directory of descriptors holds.
+/// What a source of containers has.
 #[derive(Debug, Default)]
 pub struct Discovery {
     /// The containers, by name.
     pub containers: BTreeMap<ContainerName, Container>,
-    /// What is wrong with descriptors that are left out, a sentence each.
+    /// What is left out and why, a sentence each.
     pub warnings: Vec<String>,
 }
 

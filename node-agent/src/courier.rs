@@ -127,13 +127,14 @@ impl Courier {
     }
 
     /// Hands `document` over if the daemon has not taken it in its present life, and was not
-    /// asked to a moment ago.
-    pub fn offer(&mut self, document: &DesiredDocument) {
+    /// asked to a moment ago. Unless `may_attach`, one that would attach a device that is not
+    /// attached yet is held back as a whole: nothing is on that device.
+    pub fn offer(&mut self, document: &DesiredDocument, may_attach: bool) {
         if self.under_way.is_some() {
             return;
         }
         let wanted = match &*self.known.borrow() {
-            Known::Report(report) => self.role.wanted(document, report),
+            Known::Report(report) => self.role.wanted(document, report, may_attach),
             Known::Unknown | Known::Gone(_) => None,
         };
         let Some((kind, generation)) = wanted else {
@@ -167,11 +168,18 @@ impl Drop for Courier {
 impl Role {
     /// The daemon's part of the document with its generation, if it is newer than what the daemon
     /// has and meant for its present life.
-    fn wanted(self, document: &DesiredDocument, known: &Report) -> Option<(request::Kind, u64)> {
+    fn wanted(
+        self,
+        document: &DesiredDocument,
+        known: &Report,
+        may_attach: bool,
+    ) -> Option<(request::Kind, u64)> {
         match (self, known.kind.as_ref()?) {
             (Self::SwapDevice, report::Kind::SwapDevice(now)) => {
                 let part = document.swap_device.as_ref()?;
+                let held = part.attached && !now.attached && !may_attach;
                 let wanted = now.generation < part.generation && now.device_id == part.device_id;
+                let wanted = wanted && !held;
                 let kind = || request::Kind::ApplySwapDevice(part.clone());
                 wanted.then(|| (kind(), part.generation))
             }
@@ -237,7 +245,7 @@ mod tests {
     fn daemon_gets_a_newer_document_of_its_own_life_only() {
         for (role, report) in reports(4, 7) {
             let wanted = |generation, life| {
-                let part = role.wanted(&document(generation, life), &report);
+                let part = role.wanted(&document(generation, life), &report, true);
                 part.map(|(_, generation)| generation)
             };
             assert_eq!(wanted(5, 7), Some(5));
@@ -251,8 +259,25 @@ mod tests {
     fn answer_of_the_other_daemon_gets_nothing() {
         let [(_, device), (_, server)] = reports(4, 7);
         let document = document(5, 7);
-        assert!(Role::SwapDevice.wanted(&document, &server).is_none());
-        assert!(Role::MemoryServer.wanted(&document, &device).is_none());
+        assert!(Role::SwapDevice.wanted(&document, &server, true).is_none());
+        let server = Role::MemoryServer;
+        assert!(server.wanted(&document, &device, true).is_none());
+    }
+
+    #[test]
+    fn device_is_not_attached_before_it_may_be_and_one_that_is_goes_on() {
+        let [(role, mut report), _] = reports(4, 7);
+        let mut document = document(5, 7);
+        assert!(role.wanted(&document, &report, false).is_some());
+        let part = document.swap_device.as_mut().expect("there");
+        part.attached = true;
+        assert!(role.wanted(&document, &report, false).is_none());
+        assert!(role.wanted(&document, &report, true).is_some());
+        let Some(report::Kind::SwapDevice(now)) = &mut report.kind else {
+            panic!("of a device");
+        };
+        now.attached = true;
+        assert!(role.wanted(&document, &report, false).is_some());
     }
 
     #[tokio::test]

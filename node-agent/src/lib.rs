@@ -5,14 +5,18 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod allowance;
+pub mod attachment;
 pub mod cgroup;
 pub mod config;
 pub mod containers;
 pub mod courier;
 pub mod daemon;
 pub mod document;
+pub mod kubernetes;
 pub mod limits;
 pub mod node;
+pub mod originals;
 pub mod policies;
 pub mod pressure;
 pub mod report;

@@ -36,6 +36,19 @@ pub const SOCKET_PATH_MAX: usize = 107;
 
 /// Containers that are watched; a kubelet runs 110 pods as a rule, 500 at most.
 pub const CONTAINERS_MAX: usize = 1024;
+/// Pods that are known; see above.
+pub const PODS_MAX: usize = 1024;
+/// Directories that one walk for cgroups looks at: 1024 pods with a sandbox and two containers
+/// each are 4096.
+pub const CGROUPS_MAX: usize = 16 << 10;
+/// Levels that such a walk goes down: kubelet's own, kubepods, a class of service, a pod.
+pub const CGROUP_DEPTH_MAX: usize = 4;
+/// Longest wait for an answer of the API server or the kubelet.
+pub const API_ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// Time until the kubelet's configuration is asked for again, while it keeps the device off.
+pub const KUBELET_LOOK: Duration = Duration::from_secs(30);
+/// Time that a starting agent waits for its node's labels before it takes the last known ones.
+pub const LABELS_WAIT: Duration = Duration::from_secs(10);
 /// Longest descriptor of a container: names, some labels and two paths.
 pub const DESCRIPTOR_BYTES_MAX: u64 = 64 << 10;
 /// Longest kernel file that is read: memory.stat, the longest of a cgroup, has a few KiB.
@@ -48,4 +61,5 @@ const _: () = {
     assert!(BACK_OFF_MIN.as_nanos() < BACK_OFF_MAX.as_nanos());
     assert!(LONG_POLL.as_nanos() < ANSWER_LIMIT.as_nanos());
     assert!(WARNINGS_MAX < CONTAINERS_MAX);
+    assert!(CONTAINERS_MAX < CGROUPS_MAX);
 };

@@ -46,6 +46,23 @@ impl From<NodeMemory> for Memory {
     }
 }
 
+/// An attached swap device of the kinds that swapd makes; the first one.
+#[must_use]
+pub fn swap_device_that_may_be_ours() -> Option<String> {
+    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
+    of_our_kind(&swaps)
+}
+
+fn of_our_kind(swaps: &str) -> Option<String> {
+    let devices = swaps.lines().skip(1);
+    let mut devices = devices.filter_map(|line| line.split_whitespace().next());
+    let ours = devices.find(|device| {
+        let kinds = ["/dev/ublkb", "/dev/loop"];
+        kinds.iter().any(|kind| device.starts_with(kind))
+    });
+    ours.map(str::to_owned)
+}
+
 /// Resident memory of this process.
 #[must_use]
 pub fn own_resident_bytes() -> u64 {
@@ -58,6 +75,16 @@ pub fn own_resident_bytes() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn device_of_swapd_is_told_from_others() {
+        let head = "Filename\t\t\tType\t\tSize\tUsed\tPriority\n";
+        let swaps =
+            |line: &str| of_our_kind(&format!("{head}/dev/zram0 partition 8 0 100\n{line}"));
+        assert_eq!(swaps(""), None);
+        let ours = swaps("/dev/ublkb0 partition 8 0 -2\n");
+        assert_eq!(ours.as_deref(), Some("/dev/ublkb0"));
+    }
 
     #[test]
     fn node_and_process_have_memory() {

@@ -1,9 +1,10 @@
-//! The policies of the kept document, as far as they concern pressure: which one a container has.
+//! The policies of the kept document: which one judges a container's pressure, and which one lets
+//! it out.
 
 use std::collections::BTreeMap;
 
 use dynamicswap_crds::{ObjectKey, PressureSpec, RemoteMemoryPolicy};
-use dynamicswap_policy::{Share, Thresholds};
+use dynamicswap_policy::{Allotment, Selection, Share, Thresholds};
 
 use crate::containers::Container;
 
@@ -44,16 +45,49 @@ impl Policies {
     /// because it shall report.
     #[must_use]
     pub fn select(&self, container: &Container) -> Option<(&ObjectKey, Thresholds)> {
-        let selects = |(key, policy): &(&ObjectKey, &RemoteMemoryPolicy)| {
+        self.selecting(container)
+            .map(|(key, policy)| (key, thresholds(&policy.spec.pressure)))
+            .min_by_key(|(_, thresholds)| *thresholds)
+    }
+
+    /// What the policies say about a container's swap: of those in force that select it, the
+    /// strictest decides; without one, a dry run is told.
+    #[must_use]
+    pub fn selection(&self, container: &Container) -> Selection {
+        if let Some(why) = container.barred {
+            return Selection::Barred(why);
+        }
+        let strictest = |dry_run| {
+            let selecting = self.selecting(container);
+            let allotments = selecting
+                .filter(|(_, policy)| policy.spec.dry_run == dry_run)
+                .map(|(key, policy)| allotment(key, policy));
+            Allotment::strictest(allotments)
+        };
+        let allowed = strictest(false).map(Selection::Allowed);
+        let said = allowed.or_else(|| strictest(true).map(Selection::DryRun));
+        said.unwrap_or(Selection::None)
+    }
+
+    /// The policies that select a container; a paused one selects nothing.
+    fn selecting(
+        &self,
+        container: &Container,
+    ) -> impl Iterator<Item = (&ObjectKey, &RemoteMemoryPolicy)> {
+        self.policies.iter().filter(|(key, policy)| {
             !policy.spec.paused
                 && key.namespace.as_str() == container.namespace
                 && policy.spec.pod_selector.selects(&container.labels)
-        };
-        self.policies
-            .iter()
-            .filter(selects)
-            .map(|(key, policy)| (key, thresholds(&policy.spec.pressure)))
-            .min_by_key(|(_, thresholds)| *thresholds)
+        })
+    }
+}
+
+fn allotment(key: &ObjectKey, policy: &RemoteMemoryPolicy) -> Allotment {
+    let limits = policy.spec.limits;
+    Allotment {
+        policy: key.to_string(),
+        per_container: limits.per_container,
+        per_namespace: limits.per_namespace,
     }
 }
 
@@ -71,6 +105,7 @@ mod tests {
     use std::time::Duration;
 
     use dynamicswap_crds::parse_policies;
+    use dynamicswap_policy::Barred;
 
     use super::*;
 
@@ -95,6 +130,7 @@ mod tests {
             labels: BTreeMap::from([("app".to_owned(), "web".to_owned())]),
             memory_cgroup: PathBuf::from("/m"),
             unified_cgroup: PathBuf::from("/u"),
+            barred: None,
         }
     }
 
@@ -128,6 +164,26 @@ mod tests {
     #[test]
     fn paused_policy_selects_nothing() {
         assert_eq!(selected(&[("a", "{paused: true}")], "default"), None);
+    }
+
+    #[test]
+    fn strictest_policy_in_force_lets_out_and_a_dry_run_is_told() {
+        let wide = ("wide", "{limits: {perContainer: 2Gi}}");
+        let narrow = ("narrow", "{limits: {perContainer: 1Gi}}");
+        let dry = ("dry", "{dryRun: true}");
+        let paused = ("paused", "{paused: true, limits: {perContainer: 1Mi}}");
+        let said = |specs: &[(&str, &str)]| policies(specs).selection(&container("default"));
+        let deciding = match said(&[wide, narrow, dry, paused]) {
+            Selection::Allowed(allotment) => allotment.policy,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(deciding, "default/narrow");
+        assert!(matches!(said(&[dry, paused]), Selection::DryRun(_)));
+        assert_eq!(said(&[paused]), Selection::None);
+        let mut out = container("default");
+        out.barred = Some(Barred::OptedOut);
+        let barred = Selection::Barred(Barred::OptedOut);
+        assert_eq!(policies(&[wide]).selection(&out), barred);
     }
 
     #[test]

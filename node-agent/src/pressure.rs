@@ -8,25 +8,37 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use dynamicswap_policy::{
-    Assessor, ContainerName, Grain, Level, Memory, Observation, Sight, Thresholds, Trigger,
+    Assessor, ContainerName, Grain, Level, Memory, Observation, Selection, Sight, Thresholds,
+    Trigger,
 };
 use dynamicswap_proto::control::v1::{ContainerReport, NodePressure};
 use dynamicswap_types::MonotonicTime;
 use tracing::{info, warn};
 
+use crate::allowance::Swapper;
 use crate::cgroup::{CgroupError, Layout, probe_triggers, read_pressure};
 use crate::containers::{self, Container};
+use crate::kubernetes::PodSource;
 use crate::limits::WARNINGS_MAX;
 use crate::node::{NodeMemory, PRESSURE_FILE};
 use crate::policies::Policies;
-use crate::report;
+use crate::report::{self, sentence};
 use crate::watches::{Subject, WatchEvent, Watches};
+
+/// Who knows the containers.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// A directory with their descriptors.
+    Directory(PathBuf),
+    /// This node's pods.
+    Pods(PodSource),
+}
 
 /// Where containers are found.
 #[derive(Debug, Clone)]
 pub struct ContainerSource {
-    /// Directory with their descriptors.
-    pub directory: PathBuf,
+    /// Who knows them.
+    pub origin: Origin,
     /// Where the host keeps their figures.
     pub layout: Layout,
 }
@@ -36,6 +48,8 @@ pub struct ContainerSource {
 struct Known {
     container: Container,
     policy: Option<String>,
+    /// What the policies say about its swap.
+    selection: Selection,
     /// Why its pressure is not known, or not guarded.
     problem: Option<String>,
 }
@@ -50,6 +64,8 @@ pub struct PressureMonitor {
     started: Instant,
     policies: Policies,
     known: BTreeMap<ContainerName, Known>,
+    /// Whether `known` is all there is, and not the nothing of somebody who knows nothing yet.
+    containers_known: bool,
     thresholds: BTreeMap<ContainerName, Thresholds>,
     node_memory: NodeMemory,
     node_problem: Option<String>,
@@ -84,6 +100,7 @@ impl PressureMonitor {
             started: Instant::now(),
             policies: Policies::default(),
             known: BTreeMap::new(),
+            containers_known: false,
             thresholds: BTreeMap::new(),
             node_memory: NodeMemory::default(),
             node_problem: None,
@@ -132,8 +149,16 @@ impl PressureMonitor {
     }
 
     fn discover(&mut self) {
-        let Some(source) = &self.source else { return };
-        let found = containers::discover(&source.directory, source.layout.memory_root());
+        let Some(source) = &mut self.source else {
+            return;
+        };
+        let root = source.layout.memory_root();
+        let found = match &mut source.origin {
+            Origin::Directory(directory) => Some(containers::discover(directory, root)),
+            Origin::Pods(pods) => pods.discover(root),
+        };
+        self.containers_known = found.is_some();
+        let found = found.unwrap_or_default();
         self.left_out = found.warnings;
         self.thresholds.clear();
         let known = |(name, container): (ContainerName, Container)| {
@@ -143,6 +168,7 @@ impl PressureMonitor {
                 key.to_string()
             });
             let known = Known {
+                selection: self.policies.selection(&container),
                 container,
                 policy,
                 problem: None,
@@ -293,6 +319,22 @@ impl PressureMonitor {
         report::node(&self.observation.node, &self.node_memory, judged)
     }
 
+    /// The containers with what the policies say about their swap; none if they are not known yet.
+    #[must_use]
+    pub fn swappers(&self) -> Option<Vec<Swapper>> {
+        let of = |(name, known): (&ContainerName, &Known)| {
+            let sight = self.observation.containers.get(name)?;
+            Some(Swapper {
+                name: name.clone(),
+                cgroup: known.container.memory_cgroup.clone(),
+                selection: known.selection.clone(),
+                swapped: sight.memory.swapped,
+            })
+        };
+        let all = || self.known.iter().filter_map(of).collect();
+        self.containers_known.then(all)
+    }
+
     /// The containers, as the controller takes them.
     #[must_use]
     pub fn container_reports(&self) -> Vec<ContainerReport> {
@@ -348,14 +390,6 @@ fn guard(
             watches.remove(subject);
             Ok(())
         }
-    }
-}
-
-/// An error with its cause.
-fn sentence(error: &CgroupError) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
     }
 }
 

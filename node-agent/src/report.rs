@@ -3,7 +3,17 @@
 use dynamicswap_policy::{ContainerName, Share, Sight, Stall, Verdict};
 use dynamicswap_proto::control::v1::{ContainerReport, NodePressure, PressureLine};
 
+use crate::cgroup::CgroupError;
 use crate::node::NodeMemory;
+
+/// An error of a kernel file with its cause.
+#[must_use]
+pub fn sentence(error: &CgroupError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
 
 /// A verdict in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +81,7 @@ pub fn container(
         pressure_reason: judged.reason,
         noticed_by: judged.noticed_by,
         policy,
+        ..ContainerReport::default()
     }
 }
 

@@ -4,9 +4,10 @@
 mod support;
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
-use dynamicswap_proto::common::v1::MemoryServerDocument;
+use dynamicswap_proto::common::v1::{MemoryServerDocument, SwapDeviceDocument};
 use dynamicswap_proto::control::v1::DesiredDocument;
 use support::{Agent, Controller, Daemon, command, eventually, run};
 use tempfile::TempDir;
@@ -173,6 +174,54 @@ async fn idle_agent_is_small_and_idle() {
     println!("idle: {mib} MiB resident, {ticks} ticks in 3 s");
     assert!(mib <= 32, "{mib} MiB resident");
     assert!(ticks <= 30, "{ticks} ticks of processor time in 3 s");
+}
+
+#[tokio::test]
+async fn system_is_kept_off_a_device_that_is_wanted_and_restore_puts_it_back() {
+    let node = Node::new().await;
+    let root = node.directory.path().join("cgroup");
+    let limit = root.join("system.slice/memory.swap.max");
+    fs::create_dir_all(root.join("system.slice")).expect("made");
+    fs::write(root.join("cgroup.controllers"), "cpu memory\n").expect("written");
+    fs::write(&limit, "max\n").expect("written");
+    let read = || fs::read_to_string(&limit).expect("there").trim().to_owned();
+    let state = node.directory.path().join("state");
+    let mut command = command(&node.controller.address, &state);
+    command.arg("--keep-system-slices-off");
+    command.arg("--cgroup-root").arg(&root);
+    let socket = node.directory.path().join("s.sock");
+    let agent = Agent::start(command.arg("--swapd-socket").arg(socket));
+    node.controller.report("a report", |_| true).await;
+    assert_eq!(read(), "max", "nobody wants a device");
+    let wanted = DesiredDocument {
+        generation: 1,
+        term: 1,
+        swap_device: Some(SwapDeviceDocument {
+            generation: 1,
+            attached: true,
+            ..SwapDeviceDocument::default()
+        }),
+        ..DesiredDocument::default()
+    };
+    node.controller.send(wanted).await;
+    eventually("it is kept off", || (read() == "0").then_some(())).await;
+    drop(agent);
+    let mut restore = Command::new(env!("CARGO_BIN_EXE_dynamicswap-agent"));
+    restore.arg("restore").arg("--state-dir").arg(&state);
+    restore.arg("--cgroup-root").arg(&root);
+    // Another test may have a device of its own attached: then it is refused, and nothing changes.
+    eventually("it is put back", || {
+        let output = run(&mut restore);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() {
+            return Some(());
+        }
+        assert!(said.contains("kept off swap while /dev/"), "{said}");
+        assert_eq!(read(), "0");
+        None
+    })
+    .await;
+    assert_eq!(read(), "max");
 }
 
 #[tokio::test]

@@ -52,12 +52,12 @@ fn legacy(cgroup: &Path) -> Result<Memory, CgroupError> {
 }
 
 /// What stands in a file with one figure.
-enum Figure {
+pub(super) enum Figure {
     Bytes(Bytes),
     Max,
 }
 
-fn read(cgroup: &Path, name: &str) -> Result<Figure, CgroupError> {
+pub(super) fn read(cgroup: &Path, name: &str) -> Result<Figure, CgroupError> {
     let path = cgroup.join(name);
     let text = read_text(&path)?;
     match text.trim() {

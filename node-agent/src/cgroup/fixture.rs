@@ -31,6 +31,8 @@ pub(crate) struct Files {
     pub(crate) high: Option<Bytes>,
     /// The hard limit.
     pub(crate) max: Option<Bytes>,
+    /// memory.swap.max as the kernel prints it; v2 only.
+    pub(crate) swap_max: &'static str,
     /// avg10 of `some` as the kernel prints it.
     pub(crate) some: &'static str,
 }
@@ -42,6 +44,8 @@ impl Default for Files {
             swapped: Bytes::ZERO,
             high: None,
             max: None,
+            // What kubelet gives a container.
+            swap_max: "0",
             some: "0.00",
         }
     }
@@ -77,7 +81,14 @@ impl Host {
         self.directory.path()
     }
 
-    fn write(&self, file: &str, content: &str) {
+    /// What stands in a file below the root.
+    pub(crate) fn read(&self, file: &str) -> String {
+        let text = fs::read_to_string(self.root().join(file)).expect("it is there");
+        text.trim().to_owned()
+    }
+
+    /// Writes a file below the root, with the directories above it.
+    pub(crate) fn write(&self, file: &str, content: &str) {
         let path = self.root().join(file);
         fs::create_dir_all(path.parent().expect("below the root")).expect("a directory");
         fs::write(path, content).expect("written");
@@ -93,6 +104,10 @@ impl Host {
             self.write(&format!("{name}/memory.high"), &limit(files.high));
             self.write(&format!("{name}/memory.max"), &limit(files.max));
             self.write(&format!("{name}/memory.pressure"), &pressure(files.some));
+            self.write(
+                &format!("{name}/memory.swap.max"),
+                &format!("{}\n", files.swap_max),
+            );
             let cgroup = self.root().join(name);
             return (cgroup.clone(), cgroup);
         }

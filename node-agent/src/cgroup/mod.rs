@@ -5,6 +5,7 @@
 
 mod figures;
 mod psi;
+mod swap_limit;
 
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -18,6 +19,7 @@ use thiserror::Error;
 use crate::limits::KERNEL_FILE_BYTES_MAX;
 
 pub use psi::{Armed, Fired, probe_triggers, read_pressure};
+pub use swap_limit::SwapLimits;
 
 /// Why a kernel file gives nothing.
 #[derive(Debug, Error)]

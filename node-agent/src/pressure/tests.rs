@@ -19,7 +19,7 @@ impl Bench {
     fn new(host: Host) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let source = ContainerSource {
-            directory: directory.path().to_owned(),
+            origin: Origin::Directory(directory.path().to_owned()),
             layout: Layout::probe(host.root()).expect("a layout"),
         };
         let mut monitor = PressureMonitor::new(Some(source), Duration::from_secs(1));

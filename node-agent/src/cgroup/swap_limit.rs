@@ -1,0 +1,110 @@
+//! `memory.swap.max` of a cgroup: read and written, on cgroup v2 only.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use dynamicswap_policy::SwapLimit;
+
+use super::figures::{Figure, read};
+use super::{CgroupError, Layout};
+
+const FILE: &str = "memory.swap.max";
+
+impl Layout {
+    /// The root of a hierarchy in which swap can be limited cgroup by cgroup: cgroup v2 has one.
+    #[must_use]
+    pub fn swap_limits(&self) -> Option<SwapLimits> {
+        match self {
+            Self::Unified { root } => Some(SwapLimits { root: root.clone() }),
+            Self::Hybrid { .. } | Self::MemoryOnly { .. } => None,
+        }
+    }
+}
+
+/// The swap limits of a host with cgroup v2. Cgroups are named by their path below the root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SwapLimits {
+    root: PathBuf,
+}
+
+impl SwapLimits {
+    /// A cgroup's path below the root, as the other calls take it; none if it is elsewhere.
+    #[must_use]
+    pub fn relative(&self, cgroup: &Path) -> Option<PathBuf> {
+        cgroup.strip_prefix(&self.root).ok().map(Path::to_owned)
+    }
+
+    /// Whether the cgroup is there.
+    #[must_use]
+    pub fn exists(&self, cgroup: &Path) -> bool {
+        self.root.join(cgroup).is_dir()
+    }
+
+    /// A cgroup's limit.
+    ///
+    /// # Errors
+    /// [`CgroupError`] if it is gone, or its file holds something else.
+    pub fn get(&self, cgroup: &Path) -> Result<SwapLimit, CgroupError> {
+        Ok(match read(&self.root.join(cgroup), FILE)? {
+            Figure::Bytes(bytes) => SwapLimit::Bytes(bytes),
+            Figure::Max => SwapLimit::Max,
+        })
+    }
+
+    /// Changes a cgroup's limit. The kernel takes pages neither out nor in for it.
+    ///
+    /// # Errors
+    /// [`CgroupError`] if it is gone, or the kernel refuses.
+    pub fn set(&self, cgroup: &Path, limit: SwapLimit) -> Result<(), CgroupError> {
+        let path = self.root.join(cgroup).join(FILE);
+        let text = match limit {
+            SwapLimit::Bytes(bytes) => bytes.get().to_string(),
+            SwapLimit::Max => "max".to_owned(),
+        };
+        // Never made: a cgroup that is gone stays gone.
+        let written = OpenOptions::new()
+            .write(true)
+            .truncate(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(text.as_bytes()));
+        written.map_err(|source| CgroupError::Io {
+            what: "write",
+            path,
+            source,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dynamicswap_types::Bytes;
+
+    use super::super::fixture::{Files, Host};
+    use super::*;
+
+    #[test]
+    fn limit_is_read_back_as_it_was_written() {
+        let host = Host::unified();
+        let (cgroup, _) = host.container("web", Files::default());
+        let limits = Layout::probe(host.root()).expect("one").swap_limits();
+        let limits = limits.expect("cgroup v2");
+        let web = limits.relative(&cgroup).expect("below the root");
+        assert_eq!(limits.get(&web).ok(), Some(SwapLimit::NONE));
+        for limit in [SwapLimit::Bytes(Bytes::from_mib(64)), SwapLimit::Max] {
+            limits.set(&web, limit).expect("written");
+            assert_eq!(limits.get(&web).ok(), Some(limit));
+        }
+        let gone = limits.set(Path::new("gone"), SwapLimit::NONE);
+        assert!(gone.expect_err("never made").is_gone());
+        assert!(!limits.exists(Path::new("gone")));
+    }
+
+    #[test]
+    fn only_cgroup_v2_has_limits() {
+        for host in [Host::hybrid(), Host::memory_only()] {
+            let layout = Layout::probe(host.root()).expect("a layout");
+            assert_eq!(layout.swap_limits(), None);
+        }
+    }
+}
