@@ -175,5 +175,5 @@ fn pack(part: &Part, programs: &Programs, libraries: &Libraries) -> Result<Image
 }
 
 fn mebibytes(bytes: usize) -> String {
-    format!("{}.{} MiB", bytes >> 20, (bytes & 0xf_ffff) * 10 >> 20)
+    format!("{}.{} MiB", bytes >> 20, ((bytes & 0xf_ffff) * 10) >> 20)
 }

@@ -91,8 +91,15 @@ fn commands(root: &Path, own: &Path, profile: Profile) -> Vec<Command> {
         all.args(["build", "--workspace", "--all-targets", "--quiet"]);
         return vec![all];
     }
-    let build = |is_dynamic: bool| {
+    // Where sources lay must not tell in the programs.
+    let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo"));
+    let mut flags = vec![remapped(root, "/dynamicswap")];
+    flags.extend(cargo_home.or(home).map(|home| remapped(&home, "/cargo")));
+    let build = |is_dynamic: bool, flags: &[String]| {
         let mut command = exec::cargo(root);
+        // Unlike RUSTFLAGS, it survives spaces in paths.
+        command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
         command.args(["build", "--bins", "--locked", "--profile", profile.name()]);
         command.arg("--target-dir").arg(own);
         let packages: &[&str] = if is_dynamic {
@@ -109,10 +116,15 @@ fn commands(root: &Path, own: &Path, profile: Profile) -> Vec<Command> {
         }
         command
     };
-    let mut fixed = build(false);
+    let dynamic = build(true, &flags);
+    flags.push("-Ctarget-feature=+crt-static".to_owned());
+    let mut fixed = build(false, &flags);
     fixed.args(["--target", TARGET]);
-    fixed.env("RUSTFLAGS", "-C target-feature=+crt-static");
-    vec![build(true), fixed]
+    vec![dynamic, fixed]
+}
+
+fn remapped(from: &Path, to: &str) -> String {
+    format!("--remap-path-prefix={}={to}", from.display())
 }
 
 #[cfg(test)]
@@ -123,11 +135,14 @@ mod tests {
     fn static_programs_are_built_for_a_named_target_and_the_data_plane_is_not_static() {
         let commands = commands(Path::new("."), Path::new("own"), Profile::Release);
         let lines: Vec<String> = commands.iter().map(exec::describe).collect();
-        let flags = |command: &Command| command.get_envs().any(|(name, _)| name == "RUSTFLAGS");
+        let is_static = |command: &Command| {
+            let mut values = command.get_envs().filter_map(|(_, value)| value);
+            values.any(|value| value.to_string_lossy().contains("crt-static"))
+        };
         assert_eq!(lines.len(), 2);
-        assert!(lines[0].contains("dynamicswap-datapath") && !flags(&commands[0]));
+        assert!(lines[0].contains("dynamicswap-datapath") && !is_static(&commands[0]));
         assert!(!lines[0].contains(TARGET), "{}", lines[0]);
-        assert!(lines[1].contains(&format!("--target {TARGET}")) && flags(&commands[1]));
+        assert!(lines[1].contains(&format!("--target {TARGET}")) && is_static(&commands[1]));
         assert!(!lines[1].contains("dynamicswap-datapath"), "{}", lines[1]);
     }
 }
