@@ -57,6 +57,13 @@ pub const CLUSTER_NEEDS: [Need; 7] = [
     need("unxz", "xz-utils"),
 ];
 
+/// What images are made with, besides apt.
+pub const IMAGE_NEEDS: [Need; 3] = [
+    need("dpkg", "dpkg"),
+    need("readelf", "binutils"),
+    need("strip", "binutils"),
+];
+
 /// Whether this process is root.
 pub fn is_root() -> bool {
     std::fs::read_to_string("/proc/self/status")

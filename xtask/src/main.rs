@@ -1,15 +1,17 @@
-//! Every developer task: `cargo xtask demo|test|tidy|bench|lab|cluster|sim|crd`.
+//! Every developer task: `cargo xtask demo|test|tidy|bench|lab|cluster|sim|chart|image|crd`.
 //!
 //! Owns the command line and the order of steps. Must not know how a product part works: it
 //! starts programs and reads their exit codes and their last lines.
 #![forbid(unsafe_code)]
 
 mod bench;
+mod chart;
 mod cluster;
 mod crd;
 mod demo;
 mod exec;
 mod host;
+mod image;
 mod lab;
 mod sim;
 mod test;
@@ -43,6 +45,10 @@ enum Task {
     Lab(Passed),
     /// A whole Kubernetes on this machine: `up`, `down`, `shell`, `run -- COMMAND`.
     Cluster(Passed),
+    /// Renders the Helm chart with the real helm and compares it with the golden files.
+    Chart(chart::Options),
+    /// Builds the programs and packs them as image archives, without a container engine.
+    Image(image::Options),
     /// Runs the deterministic simulation: `--seed N`, or `--seeds A..B`.
     Sim(Passed),
     /// Writes the custom resource definitions as YAML: `--check` only compares.
@@ -66,6 +72,8 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::run(&root, &options),
         Task::Lab(passed) => lab::run(&root, &passed.arguments),
         Task::Cluster(passed) => cluster::run(&root, &passed.arguments),
+        Task::Chart(options) => chart::run(&root, &options),
+        Task::Image(options) => image::run(&root, &options),
         Task::Sim(passed) => sim::run(&root, &passed.arguments),
         Task::Crd(options) => crd::run(&root, &options),
     });

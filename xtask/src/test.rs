@@ -74,6 +74,7 @@ fn run_step(root: &Path, step: &Step, required: &[String], report: &mut Report) 
     let outcome = match step.work {
         Work::Command(command) | Work::Tests(command) => steps::run_command(&mut command(root))?,
         Work::Tidy => steps::run_tidy(root)?,
+        Work::Chart => steps::run_chart(root)?,
     };
     let (status, counts) = match step.work {
         Work::Tests(_) => outcome.verdict_of_tests(is_required),

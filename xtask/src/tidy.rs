@@ -4,6 +4,7 @@
 //! findings; each says where, what, and what to do.
 
 mod allowed;
+mod chart;
 mod docs;
 mod layers;
 mod manifest;
@@ -91,6 +92,7 @@ pub fn check(root: &Path) -> Result<Vec<Finding>> {
     findings.extend(safety::crate_roots(&tree));
     findings.extend(manifest::check(&tree));
     findings.extend(layers::check(root)?);
+    findings.extend(chart::check(root)?);
     findings.extend(allowed::stale(&tree));
     findings.sort();
     Ok(findings)

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 
 use super::report::Status;
-use crate::{exec, host, sim, tidy};
+use crate::{chart, exec, host, sim, tidy};
 
 /// The native tests. They want every program built, and root: in a plain run of the workspace's
 /// tests they say that they were skipped.
@@ -33,6 +33,8 @@ pub enum Work {
     Tests(fn(&Path) -> Command),
     /// The checks of this program.
     Tidy,
+    /// The chart, rendered by helm.
+    Chart,
 }
 
 /// One step.
@@ -67,6 +69,12 @@ const STEPS: [Step; 10] = [
         proves: "layers, sizes, words and documentation are as agreed",
         work: Work::Tidy,
         obstacle: None,
+    },
+    Step {
+        name: "chart",
+        proves: "the Helm chart renders as agreed and refuses bad values",
+        work: Work::Chart,
+        obstacle: Some(chart::obstacle),
     },
     step("clippy", "no lint fires", clippy),
     step(PROGRAMS, "every program, test and example builds", programs),
@@ -294,6 +302,17 @@ pub fn run_tidy(root: &Path) -> Result<Outcome> {
     Ok(Outcome {
         succeeded: findings.is_empty(),
         command: "cargo xtask tidy".to_owned(),
+        tests: TestCount::default(),
+        skipped: String::new(),
+    })
+}
+
+/// Renders the chart in this process.
+pub fn run_chart(root: &Path) -> Result<Outcome> {
+    let findings = chart::check_found(root)?;
+    Ok(Outcome {
+        succeeded: findings == 0,
+        command: "cargo xtask chart".to_owned(),
         tests: TestCount::default(),
         skipped: String::new(),
     })

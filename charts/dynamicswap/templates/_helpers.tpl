@@ -1,0 +1,87 @@
+{{/* Labels of every object. Takes a list: the root, and the part's name. */}}
+{{- define "dynamicswap.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "dynamicswap.selector" . }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{/* Labels that select a part's pods; they never change. */}}
+{{- define "dynamicswap.selector" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: dynamicswap
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
+
+{{/* Annotations of every pod: none of ours swaps to its own device. */}}
+{{- define "dynamicswap.podAnnotations" -}}
+dynamicswap.io/swap: disabled
+{{- end -}}
+
+{{/* The image of a list: the root, and its name. */}}
+{{- define "dynamicswap.image" -}}
+{{- $root := index . 0 -}}
+{{- $image := $root.Values.image -}}
+image: {{ printf "%s/dynamicswap-%s:%s" (trimSuffix "/" $image.registry) (index . 1) ($image.tag | default $root.Chart.AppVersion) }}
+imagePullPolicy: {{ $image.pullPolicy }}
+{{- end -}}
+
+{{/* The controller's address. It is the Service's IP, which the kubelet writes into each container's
+     environment: agents need no cluster DNS to find it. */}}
+{{- define "dynamicswap.controller" -}}
+{{- $host := "$(DYNAMICSWAP_CONTROLLER_SERVICE_HOST)" -}}
+http://{{ ternary (printf "[%s]" $host) $host .Values.ipv6 }}:{{ .Values.controller.port }}
+{{- end -}}
+
+{{/* The node's address with a port. */}}
+{{- define "dynamicswap.nodeAddress" -}}
+{{- $host := "$(NODE_IP)" -}}
+{{ ternary (printf "[%s]" $host) $host (index . 0).Values.ipv6 }}:{{ index . 1 }}
+{{- end -}}
+
+{{/* Where containers run that see no more than they are given. */}}
+{{- define "dynamicswap.unprivileged" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{- define "dynamicswap.unprivilegedPod" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{/* Bytes of a size such as 16Gi. */}}
+{{- define "dynamicswap.bytes" -}}
+{{- $factors := dict "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- $unit := regexFind "[A-Za-z]+$" . -}}
+{{- mul (regexFind "^[0-9]+" . | int64) (get $factors $unit | int64) -}}
+{{- end -}}
+
+{{/* What the schema cannot say about sizes; the daemons would refuse to start. */}}
+{{- define "dynamicswap.checkSizes" -}}
+{{- $slab := include "dynamicswap.bytes" .Values.slab | int64 -}}
+{{- $size := include "dynamicswap.bytes" .Values.swapd.size | int64 -}}
+{{- $capacity := include "dynamicswap.bytes" .Values.memoryServer.capacity | int64 -}}
+{{- if lt $size $slab -}}
+{{- fail (printf "swapd.size %s is smaller than one slab of %s: choose a larger size or a smaller slab" .Values.swapd.size .Values.slab) -}}
+{{- end -}}
+{{- if gt $size 1099511627776 -}}
+{{- fail (printf "swapd.size %s is larger than the largest device, 1Ti" .Values.swapd.size) -}}
+{{- end -}}
+{{- if gt (div (sub (add $size $slab) 1) $slab) 16384 -}}
+{{- fail (printf "swapd.size %s makes more than 16384 slabs of %s, which no message can describe: choose a larger slab" .Values.swapd.size .Values.slab) -}}
+{{- end -}}
+{{- if ne (mod $capacity $slab) 0 -}}
+{{- fail (printf "memoryServer.capacity %s is no whole number of slabs of %s" .Values.memoryServer.capacity .Values.slab) -}}
+{{- end -}}
+{{- if gt (div $capacity $slab) 262144 -}}
+{{- fail (printf "memoryServer.capacity %s makes more than 262144 slots of %s: choose a larger slab" .Values.memoryServer.capacity .Values.slab) -}}
+{{- end -}}
+{{- end -}}
