@@ -15,6 +15,9 @@ const NATIVE_TESTS: &str = "native";
 /// The tests that want an API server: a real one, which they start.
 const CLUSTER_TESTS: &str = "cluster";
 
+/// The controller's own among them.
+const CONTROLLER_TESTS: &str = "kubernetes";
+
 /// The step that builds what others start.
 const PROGRAMS: &str = "programs";
 
@@ -60,7 +63,7 @@ const fn step(name: &'static str, proves: &'static str, work: fn(&Path) -> Comma
 }
 
 /// Every step, cheapest first.
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     step("format", "sources are formatted", |root| {
         cargo(root, &["fmt", "--all", "--check"])
     }),
@@ -95,7 +98,7 @@ const STEPS: [Step; 10] = [
     },
     Step {
         name: CLUSTER_TESTS,
-        proves: "a real API server comes up, works and leaves nothing",
+        proves: "a real API server comes up and leaves nothing; the controller works on it",
         work: Work::Tests(cluster),
         obstacle: Some(host::cluster_obstacle),
     },
@@ -161,7 +164,17 @@ fn native(root: &Path) -> Command {
 }
 
 fn cluster(root: &Path) -> Command {
-    let mut command = cargo(root, &["test", "--workspace", "--test", CLUSTER_TESTS]);
+    let mut command = cargo(
+        root,
+        &[
+            "test",
+            "--workspace",
+            "--test",
+            CLUSTER_TESTS,
+            "--test",
+            CONTROLLER_TESTS,
+        ],
+    );
     command.env("DYNAMICSWAP_CLUSTER", "1");
     command
 }
