@@ -253,14 +253,14 @@ impl Agent {
         }
     }
 
-    /// Whether containers may be let out.
+    /// Whether containers may be let out: to a device that is attached and shall stay so, and to no
+    /// other swap that the node may have.
     fn device(&self) -> Device {
         if !self.wants_device() {
             return Device::Closed;
         }
         match self.is_attached() {
             Some(true) => Device::Open,
-            _ if self.gate.holds().is_empty() => Device::Open,
             Some(false) => Device::Closed,
             None => Device::Unknown,
         }

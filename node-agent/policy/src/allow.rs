@@ -113,9 +113,9 @@ pub enum Selection {
 /// Whether the node's swap device may take pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Device {
-    /// It is attached, or nothing holds its attachment back.
+    /// It is attached and shall stay so.
     Open,
-    /// There is none, or it shall not be attached.
+    /// There is none, it is not attached, or it shall be detached.
     Closed,
     /// Its daemon has not said.
     Unknown,
@@ -186,9 +186,9 @@ pub enum AllowReason {
     Barred(Barred),
     /// No policy in force selects it.
     NotSelected,
-    /// The node has no swap device to go to.
+    /// The node has no swap device to go to, or it shall be detached.
     DeviceClosed,
-    /// It is not known yet whether it has one.
+    /// It is not known whether it has one.
     DeviceUnknown,
 }
 
@@ -220,9 +220,11 @@ impl fmt::Display for AllowReason {
                 f.write_str("its pod's priority says that node or cluster cannot do without it")
             }
             Self::NotSelected => f.write_str("no policy in force selects it"),
-            Self::DeviceClosed => f.write_str("the node's swap device is not to be used now"),
+            Self::DeviceClosed => {
+                f.write_str("the node's swap device is not attached, or shall be detached")
+            }
             Self::DeviceUnknown => {
-                f.write_str("it is not known yet whether the node's swap device may be used")
+                f.write_str("the node's swapd does not say whether its device is attached")
             }
         }
     }
