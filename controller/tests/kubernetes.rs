@@ -26,9 +26,13 @@ const SUCCESSION: Duration = Duration::from_secs(40);
 /// One API server at a time: each takes half a gigabyte.
 static ONE: Mutex<()> = Mutex::new(());
 
-/// An API server with the CRDs.
+/// Who the controller is there, with the rights that the Helm chart gives it and no others.
+const CONTROLLER: &str = "system:serviceaccount:dynamicswap-system:dynamicswap-controller";
+
+/// An API server with the CRDs and the controller's rights.
 struct Server {
     plane: ControlPlane,
+    controller: PathBuf,
     directory: tempfile::TempDir,
     _turn: MutexGuard<'static, ()>,
 }
@@ -48,15 +52,26 @@ impl Server {
         let plane = ControlPlane::start(&Options::default()).expect("a control plane");
         let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds/yaml");
         let crds = crds.to_str().expect("text");
+        let directory = tempfile::tempdir().expect("a directory");
+        let controller = directory.path().join("controller.kubeconfig");
+        let kubeconfig = plane.kubeconfig_of(CONTROLLER, Some("system:serviceaccounts"));
+        std::fs::write(&controller, kubeconfig.expect("a certificate")).expect("a file");
         let server = Self {
             plane,
-            directory: tempfile::tempdir().expect("a directory"),
+            controller,
+            directory,
             _turn: turn,
         };
         server.kubectl(&["apply", "--server-side", "-f", crds]);
         let established = ["wait", "--for=condition=Established", "crd", "--all"];
         server.kubectl(&established);
         server.kubectl(&["create", "namespace", NAMESPACE]);
+        let chart = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../tests/chart/minimal/golden.yaml"
+        );
+        let part = "--selector=app.kubernetes.io/component=controller";
+        server.kubectl(&["apply", "--filename", chart, part]);
         Some(server)
     }
 
@@ -108,7 +123,7 @@ impl Candidate {
             .arg(format!("kubernetes:{NAMESPACE}"))
             .arg("--ready-file")
             .arg(&ready)
-            .env("KUBECONFIG", server.plane.kubeconfig())
+            .env("KUBECONFIG", &server.controller)
             .stderr(Stdio::inherit())
             .spawn()
             .expect("start the controller");
