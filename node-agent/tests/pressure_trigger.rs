@@ -18,6 +18,7 @@ use dynamicswap_policy::{ContainerName, Grain, Line, Share, Trigger};
 use dynamicswap_proto::control::v1::{ContainerReport, DesiredDocument, NodeReport};
 use dynamicswap_types::Bytes;
 use dynamicswap_workload::container::{Container, Layout, remove_cgroup};
+use dynamicswap_workload::layer;
 use support::{Agent, Controller, command};
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
@@ -59,9 +60,7 @@ impl Bench {
                 _alone: alone,
             }),
             Err(why) => {
-                let required = std::env::var("DYNAMICSWAP_REQUIRE").unwrap_or_default();
-                let is_required = required.split(',').any(|layer| layer == "native");
-                assert!(!is_required, "required, but {why}");
+                assert!(!layer::is_required("native"), "required, but {why}");
                 println!("SKIPPED: {why}");
                 None
             }

@@ -13,6 +13,7 @@ use std::io::Write as _;
 use dynamicswap_datapath::transport::TransportEvent;
 use dynamicswap_engine::link::Link;
 use dynamicswap_engine::operation::{Direction, OperationError};
+use dynamicswap_workload::layer;
 use support::{Borrower, MemoryServer, Setup, hello};
 
 /// The IP of an RDMA device.
@@ -21,9 +22,10 @@ const PLACE: &str = "DYNAMICSWAP_RDMA_IP";
 /// A state directory, and the server's option; `None`, and a word on stderr, without a device.
 fn setup() -> Option<(Setup, String)> {
     let Ok(ip) = std::env::var(PLACE) else {
-        let required = std::env::var("DYNAMICSWAP_REQUIRE").unwrap_or_default();
-        let is_required = required.split(',').any(|layer| layer == "lab");
-        assert!(!is_required, "required, but {PLACE} names no RDMA device");
+        assert!(
+            !layer::is_required("lab"),
+            "required, but {PLACE} names no RDMA device"
+        );
         let _said = writeln!(std::io::stderr(), "SKIPPED: {PLACE} names no RDMA device");
         return None;
     };

@@ -15,6 +15,7 @@ use dynamicswap_proto::daemon::v1::{
     ReportRequest, Request, Response, report, request, response::Kind,
 };
 use dynamicswap_proto::frame;
+use dynamicswap_workload::layer;
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -31,10 +32,8 @@ impl Setup {
     fn new() -> Option<Self> {
         let loops = Path::new("/dev/loop-control").exists();
         if !rustix::process::geteuid().is_root() || !loops || !Path::new("/dev/fuse").exists() {
-            let required = std::env::var("DYNAMICSWAP_REQUIRE").unwrap_or_default();
-            let is_required = required.split(',').any(|layer| layer == "native");
             assert!(
-                !is_required,
+                !layer::is_required("native"),
                 "required, but there is no root, /dev/fuse or /dev/loop-control"
             );
             // Past the capture of the test's output.

@@ -23,6 +23,7 @@ use dynamicswap_proto::frame;
 use dynamicswap_types::{
     Bytes, Epoch, ServerIndex, SessionId, SetId, SlabSize, SlotIndex, SwapDeviceId,
 };
+use dynamicswap_workload::layer;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -44,9 +45,7 @@ pub struct Setup {
 /// Says why a test cannot run here, past the capture of the test's output; a failure where the
 /// layer is required.
 pub fn skipped(why: &str) {
-    let required = std::env::var("DYNAMICSWAP_REQUIRE").unwrap_or_default();
-    let is_required = required.split(',').any(|layer| layer == "native");
-    assert!(!is_required, "required, but {why}");
+    assert!(!layer::is_required("native"), "required, but {why}");
     let _said = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 

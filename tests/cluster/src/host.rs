@@ -1,5 +1,7 @@
 //! What this host can do, and whether the tests of this layer are to run.
 
+use dynamicswap_workload::layer;
+
 /// Name of this layer in `DYNAMICSWAP_REQUIRE`.
 const LAYER: &str = "cluster";
 
@@ -9,7 +11,7 @@ const ASKED: &str = "DYNAMICSWAP_CLUSTER";
 /// Whether they are run by a step of their own, and not by this one.
 #[must_use]
 pub fn is_run_apart() -> bool {
-    std::env::var_os(ASKED).is_some_and(|asked| asked == "apart")
+    layer::is_run_apart(ASKED)
 }
 
 /// Why the cluster's tests cannot run here; none if they can.
@@ -30,6 +32,5 @@ pub fn missing() -> Option<String> {
 /// Whether the environment says that this layer must run.
 #[must_use]
 pub fn is_required() -> bool {
-    let required = std::env::var("DYNAMICSWAP_REQUIRE").unwrap_or_default();
-    required.split(',').any(|layer| layer.trim() == LAYER)
+    layer::is_required(LAYER)
 }

@@ -13,15 +13,15 @@ mod shared;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use dynamicswap_cluster::control_plane::ControlPlane;
 use dynamicswap_cluster::host;
+use dynamicswap_workload::layer;
 use libtest_mimic::{Arguments, Failed, Trial};
 use shared::ApiServer;
 
-/// A test that takes longer hangs.
+/// A test that takes longer hangs. The control planes end with this process.
 const TEST_TIME_MAX: Duration = Duration::from_secs(300);
 
 /// What a test wants.
@@ -63,26 +63,9 @@ fn trial(name: &'static str, test: Test, server: &Arc<ApiServer>) -> Trial {
                 Box::new(move || run(&plane))
             }
         };
-        let (ended, watch) = channel::<()>();
-        std::thread::spawn(move || {
-            if watch.recv_timeout(TEST_TIME_MAX) == Err(RecvTimeoutError::Timeout) {
-                give_up(name);
-            }
-        });
-        let result = run().map_err(|error| Failed::from(format!("{error:#}")));
-        drop(ended);
-        result
+        layer::run_within(name, TEST_TIME_MAX, run)
+            .map_err(|error| Failed::from(format!("{error:#}")))
     })
-}
-
-/// Ends the whole run: a test hangs. The control planes end with this process.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the thread that should return hangs"
-)]
-fn give_up(name: &str) {
-    eprintln!("{name} has not ended after {TEST_TIME_MAX:?}: the whole run is given up");
-    std::process::exit(101);
 }
 
 fn main() -> ExitCode {

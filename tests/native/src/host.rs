@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
+use dynamicswap_workload::layer;
 
 /// Name of this layer in `DYNAMICSWAP_REQUIRE`.
 const LAYER: &str = "native";
@@ -13,7 +14,7 @@ const ASKED: &str = "DYNAMICSWAP_NATIVE";
 /// Whether they are run by a step of their own, and not by this one.
 #[must_use]
 pub fn is_run_apart() -> bool {
-    std::env::var_os(ASKED).is_some_and(|asked| asked == "apart")
+    layer::is_run_apart(ASKED)
 }
 
 /// Why the native tests cannot run here; none if they can.
@@ -41,8 +42,7 @@ pub fn missing() -> Option<String> {
 /// Whether the environment says that this layer must run.
 #[must_use]
 pub fn is_required() -> bool {
-    let required = std::env::var("DYNAMICSWAP_REQUIRE").unwrap_or_default();
-    required.split(',').any(|layer| layer == LAYER)
+    layer::is_required(LAYER)
 }
 
 /// A program of the product, built in the same profile as this test.

@@ -18,16 +18,17 @@ mod kills;
 mod moves;
 
 use std::process::ExitCode;
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use dynamicswap_native_tests::host;
+use dynamicswap_workload::layer;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// A test: its name and what it does.
 type Test = (&'static str, fn() -> anyhow::Result<()>);
 
-/// A test that takes longer hangs. The slowest takes about a minute on two processors.
+/// A test that takes longer hangs. The watchdog of its cluster swaps the device off once this
+/// process is gone. The slowest takes about a minute on two processors.
 const TEST_TIME_MAX: Duration = Duration::from_secs(300);
 
 const TESTS: [Test; 18] = [
@@ -95,27 +96,9 @@ const TESTS: [Test; 18] = [
 
 fn trial((name, run): Test) -> Trial {
     Trial::test(name, move || {
-        let (ended, watch) = channel::<()>();
-        std::thread::spawn(move || {
-            if watch.recv_timeout(TEST_TIME_MAX) == Err(RecvTimeoutError::Timeout) {
-                give_up(name);
-            }
-        });
-        let result = run().map_err(|error| Failed::from(format!("{error:#}")));
-        drop(ended);
-        result
+        layer::run_within(name, TEST_TIME_MAX, run)
+            .map_err(|error| Failed::from(format!("{error:#}")))
     })
-}
-
-/// Ends the whole run: a test hangs. The watchdog of its cluster swaps the device off once this
-/// process is gone.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the thread that should return hangs"
-)]
-fn give_up(name: &str) {
-    eprintln!("{name} has not ended after {TEST_TIME_MAX:?}: the whole run is given up");
-    std::process::exit(101);
 }
 
 fn main() -> ExitCode {

@@ -6,6 +6,7 @@
 
 pub mod container;
 pub mod control;
+pub mod layer;
 pub mod line;
 pub mod meter;
 pub mod page;
