@@ -4,7 +4,7 @@ use dynamicswap_types::Bytes;
 use serde::Serialize;
 
 use super::facts::Facts;
-use crate::cluster::caution::{CAP_IPC_LOCK, KERNEL_RESEND, kernel_version};
+use crate::cluster::caution::{CAP_IPC_LOCK, CAP_SYS_ADMIN, KERNEL_RESEND, kernel_version};
 use crate::cluster::host::KERNEL_MIN;
 
 /// How bad a line is.
@@ -51,7 +51,6 @@ enum Needs {
     Nobody,
 }
 
-const CAP_SYS_ADMIN: u32 = 21;
 const CAP_SYS_RESOURCE: u32 = 24;
 /// The first kernel whose tmpfs can be kept out of swap.
 const KERNEL_NOSWAP: (u32, u32) = (6, 4);

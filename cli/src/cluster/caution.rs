@@ -17,6 +17,8 @@ use crate::failure::Refusal;
 pub const KERNEL_RESEND: (u32, u32) = (6, 9);
 /// The capability to lock memory.
 pub const CAP_IPC_LOCK: u32 = 14;
+/// What mount and swapon ask for.
+pub const CAP_SYS_ADMIN: u32 = 21;
 
 /// What lets a cluster start and yet keeps it from doing what it is for, one sentence each. The
 /// demo refuses it, because its story could not end well; `up` warns and goes on, because a

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use dynamicswap_proto::frame::{DEVICE_SLABS_MAX, SERVER_SLOTS_MAX};
 use dynamicswap_types::{Bytes, PAGE_SIZE};
 
-use super::caution::{capabilities, kernel_release, kernel_version};
+use super::caution::{CAP_SYS_ADMIN, capabilities, kernel_release, kernel_version};
 use super::record::Shape;
 use crate::failure::Refusal;
 use crate::refuse_unless;
@@ -25,8 +25,6 @@ pub const RESERVE: Bytes = Bytes::from_mib(512);
 const TOOLS: [&str; 3] = ["losetup", "swapoff", "umount"];
 /// The first kernel with LOOP_CONFIGURE, which attaches the device.
 pub const KERNEL_MIN: (u32, u32) = (5, 8);
-/// What mount and swapon ask for.
-const CAP_SYS_ADMIN: u32 = 21;
 /// The device that FUSE file systems are served by, as Linux numbers it.
 const FUSE_DEVICE: (u32, u32) = (10, 229);
 /// File systems that keep files in memory: tmpfs and ramfs.

@@ -105,9 +105,9 @@ fn with_cost(kill: &Kill, seen: &Seen) -> Kill {
     let mut phases = seen.phases.iter();
     let phase = phases.rfind(|phase| phase.from_ms <= kill.t_ms);
     let end = phase.map_or(u64::MAX, |phase| phase.to_ms);
-    let samples = seen.series.workload.iter().take_while(|s| s.t_ms < end);
-    let samples: Vec<_> = samples.cloned().collect();
-    let cost = cost_of(&samples, kill.t_ms);
+    let samples = &seen.series.workload;
+    let in_phase = samples.partition_point(|sample| sample.t_ms < end);
+    let cost = cost_of(&samples[..in_phase], kill.t_ms);
     Kill {
         worst_stall_us: cost.worst_stall_us,
         ops_before: cost.ops_before,
