@@ -70,16 +70,18 @@ impl ProcessRecord {
         }
     }
 
-    /// Waits until it has ended, at most `limit`; says whether it has.
+    /// Waits until it has ended, at most `limit`; says whether it has. A killed process whose first
+    /// thread is a zombie may have others that still hold its files and ports: they are waited for.
     #[must_use]
     pub fn wait_end(&self, limit: Duration) -> bool {
-        let Some(pid) = Pid::from_raw(self.pid).filter(|_| self.is_alive()) else {
+        let Some(pid) = Pid::from_raw(self.pid) else {
             return true;
         };
         let Ok(descriptor) = pidfd_open(pid, PidfdFlags::empty()) else {
             return true;
         };
-        if !self.is_alive() {
+        let is_another = |stat: Stat| stat.started != self.started;
+        if Stat::read(self.pid).map_or(true, is_another) {
             return true;
         }
         let mut polled = [PollFd::new(&descriptor, PollFlags::IN)];
