@@ -63,7 +63,8 @@ const COLUMNS: [(&str, &[(&str, &str)]); 4] = [
 pub fn apply(args: &ApplyArgs, client: &mut Client) -> Result<()> {
     let yaml = read_objects(&args.filename)?;
     let warnings = warnings(&yaml);
-    for line in client.apply(yaml)? {
+    let from = || format!("{} is not applied", args.filename.display());
+    for line in client.apply(yaml).with_context(from)? {
         println!("{line}");
     }
     for warning in warnings {

@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::courier::{Courier, Role};
 use crate::document::KeptDocument;
 use crate::kubernetes::{Cluster, PodSource};
-use crate::limits::{REPORT_SPACING, TICK, WARNINGS_MAX};
+use crate::limits::{COUNTS_REFRESH, REPORT_SPACING, TICK, WARNINGS_MAX};
 use crate::node;
 use crate::originals::{Originals, OriginalsError};
 use crate::pressure::{ContainerSource, Origin, PressureMonitor};
@@ -62,6 +62,7 @@ pub struct Agent {
     gate: Gate,
     looks: Looks,
     tick_at: Instant,
+    refreshed: Instant,
     report_due: bool,
     reported: Instant,
 }
@@ -72,6 +73,7 @@ enum Happened {
     Daemon,
     Trigger(WatchEvent),
     LookDue,
+    CountsDue,
     Tick,
 }
 
@@ -110,6 +112,7 @@ impl Agent {
                 fired: BTreeMap::new(),
             },
             tick_at: now + TICK,
+            refreshed: now,
             report_due: true,
             reported: now,
             config,
@@ -134,6 +137,10 @@ impl Agent {
                     self.looks.fired.remove(&subject);
                 }
                 Happened::LookDue => self.look(),
+                Happened::CountsDue => {
+                    self.refreshed = Instant::now();
+                    self.pressure.refresh_counts();
+                }
                 Happened::Tick => {
                     self.tick_at = Instant::now() + TICK;
                     self.report_due = true;
@@ -149,12 +156,14 @@ impl Agent {
             self.reported + TICK
         };
         let look_at = self.looks.due_at();
+        let counts_due = self.pressure.has_endangered();
         tokio::select! {
             event = self.session.next(send_at) => Happened::Session(event),
             () = news_of(&mut self.swapd) => Happened::Daemon,
             () = news_of(&mut self.memory_server) => Happened::Daemon,
             event = self.pressure.next() => Happened::Trigger(event),
             () = sleep_until(look_at) => Happened::LookDue,
+            () = sleep_until(self.refreshed + COUNTS_REFRESH), if counts_due => Happened::CountsDue,
             () = sleep_until(self.tick_at) => Happened::Tick,
         }
     }

@@ -10,6 +10,9 @@ pub const REPORT_SPACING: Duration = Duration::from_millis(50);
 pub const TICK: Duration = Duration::from_secs(1);
 /// Longest `--look-every-ms`, a minute: above, an average over 10 s is missed.
 pub const LOOK_EVERY_MS_MAX: u64 = 60_000;
+/// Time between two refreshes of the kernel's counts of a container that stale ones could kill: a
+/// fast device turns over a sixth of a second's pages in it, a list that is balanced holds half.
+pub const COUNTS_REFRESH: Duration = Duration::from_millis(100);
 /// First pause before a session is opened again; doubled for each failure in a row.
 pub const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 /// Longest of these pauses: a controller that is back is found within it.

@@ -16,7 +16,10 @@ use dynamicswap_types::MonotonicTime;
 use tracing::{info, warn};
 
 use crate::allowance::Swapper;
-use crate::cgroup::{CgroupError, Layout, probe_triggers, read_pressure};
+use crate::cgroup::{
+    CgroupError, Layout, host_reclaims_by_counts, is_endangered, probe_triggers, read_pressure,
+    refresh,
+};
 use crate::containers::{self, Container};
 use crate::kubernetes::PodSource;
 use crate::limits::WARNINGS_MAX;
@@ -59,6 +62,8 @@ struct Known {
 pub struct PressureMonitor {
     source: Option<ContainerSource>,
     grain: Option<Grain>,
+    /// Whether stale counts mislead this kernel's reclaim.
+    reclaims_by_counts: bool,
     /// What the host does not permit; does not change.
     obstacles: Vec<String>,
     started: Instant,
@@ -96,6 +101,7 @@ impl PressureMonitor {
         Self {
             source,
             grain,
+            reclaims_by_counts: host_reclaims_by_counts(),
             obstacles,
             started: Instant::now(),
             policies: Policies::default(),
@@ -333,6 +339,29 @@ impl PressureMonitor {
         };
         let all = || self.known.iter().filter_map(of).collect();
         self.containers_known.then(all)
+    }
+
+    /// Cgroups whose counts must be kept fresh, or the kernel may kill what is in them.
+    fn endangered(&self) -> impl Iterator<Item = &Path> {
+        let sights = self.observation.containers.iter();
+        let endangered = sights.filter(|(_, sight)| is_endangered(&sight.memory));
+        endangered
+            .filter(|_| self.reclaims_by_counts)
+            .filter_map(|(name, _)| Some(self.known.get(name)?.container.memory_cgroup.as_path()))
+    }
+
+    /// Whether there are any.
+    #[must_use]
+    pub fn has_endangered(&self) -> bool {
+        self.endangered().next().is_some()
+    }
+
+    /// Has the kernel refresh their counts.
+    pub fn refresh_counts(&self) {
+        for cgroup in self.endangered() {
+            // What is wrong with a cgroup is told by the next look at it.
+            let _told_later = refresh(cgroup);
+        }
     }
 
     /// The containers, as the controller takes them.

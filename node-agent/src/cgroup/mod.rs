@@ -4,6 +4,7 @@
 //! typed fact decides which files there are; nothing is tried file by file.
 
 mod figures;
+mod list_counts;
 mod psi;
 mod swap_limit;
 
@@ -18,6 +19,7 @@ use thiserror::Error;
 
 use crate::limits::KERNEL_FILE_BYTES_MAX;
 
+pub use list_counts::{host_reclaims_by_counts, is_endangered, refresh};
 pub use psi::{Armed, Fired, probe_triggers, read_pressure};
 pub use swap_limit::SwapLimits;
 

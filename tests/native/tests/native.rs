@@ -97,6 +97,7 @@ const TESTS: [Test; 18] = [
 fn trial((name, run): Test) -> Trial {
     Trial::test(name, move || {
         layer::run_within(name, TEST_TIME_MAX, run)
+            .inspect_err(|error| eprintln!("{name} failed: {error:#}"))
             .map_err(|error| Failed::from(format!("{error:#}")))
     })
 }

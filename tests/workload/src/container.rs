@@ -9,6 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use cgroups_rs::fs::memory::{MemController, SetMemory};
@@ -116,6 +117,7 @@ pub struct Container {
     unified: Option<PathBuf>,
     /// Directories above that this container made, innermost first.
     parents: Vec<PathBuf>,
+    counts: Option<FreshCounts>,
     removed: bool,
 }
 
@@ -144,6 +146,7 @@ impl Container {
             memory: layout.memory_root.join(name),
             unified: None,
             parents: Vec::new(),
+            counts: None,
             removed: false,
         };
         container.note_parents(&layout.memory_root);
@@ -158,6 +161,7 @@ impl Container {
             })?;
             container.unified = Some(path);
         }
+        container.counts = Some(FreshCounts::of(container.memory.join("memory.stat")));
         Ok(container)
     }
 
@@ -265,6 +269,7 @@ impl Container {
         if std::mem::replace(&mut self.removed, true) {
             return Ok(());
         }
+        self.counts = None;
         let mut first_error = None;
         for path in [Some(&self.memory), self.unified.as_ref()]
             .into_iter()
@@ -287,6 +292,29 @@ impl Drop for Container {
         if let Err(error) = self.clean_up() {
             eprintln!("the container {} is not fully removed: {error}", self.name);
         }
+    }
+}
+
+/// Has the kernel refresh its counts of the container's lists, as the node agent does and for the
+/// same reason (`node-agent/src/cgroup/list_counts.rs`): a kernel without the multi-generational
+/// LRU may else kill what is inside, with any swap device. Tests kill agents.
+#[derive(Debug)]
+struct FreshCounts {
+    _end: Sender<()>,
+}
+
+impl FreshCounts {
+    const EVERY: Duration = Duration::from_millis(100);
+
+    fn of(stat: PathBuf) -> Self {
+        let (end, ended) = channel::<()>();
+        std::thread::spawn(move || {
+            while ended.recv_timeout(Self::EVERY) == Err(RecvTimeoutError::Timeout) {
+                // Reading is all: what it says is for others.
+                let _refreshed = fs::read(&stat);
+            }
+        });
+        Self { _end: end }
     }
 }
 
