@@ -1,6 +1,6 @@
 //! The command line, and the configuration that it is checked into.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -26,6 +26,10 @@ pub struct Args {
     /// pod's name, or the host's, if not said.
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     identity: Option<String>,
+    /// Address under which agents reach this controller; with --store kubernetes: only. The leader
+    /// has the Service dynamicswap-controller lead there. Without it, the Service is yours.
+    #[arg(long, env = "POD_IP", value_name = "IP")]
+    advertise: Option<IpAddr>,
     /// Time from the loss of a memory server to the replacement of its copies, in milliseconds.
     #[arg(long, default_value_t = 300, value_name = "MS")]
     replace_after_ms: u64,
@@ -83,6 +87,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where its state is kept.
     pub store: StoreChoice,
+    /// Where agents reach it, if it shall have a Service lead there.
+    pub advertise: Option<IpAddr>,
     /// Time from the loss of a memory server to the replacement of its copies.
     pub replace_after: Duration,
     /// File to write the address to once the controller serves.
@@ -101,6 +107,7 @@ impl TryFrom<Args> for Config {
         Ok(Self {
             listen: args.listen,
             store: store(&args.store, args.identity)?,
+            advertise: args.advertise,
             replace_after: Duration::from_millis(args.replace_after_ms),
             ready_file: args.ready_file,
         })

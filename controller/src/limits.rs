@@ -40,6 +40,18 @@ pub const LEASE_RENEW_DEADLINE: Duration = Duration::from_secs(10);
 pub const LEASE_RENEW: Duration = Duration::from_secs(3);
 /// Time between two looks at somebody else's lease.
 pub const LEASE_LOOK: Duration = Duration::from_secs(1);
+/// Time between two looks at what Kubernetes should be told of the events.
+pub const NEWS_INTERVAL: Duration = Duration::from_secs(2);
+/// Events that Kubernetes is told each time: a storm is told in part, the controller's own ring has
+/// all of it.
+pub const NEWS_MAX: usize = 10;
+/// Characters of such an event: the API server takes no more than 1024 bytes, and a character has
+/// four at most.
+pub const NEWS_NOTE_MAX: usize = 256;
+/// Pause after a connection that could not be taken: descriptors run out for a while, not for good.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Time between two looks at whether the Service still leads to the leader.
+pub const ENDPOINT_LOOK: Duration = Duration::from_secs(10);
 /// Records that are written to the API server at once: enough to take over a thousand nodes in
 /// seconds, few enough to leave the server to others.
 pub const RECORD_WRITES_MAX: usize = 16;

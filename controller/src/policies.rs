@@ -17,6 +17,19 @@ const EMPTY_SLAB_HOLD: Duration = Duration::from_secs(10);
 /// The policies by namespace and name.
 pub type Policies = BTreeMap<ObjectKey, RemoteMemoryPolicy>;
 
+/// A policy that is stored somewhere and not understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedPolicy {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The generation of its spec.
+    pub generation: Option<i64>,
+    /// What is wrong, and what to write instead.
+    pub why: String,
+}
+
 /// What the policies want; nothing while there is none.
 ///
 /// `stall`: the shortest write hold, because failing a write early costs nothing but RAM, and the

@@ -18,7 +18,8 @@ use tracing::{info, warn};
 use crate::config::{Config, StoreChoice};
 use crate::kubernetes;
 use crate::limits::{
-    EVENTS_QUEUED_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_BYTES_MAX, STOP_TIMEOUT,
+    ACCEPT_PAUSE, EVENTS_QUEUED_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_BYTES_MAX,
+    STOP_TIMEOUT,
 };
 use crate::owner::{Event, Owner};
 use crate::server::{OperatorService, SessionService};
@@ -67,8 +68,8 @@ async fn serve(config: Config) -> Result<()> {
     }
 }
 
-/// Waits for the leadership, serves while it lasts. Who does not lead does not listen, so that
-/// agents and probes find the leader.
+/// Waits for the leadership, serves while it lasts. Who does not lead listens all the same, for
+/// probes, and turns everybody away.
 async fn lead(
     config: &Config,
     namespace: &str,
@@ -76,9 +77,11 @@ async fn lead(
     signals: &mut Signals,
 ) -> Result<()> {
     let client = kube::Client::try_default().await.map_err(no_cluster)?;
+    let listener = listen(config).await?;
     let floor = async || highest_term(&client, namespace).await;
     let seat = tokio::select! {
         seat = kubernetes::acquire(&client, namespace, identity, floor) => seat.map_err(refuse)?,
+        () = turn_away(&listener) => return Ok(()),
         () = signals.any() => return Ok(()),
     };
     let leadership = seat.leadership();
@@ -89,14 +92,28 @@ async fn lead(
         let client = client.clone();
         let store = KubernetesStore::open(&client, namespace, leadership.clone()).await;
         let store = Box::new(store.map_err(refuse)?);
-        let listener = listen(config).await?;
-        let (watched, shown) = (client.clone(), client.clone());
+        let port = listener
+            .local_addr()
+            .context("asking for the address")?
+            .port();
+        if let Some(ip) = config.advertise {
+            let (client, namespace) = (client.clone(), namespace.to_owned());
+            let (address, leadership) = (SocketAddr::new(ip, port), leadership.clone());
+            tokio::spawn(kubernetes::lead_here(
+                client, namespace, address, leadership,
+            ));
+        }
+        let (watched, shown, told) = (client.clone(), client.clone(), client.clone());
+        let (teller, identity) = (leadership.clone(), identity.to_owned());
         let followers: Vec<Follower> = vec![
             Box::new(|events| {
                 tokio::spawn(kubernetes::policies(watched, events));
             }),
             Box::new(|events| {
                 tokio::spawn(kubernetes::memory_servers(shown, events));
+            }),
+            Box::new(|events| {
+                tokio::spawn(kubernetes::tell(told, identity, teller, events));
             }),
             Box::new(|events| {
                 tokio::spawn(kubernetes::publish(client, leadership, events));
@@ -117,6 +134,16 @@ async fn lead(
                 warn!("the lease is not given up: the next leader waits until it runs out");
             }
             result
+        }
+    }
+}
+
+/// Takes connections and closes them, for ever.
+async fn turn_away(listener: &TcpListener) {
+    loop {
+        if let Err(error) = listener.accept().await {
+            warn!("a connection cannot be taken: {error}");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
         }
     }
 }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use dynamicswap_crds::{
-    Condition, ConditionTimes, DrainSpec, Kind, MemoryServer, MemoryServerSpec, MemoryServerStatus,
-    ObjectKey, PolicyDuration, RemoteMemoryPolicy, RemoteMemoryPolicyStatus, Slab, SlabMap,
-    SlabMapStatus, SlabReplica, SlabSeatPhase, SlabSetStage, SwapDevice, SwapDeviceSpec,
-    SwapDeviceStatus, Verdict,
+    API_VERSION, Condition, ConditionTimes, DrainSpec, Kind, MemoryServer, MemoryServerSpec,
+    MemoryServerStatus, ObjectKey, PolicyDuration, RemoteMemoryPolicy, RemoteMemoryPolicyStatus,
+    Slab, SlabMap, SlabMapStatus, SlabReplica, SlabSeatPhase, SlabSetStage, SwapDevice,
+    SwapDeviceSpec, SwapDeviceStatus, Verdict,
 };
 use dynamicswap_planner::{
     DeviceRecord, Ledger, NodeObservation, NodeRecord, Seat, ServerFacts, Session, SetRecord,
@@ -15,7 +15,7 @@ use dynamicswap_proto::common::v1 as pb;
 use dynamicswap_proto::control::v1::NodeReport;
 use dynamicswap_types::{Bytes, Epoch, NodeName, PageCount, SetId, SlabIndex, SwapDeviceId};
 
-use crate::policies::Policies;
+use crate::policies::{Policies, RefusedPolicy};
 use crate::store::slab_map_spec;
 
 /// What objects are made of.
@@ -28,6 +28,8 @@ pub struct Views<'a> {
     pub reports: &'a dyn Fn(&NodeName) -> Option<&'a NodeReport>,
     /// The policies.
     pub policies: &'a Policies,
+    /// Policies that are not understood.
+    pub refused: &'a [RefusedPolicy],
     /// Since when conditions are as they are.
     pub times: &'a mut ConditionTimes,
     /// The time of day.
@@ -60,13 +62,17 @@ impl Views<'_> {
                 let policies = self.policies.iter().filter(|(key, _)| {
                     fits(namespace, key.namespace.as_str()) && fits(name, key.name.as_str())
                 });
-                policies
-                    .map(|(key, policy)| {
-                        let outcome = outcome.get(&key.to_string()).copied();
-                        let policy = self.policy(key, policy, outcome.unwrap_or_default());
-                        serde_json::to_string(&policy)
-                    })
-                    .collect()
+                let understood = policies.map(|(key, policy)| {
+                    let outcome = outcome.get(&key.to_string()).copied();
+                    let policy = self.policy(key, policy, outcome.unwrap_or_default());
+                    serde_json::to_string(&policy)
+                });
+                let mut objects: Vec<String> = understood.collect::<Result<_, _>>()?;
+                let refused = self.refused.iter().filter(|policy| {
+                    fits(namespace, &policy.namespace) && fits(name, &policy.name)
+                });
+                objects.extend(refused.map(|policy| self.refused_policy(policy).to_string()));
+                Ok(objects)
             }
             Kind::MemoryServer => {
                 let lent = self.slots_lent();
@@ -139,6 +145,24 @@ impl Views<'_> {
             }),
             ..policy.clone()
         }
+    }
+
+    /// A policy that is not understood has no spec that could be shown.
+    fn refused_policy(&mut self, policy: &RefusedPolicy) -> serde_json::Value {
+        let away = "it is not accepted";
+        let verdicts = vec![
+            verdict("Accepted", false, "NotUnderstood", policy.why.clone()),
+            verdict("InForce", false, "NotAccepted", away.to_owned()),
+        ];
+        let key = format!("{}/{}", policy.namespace, policy.name);
+        let object = (Kind::RemoteMemoryPolicy, key.as_str());
+        let conditions = self.times.stamp(object, verdicts, self.unix_ms);
+        serde_json::json!({
+            "apiVersion": API_VERSION,
+            "kind": Kind::RemoteMemoryPolicy.name(),
+            "metadata": {"namespace": policy.namespace, "name": policy.name},
+            "status": {"observedGeneration": policy.generation, "conditions": conditions},
+        })
     }
 
     /// Containers that name a policy as theirs, by its namespace and name.

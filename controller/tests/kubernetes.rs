@@ -100,6 +100,25 @@ impl Server {
         list["items"].as_array().cloned().expect("a list")
     }
 
+    /// Where the Service leads, as IP:PORT.
+    fn service_leads_to(&self) -> String {
+        let path = "jsonpath={.items[*].endpoints[*].addresses[*]}:{.items[*].ports[*].port}";
+        let label = "--selector=kubernetes.io/service-name=dynamicswap-controller";
+        let namespace = format!("--namespace={NAMESPACE}");
+        self.try_kubectl(&["get", "endpointslices", &namespace, label, "-o", path])
+            .unwrap_or_default()
+    }
+
+    /// Waits until the Service leads to the controller that serves at `address`, known as `ip`.
+    async fn led_to(&self, ip: &str, address: &str) {
+        let (_, port) = address.rsplit_once(':').expect("IP:PORT");
+        let wanted = format!("{ip}:{port}");
+        eventually(PATIENCE, &format!("the Service leads to {wanted}"), || {
+            self.service_leads_to() == wanted
+        })
+        .await;
+    }
+
     /// The status of a condition, empty if there is none.
     fn condition(&self, kind: &str, name: &str, condition: &str) -> String {
         let path = format!("jsonpath={{.status.conditions[?(@.type=='{condition}')].status}}");
@@ -116,9 +135,15 @@ struct Candidate {
 
 impl Candidate {
     fn start(server: &Server, identity: &str) -> Self {
+        Self::start_at(server, identity, "10.11.0.1")
+    }
+
+    /// Starts one that says that agents reach it at `ip`.
+    fn start_at(server: &Server, identity: &str, ip: &str) -> Self {
         let ready = server.directory.path().join(format!("{identity}.ready"));
         let child = Command::new(env!("CARGO_BIN_EXE_dynamicswap-controller"))
             .args(["--listen", "127.0.0.1:0", "--identity", identity])
+            .args(["--advertise", ip])
             .arg("--store")
             .arg(format!("kubernetes:{NAMESPACE}"))
             .arg("--ready-file")
@@ -208,7 +233,8 @@ async fn killed_leader_s_successor_hands_out_the_same_documents() {
     };
     let mut first = Candidate::start(&server, "first");
     let address = first.leads().await;
-    let second = Candidate::start(&server, "second");
+    let second = Candidate::start_at(&server, "second", "10.11.0.2");
+    server.led_to("10.11.0.1", &address).await;
     let agents = join(&address).await;
     server
         .apply(&policy("{durability: {copies: 2}}"))
@@ -228,6 +254,7 @@ async fn killed_leader_s_successor_hands_out_the_same_documents() {
 
     first.kill();
     let address = second.leads().await;
+    server.led_to("10.11.0.2", &address).await;
     let agents = rejoin(&address, agents).await;
     for (agent, before) in agents.iter().zip(before) {
         eventually(PATIENCE, "everybody has a document", || {
@@ -320,10 +347,28 @@ async fn what_users_write_counts_and_what_they_see_is_true() {
     })
     .await;
 
+    eventually(PATIENCE, "the drain is an event of the donor", || {
+        let of_d2 = "--field-selector=involvedObject.kind=MemoryServer,involvedObject.name=d2";
+        let told = server.try_kubectl(&["get", "events", "-A", of_d2]);
+        told.is_ok_and(|told| told.contains("DonorAdmission"))
+    })
+    .await;
+
     server.kubectl(&["delete", "rmp", "test"]);
     eventually(PATIENCE, "no policy wants the device", || {
         let document = borrower(&agents).document().expect("one");
         document.swap_device.is_some_and(|device| !device.attached)
+    })
+    .await;
+
+    let earlier = server.object("swd", "b1")["spec"]["deviceId"].clone();
+    drop(agents);
+    let _borrower = Agent::join(&address, "b1", Daemons::borrower(10, 32)).await;
+    eventually(PATIENCE, "a new life of the device is shown", || {
+        let shown = server.try_kubectl(&["get", "swd", "b1", "-o", "json"]);
+        let shown: Value = serde_json::from_str(&shown.unwrap_or_default()).unwrap_or_default();
+        let id = &shown["spec"]["deviceId"];
+        id.is_string() && *id != earlier
     })
     .await;
 }

@@ -39,6 +39,18 @@ pub struct Options {
     registry: String,
 }
 
+impl Options {
+    /// Images of the programs that the tests build, into this folder.
+    #[must_use]
+    pub fn of_tests(out: PathBuf) -> Self {
+        Self {
+            out: Some(out),
+            profile: Profile::Dev,
+            registry: "localhost".to_owned(),
+        }
+    }
+}
+
 /// How programs are built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Profile {
@@ -76,7 +88,7 @@ struct Part {
     is_dynamic: bool,
 }
 
-const PARTS: [Part; 4] = [
+const PARTS: [Part; 5] = [
     Part {
         name: "controller",
         title: "DynamicSwap controller",
@@ -108,6 +120,13 @@ const PARTS: [Part; 4] = [
         ],
         user: "",
         is_dynamic: true,
+    },
+    Part {
+        name: "workload",
+        title: "DynamicSwap workload that verifies every page it owns",
+        programs: &["dynamicswap-workload"],
+        user: NOBODY,
+        is_dynamic: false,
     },
 ];
 

@@ -9,7 +9,7 @@ use dynamicswap_crds::Kind;
 use dynamicswap_proto::control::v1::GetRequest;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -31,8 +31,14 @@ const KINDS: [Kind; 3] = [
 
 /// What was last written of one object.
 struct Written {
+    spec: Value,
     status: Value,
     at: Instant,
+}
+
+/// Whether the object that is there is of an earlier life of the device: its spec cannot change.
+fn is_of_earlier_life(kind: Kind, there: &Value, object: &Value) -> bool {
+    kind == Kind::SwapDevice && there["deviceId"] != object["spec"]["deviceId"]
 }
 
 /// Writes statuses while the leadership holds. Ends when the owner is gone.
@@ -90,8 +96,17 @@ async fn show(
         Some(namespace) => group_objects_in(client, kind, namespace),
         None => group_objects(client, kind),
     };
-    if !written.contains_key(&key) {
-        let found = within(format!("read {key}"), api.get_opt(name)).await?;
+    let known = written.get(&key);
+    if known.is_none_or(|known| is_of_earlier_life(kind, &known.spec, object)) {
+        written.remove(&key);
+        let mut found = within(format!("read {key}"), api.get_opt(name)).await?;
+        let earlier = |found: &DynamicObject| is_of_earlier_life(kind, &found.data["spec"], object);
+        if found.as_ref().is_some_and(earlier) {
+            let params = DeleteParams::default();
+            let deleted = api.delete(name, &params);
+            within(format!("delete {key} of an earlier life"), deleted).await?;
+            found = None;
+        }
         let there = found.map(|found| found.data["status"].clone());
         if there.is_none() {
             if kind == Kind::RemoteMemoryPolicy {
@@ -109,7 +124,8 @@ async fn show(
         }
         let status = there.unwrap_or(Value::Null);
         let at = Instant::now();
-        written.insert(key.clone(), Written { status, at });
+        let spec = object["spec"].clone();
+        written.insert(key.clone(), Written { spec, status, at });
     }
     let Some(before) = written.get_mut(&key) else {
         return Ok(());
@@ -129,8 +145,7 @@ async fn show(
     let patched = api.patch_status(name, &params, &patch);
     match within(format!("write the status of {key}"), patched).await {
         Ok(_) => {
-            let at = Instant::now();
-            *before = Written { status, at };
+            (before.status, before.at) = (status, Instant::now());
             Ok(())
         }
         Err(error) => {

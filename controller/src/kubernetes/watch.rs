@@ -20,7 +20,7 @@ use tracing::warn;
 use super::resources::group_objects;
 use crate::limits::ADMISSION_RESYNC;
 use crate::owner::Event;
-use crate::policies::Policies;
+use crate::policies::{Policies, RefusedPolicy};
 
 /// Objects by namespace and name.
 type Objects = BTreeMap<(String, String), DynamicObject>;
@@ -34,6 +34,7 @@ pub fn policy_of(object: &DynamicObject) -> Result<(ObjectKey, RemoteMemoryPolic
         "name": object.name_any(),
         "namespace": object.namespace().unwrap_or_default(),
         "labels": object.labels(),
+        "generation": object.metadata.generation,
     });
     let spec = object.data.get("spec").cloned();
     let whole = json!({
@@ -68,7 +69,12 @@ fn told_of_policies(objects: &Objects) -> Vec<Event> {
             Ok((key, policy)) => {
                 policies.insert(key, policy);
             }
-            Err(why) => refused.push(format!("{namespace}/{name}: {why}")),
+            Err(why) => refused.push(RefusedPolicy {
+                namespace: namespace.clone(),
+                name: name.clone(),
+                generation: object.metadata.generation,
+                why,
+            }),
         }
     }
     vec![Event::Policies { policies, refused }]
@@ -229,6 +235,7 @@ mod tests {
         let (key, policy) = policy_of(&object).expect("sound");
         assert_eq!(key.to_string(), "shop/web");
         assert_eq!(policy.spec.durability.copies.get(), 3);
+        assert_eq!(policy.metadata.generation, Some(2));
     }
 
     #[test]

@@ -14,7 +14,8 @@ use std::time::Duration;
 use dynamicswap_crds::ConditionTimes;
 use dynamicswap_planner::{DeviceIntent, Ledger, NodeDocument, NodeObservation, Plan};
 use dynamicswap_proto::control::v1::{
-    AdmitRequest, ClusterStatus, DeleteRequest, DesiredDocument, GetRequest, NodeReport,
+    AdmitRequest, ClusterEvent, ClusterStatus, DeleteRequest, DesiredDocument, GetRequest,
+    NodeReport,
 };
 use dynamicswap_types::{FailureDomain, Generation, MonotonicTime, NodeName, Term};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -24,7 +25,7 @@ use tonic::Status;
 use crate::clock::Clock;
 use crate::events::EventRing;
 use crate::limits::{EVENTS_PER_ROUND_MAX, ROUND_INTERVAL};
-use crate::policies::{Policies, intent};
+use crate::policies::{Policies, RefusedPolicy, intent};
 use crate::store::{Change, Kept, Store, StoreError};
 
 /// A checked hello.
@@ -90,8 +91,8 @@ pub enum Event {
     Policies {
         /// All of them.
         policies: Policies,
-        /// Those that are not understood, a sentence each.
-        refused: Vec<String>,
+        /// Those that are not understood.
+        refused: Vec<RefusedPolicy>,
     },
     /// An operator applies YAML.
     Apply {
@@ -128,6 +129,13 @@ pub enum Event {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<String, Status>>,
     },
+    /// Somebody asks for the events after a sequence number.
+    News {
+        /// The number.
+        after: u64,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Vec<ClusterEvent>>,
+    },
     /// An operator asks for the status.
     Status {
         /// Events after this sequence number.
@@ -162,7 +170,7 @@ pub struct Owner {
     policies: Policies,
     intent: Option<DeviceIntent>,
     /// Policies that were written and are not understood, a sentence each.
-    policies_refused: Vec<String>,
+    policies_refused: Vec<RefusedPolicy>,
     /// As persisted. What is handed out follows from this one alone.
     kept: Ledger,
     /// The persisted one with facts that came since.
@@ -305,6 +313,9 @@ impl Owner {
             }
             Event::Get { request, reply } => {
                 let _ = reply.send(self.get(&request));
+            }
+            Event::News { after, reply } => {
+                let _ = reply.send(self.events.after(after));
             }
             Event::Status {
                 events_after,

@@ -8,7 +8,7 @@ use tonic::Status;
 use super::Owner;
 use crate::clock::{as_millis, unix_ms};
 use crate::limits::POLICIES_MAX;
-use crate::policies::{Policies, intent};
+use crate::policies::{Policies, RefusedPolicy, intent};
 use crate::store::Change;
 use crate::views::Views;
 
@@ -111,10 +111,11 @@ impl Owner {
     }
 
     /// Plans by these policies from now on. They are kept where they come from.
-    pub(super) fn follow_policies(&mut self, policies: Policies, refused: Vec<String>) {
-        for sentence in &refused {
-            if !self.policies_refused.contains(sentence) {
-                self.events.note("", "PolicyRefused", sentence.clone());
+    pub(super) fn follow_policies(&mut self, policies: Policies, refused: Vec<RefusedPolicy>) {
+        for policy in &refused {
+            if !self.policies_refused.contains(policy) {
+                let sentence = format!("{}/{}: {}", policy.namespace, policy.name, policy.why);
+                self.events.note("", "PolicyRefused", sentence);
             }
         }
         self.policies_refused = refused;
@@ -157,6 +158,7 @@ impl Owner {
             seen: &self.seen,
             reports: &|node: &NodeName| self.memory.get(node)?.report.as_deref(),
             policies: &self.policies,
+            refused: &self.policies_refused,
             times: &mut self.condition_times,
             unix_ms: unix_ms(),
         };

@@ -13,6 +13,7 @@ pub mod down;
 pub mod family;
 pub mod host;
 pub mod image;
+pub mod install;
 pub mod kubeconfig;
 pub mod namespace;
 pub mod node;

@@ -12,6 +12,7 @@ use dynamicswap_cli::cluster::paths::ClusterName;
 use dynamicswap_cli::failure::{self, Refusal};
 use dynamicswap_cli::interrupt::Interrupt;
 use dynamicswap_cluster::down::down;
+use dynamicswap_cluster::install::{self, install};
 use dynamicswap_cluster::node::{self, NODES_MAX, Node};
 use dynamicswap_cluster::record::{Paths, Record};
 use dynamicswap_cluster::up::{Plan, up};
@@ -63,6 +64,10 @@ struct Up {
     /// A label for every node, or for one; may be given more than once.
     #[arg(long, value_name = "[NODE:]KEY=VALUE")]
     label: Vec<NodeLabel>,
+    /// Installs the chart and applies crds/examples/verify.yaml: the first node borrows, the others
+    /// lend. The images are built first, unless --images gives them.
+    #[arg(long)]
+    install: bool,
 }
 
 #[derive(Debug, Args)]
@@ -132,7 +137,13 @@ fn bring_up(options: &Up) -> Result<ExitCode> {
         images: options.images.clone(),
         paths: paths.clone(),
     };
-    let record = up(&plan, &Interrupt::listen()?)?;
+    if options.install && (plan.images.is_none() || options.nodes < 2) {
+        return Err(Refusal::error(
+            "--install needs --images, as `cargo xtask cluster` gives it, and two nodes at least",
+        ));
+    }
+    let interrupt = Interrupt::listen()?;
+    let record = up(&plan, &interrupt)?;
     let option = paths.option();
     let folder = paths.folder.display();
     println!("logs and consoles are in {folder}/logs; from here on:");
@@ -146,6 +157,10 @@ fn bring_up(options: &Up) -> Result<ExitCode> {
         paths.namespace.name(),
         record.programs.display()
     );
+    if options.install {
+        let client = record.client(&paths);
+        install(&client, &interrupt).context("the cluster is up, and this is not installed")?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -174,6 +189,7 @@ fn nodes(options: &Up) -> Result<Vec<Node>> {
             .next()
             .into_iter()
             .chain(wanted.map(|it| it.label.clone()))
+            .chain(options.install.then(|| install::label(number).to_owned()))
             .collect();
         Node {
             number,

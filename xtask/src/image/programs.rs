@@ -109,6 +109,7 @@ fn commands(root: &Path, own: &Path, profile: Profile) -> Vec<Command> {
                 "dynamicswap-controller",
                 "dynamicswap-agent",
                 "dynamicswap-cli",
+                "dynamicswap-workload",
             ]
         };
         for package in packages {
