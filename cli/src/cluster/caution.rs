@@ -25,11 +25,7 @@ pub const CAP_SYS_ADMIN: u32 = 21;
 /// person may want just that: a disk for what is not urgent, a look at an older kernel.
 #[must_use]
 pub fn all() -> Vec<String> {
-    let cautions = [
-        swap(),
-        old_kernel(&kernel_release()),
-        unlocked(capabilities()),
-    ];
+    let cautions = [swap(), old_kernel(&kernel_release())];
     cautions.into_iter().flatten().collect()
 }
 
@@ -97,16 +93,6 @@ pub fn kernel_version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// Buffers that could be swapped out to their own device.
-fn unlocked(capabilities: Option<u64>) -> Option<String> {
-    let can_lock = capabilities.is_none_or(|bits| bits >> CAP_IPC_LOCK & 1 == 1);
-    (!can_lock).then(|| {
-        "CAP_IPC_LOCK is missing, so that the swapd engine can be swapped out to its own device, \
-         which it would have to serve itself: give it to the cluster's processes"
-            .to_owned()
-    })
-}
-
 /// This process's effective capabilities, a bit each; none if the host does not tell.
 #[must_use]
 pub fn capabilities() -> Option<u64> {
@@ -149,14 +135,6 @@ mod tests {
         let of = |device: &str| (device == "/dev/loop3").then(|| "a".to_owned());
         let told = other_swap(&own, of).expect("another cluster");
         assert!(told.ends_with("'dynamicswap down --name a'"), "{told}");
-    }
-
-    #[test]
-    fn locking_memory_is_a_capability() {
-        let told = |status| unlocked(parse_capabilities(status));
-        assert_eq!(told("CapEff:\t0000000000004000\n"), None);
-        assert!(told("CapEff:\t0000000000003fff\n").is_some());
-        assert_eq!(told(""), None, "unknown is no reason to warn");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use dynamicswap_proto::frame::{DEVICE_SLABS_MAX, SERVER_SLOTS_MAX};
 use dynamicswap_types::{Bytes, PAGE_SIZE};
 
-use super::caution::{CAP_SYS_ADMIN, capabilities, kernel_release, kernel_version};
+use super::caution::{CAP_IPC_LOCK, CAP_SYS_ADMIN, capabilities, kernel_release, kernel_version};
 use super::record::Shape;
 use crate::failure::Refusal;
 use crate::refuse_unless;
@@ -60,11 +60,22 @@ pub fn check_root() -> Result<()> {
         rustix::process::geteuid().is_root(),
         "a swap device needs root (mount, loop device, swapon): run this with sudo"
     );
-    let may_mount = |bits: u64| bits >> CAP_SYS_ADMIN & 1 == 1;
+    check_capabilities(capabilities())
+}
+
+/// Refuses a root that lacks what only root can do, if the host tells what it may.
+fn check_capabilities(held: Option<u64>) -> Result<()> {
+    let has = |capability: u32| held.is_none_or(|bits| bits >> capability & 1 == 1);
     refuse_unless!(
-        capabilities().is_none_or(may_mount),
+        has(CAP_SYS_ADMIN),
         "root has no CAP_SYS_ADMIN here, without which nothing can be mounted and no swap device \
          attached: run this outside the container, or give it that capability"
+    );
+    refuse_unless!(
+        has(CAP_IPC_LOCK),
+        "root has no CAP_IPC_LOCK here, without which the swapd engine can be swapped out to its \
+         own device, which it would have to serve itself: run this outside the container, or give \
+         it that capability"
     );
     Ok(())
 }
@@ -314,6 +325,20 @@ mod tests {
         let error = result.expect_err("refused");
         assert!(error.downcast_ref::<Refusal>().is_some());
         error.to_string()
+    }
+
+    #[test]
+    fn root_without_what_only_root_can_do_is_refused() {
+        let all = 1 << CAP_SYS_ADMIN | 1 << CAP_IPC_LOCK;
+        check_capabilities(Some(all)).expect("enough");
+        check_capabilities(None).expect("unknown is no reason to refuse");
+        for (held, missing) in [
+            (1 << CAP_SYS_ADMIN, "CAP_IPC_LOCK"),
+            (1 << CAP_IPC_LOCK, "CAP_SYS_ADMIN"),
+        ] {
+            let refused = check_capabilities(Some(held)).expect_err("too little");
+            assert!(refused.to_string().contains(missing), "{refused}");
+        }
     }
 
     #[test]

@@ -185,6 +185,7 @@ impl Summary {
         for node in &status.nodes {
             summary.nodes.push(node_row(node));
             let Some(report) = &node.report else { continue };
+            warnings.add(&format!("{}/agent", node.node), &report.warnings);
             if let Some(server) = &report.memory_server {
                 let donor = donor_entry(&mut donors, &node.node);
                 donor.capacity = u64::from(server.slots_total) * server.slot_bytes;
@@ -247,11 +248,15 @@ impl Warnings {
         }
     }
 
-    fn lines(&self) -> impl Iterator<Item = String> {
-        self.said.iter().map(|(text, daemons)| match &daemons[..] {
+    /// What few say comes first: what every daemon says is the host's, and there for good.
+    fn lines(&self) -> Vec<String> {
+        let mut said: Vec<_> = self.said.iter().collect();
+        said.sort_by_key(|(_, daemons)| daemons.len());
+        let line = |(text, daemons): &(String, Vec<String>)| match &daemons[..] {
             [one] => format!("{one}: {text}"),
             several => format!("{} daemons: {text}", several.len()),
-        })
+        };
+        said.into_iter().map(line).collect()
     }
 }
 
@@ -588,14 +593,16 @@ pub(crate) mod tests {
             }
             if let Some(device) = &mut report.swap_device {
                 device.warnings = vec!["the holder is gone".to_owned(), everybody.to_owned()];
+                report.warnings = vec!["the gate is shut".to_owned()];
             }
         }
         assert_eq!(
             Summary::of(&status).notes,
             [
                 "the plan waits with 3 sets for borrower: no donor fits",
-                "3 daemons: memory cannot be locked",
+                "borrower/agent: the gate is shut",
                 "borrower/swapd: the holder is gone",
+                "3 daemons: memory cannot be locked",
             ]
         );
     }

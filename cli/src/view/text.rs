@@ -54,7 +54,7 @@ const CONTAINERS: usize = 4;
 /// Most columns of a bar.
 const BAR: usize = 24;
 /// Columns that the figures beside a bar may take, and what stands before it.
-const BESIDE_BAR: usize = 66;
+const BESIDE_BAR: usize = 72;
 
 /// The lines of `status`.
 #[must_use]
@@ -187,7 +187,8 @@ fn device_lines(device: &Device, policies: u32, screen: Screen, ui: &Ui) -> Vec<
             .iter()
             .map(|line| indented(&ui.paint(Tone::Dim, line))),
     );
-    lines.push(indented(&format!(
+    let figures = |text: String| indented(&cut(&text, screen.columns - INDENT));
+    lines.push(figures(format!(
         "{} {} of {}, {} mapped, {} in reserve",
         bar(device.used, device.size, bar_width(screen)),
         human_bytes(device.used),
@@ -195,7 +196,7 @@ fn device_lines(device: &Device, policies: u32, screen: Screen, ui: &Ui) -> Vec<
         plural(device.slabs_mapped as u64, "slab", "slabs"),
         device.sets_reserve
     )));
-    lines.push(indented(&format!(
+    lines.push(figures(format!(
         "p50 and p99: read {} {}, write {} {}; {}",
         human_us(device.read.p50_us),
         human_us(device.read.p99_us),
@@ -204,7 +205,7 @@ fn device_lines(device: &Device, policies: u32, screen: Screen, ui: &Ui) -> Vec<
         plural(u64::from(device.engine_starts), "engine", "engines")
     )));
     if device.spill > 0 {
-        lines.push(indented(&format!(
+        lines.push(figures(format!(
             "spill file of {}, {} on it alone",
             human_bytes(device.spill),
             human_bytes(device.spilled)
@@ -371,6 +372,12 @@ mod tests {
         let device = &mut summary.devices[0];
         device.front_end_reason = "the kernel has no ublk; ".repeat(9);
         (device.spill, device.spilled) = (2 << 30, 3 << 20);
+        (device.used, device.size) = (1023 << 20, 1023 << 30);
+        (device.slabs_mapped, device.sets_reserve) = (16_384, 256);
+        device.engine_starts = 1000;
+        for latency in [&mut device.read, &mut device.write] {
+            (latency.p50_us, latency.p99_us) = (999_400, 12_345_678);
+        }
         device.pages_lost = 3;
         summary.nodes[2].problem = "the memory server does not answer; ".repeat(9);
         summary.notes = [

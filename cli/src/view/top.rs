@@ -23,6 +23,9 @@ use crate::ui::{human_bytes, human_count, human_us};
 
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Time over which a rate is taken: agents report once a second, so that a rate between two looks
+/// would be nothing and twice what it is by turns.
+const RATE_OVER: Duration = Duration::from_secs(2);
 /// Looks that a history keeps.
 const HISTORY: usize = 240;
 /// Colours of the donors, the same as in the report.
@@ -44,14 +47,14 @@ pub struct Screen {
     pages_read: History,
     pages_written: History,
     pressure: History,
-    last: Option<Instant>,
 }
 
 /// A rate or a level over the last looks.
 #[derive(Debug, Default)]
 struct History {
     values: VecDeque<u64>,
-    last: u64,
+    /// A counter's values within the last [`RATE_OVER`], and when they were seen.
+    counted: VecDeque<(Instant, u64)>,
 }
 
 impl History {
@@ -62,14 +65,23 @@ impl History {
         self.values.push_back(value);
     }
 
-    /// Takes a counter; keeps its rate.
-    fn count(&mut self, counter: u64, elapsed: Option<Duration>) {
-        let grown = counter.saturating_sub(std::mem::replace(&mut self.last, counter));
-        if let Some(elapsed) = elapsed {
-            let millis = u64::try_from(elapsed.as_millis())
-                .unwrap_or(u64::MAX)
-                .max(1);
-            self.push(grown.saturating_mul(1000) / millis);
+    /// Takes a counter; keeps its rate. A counter that has begun anew has none yet.
+    fn count(&mut self, counter: u64, now: Instant) {
+        if self.counted.back().is_some_and(|(_, last)| *last > counter) {
+            self.counted.clear();
+        }
+        self.counted.push_back((now, counter));
+        let is_old = |at: &Instant| now.duration_since(*at) >= RATE_OVER;
+        while self.counted.get(1).is_some_and(|(at, _)| is_old(at)) {
+            self.counted.pop_front();
+        }
+        let Some((since, first)) = self.counted.front() else {
+            return;
+        };
+        let millis = u64::try_from(now.duration_since(*since).as_millis());
+        let grown = (counter - first).saturating_mul(1000);
+        if let Some(rate) = grown.checked_div(millis.unwrap_or(u64::MAX)) {
+            self.push(rate);
         }
     }
 
@@ -99,17 +111,15 @@ impl Screen {
         match look {
             Err(error) => self.problem = format!("{error:#}"),
             Ok(summary) => {
-                let elapsed = self.last.map(|last| now.duration_since(last));
                 let sum = |field: fn(&Device) -> u64| summary.devices.iter().map(field).sum();
-                self.pages_read.count(sum(|d| d.pages_read), elapsed);
-                self.pages_written.count(sum(|d| d.pages_written), elapsed);
+                self.pages_read.count(sum(|d| d.pages_read), now);
+                self.pages_written.count(sum(|d| d.pages_written), now);
                 let some = summary
                     .containers
                     .iter()
                     .map(|c| c.some)
                     .fold(0.0, f64::max);
                 self.pressure.push(percent(some));
-                self.last = Some(now);
                 self.problem.clear();
                 self.summary = summary;
             }
@@ -525,10 +535,15 @@ mod tests {
     }
 
     #[test]
-    fn rate_is_per_second_and_starts_with_the_second_look() {
-        let mut history = History::default();
-        history.count(1000, None);
-        history.count(1500, Some(Duration::from_millis(500)));
-        assert_eq!(history.tail(10), [1000]);
+    fn rate_is_per_second_and_even_though_reports_come_at_every_second_look() {
+        let (mut history, began) = (History::default(), Instant::now());
+        for look in 0..12_u64 {
+            let at = began + LOOK_EVERY * u32::try_from(look).expect("few");
+            history.count(1000 + look / 2 * 500, at);
+        }
+        assert_eq!(history.tail(6), [500; 6], "{history:?}");
+        history.count(3, began + Duration::from_secs(7));
+        history.count(7, began + Duration::from_secs(9));
+        assert_eq!(history.latest(), 2, "counted anew");
     }
 }

@@ -275,8 +275,8 @@ impl ReportLine {
             ),
             Reason::NoSpillFile { borrower } => write!(
                 f,
-                "keeps {borrower} as it is: the class spills to disk and its swapd has no spill \
-                 file; start it with --spill-file (dynamicswap up --spill), or write spill: None"
+                "keeps {borrower}'s class as it is: the one wanted spills to disk and its swapd has \
+                 no spill file; start it with --spill-file (dynamicswap up --spill), or write spill: None"
             ),
             Reason::NoLiveCopy { borrower } => write!(
                 f,

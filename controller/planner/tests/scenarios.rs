@@ -368,6 +368,20 @@ fn class_with_spill_waits_for_a_spill_file() {
 }
 
 #[test]
+fn class_that_the_device_cannot_have_does_not_stop_the_one_in_force() {
+    let mut world = World::usual();
+    let before = world.ledger.sets.len();
+    world.intent = Some(intent(class(2, Spill::Async)));
+    world.bind("b1", 8);
+    world.settle();
+    world.check();
+    assert!(world.report_text().contains("no spill file"));
+    assert!(world.ledger.sets.len() > before, "the reserve runs dry");
+    let spill = world.borrowers[&node("b1")].class.expect("a class").spill;
+    assert_eq!(spill, Spill::None);
+}
+
+#[test]
 fn device_on_disk_alone_is_attached_without_sets() {
     let mut world = World::new();
     world.join_borrower("b1", 8);
