@@ -133,11 +133,23 @@ pub fn used(device: &Path) -> Result<Option<Bytes>, DeviceError> {
 /// full: nobody then takes the device for empty.
 fn used_of(table: &str, device: &Path) -> Option<Bytes> {
     let mut lines = table.lines().skip(1).map(str::split_whitespace);
-    let mut line = lines.find(|line| line.clone().next().map(Path::new) == Some(device))?;
+    let mut line = lines.find(|line| is_of(line.clone(), device))?;
     let kib = line.nth(3).and_then(|kib| kib.parse::<u64>().ok());
     Some(kib.map_or(Bytes::new(u64::MAX), |kib| {
         Bytes::new(kib.saturating_mul(1024))
     }))
+}
+
+/// Whether a line is the device's. The kernel writes the path as seen from the mount that swapon was
+/// given: once the container that turned swap on is gone, /dev/ublkb0 is written as /ublkb0, or as
+/// unreachable, or as deleted. A block device's own name says which it is on the whole host.
+fn is_of<'a>(mut line: impl Iterator<Item = &'a str>, device: &Path) -> bool {
+    let (Some(path), kind) = (line.next(), line.next()) else {
+        return false;
+    };
+    let path = path.strip_suffix("\\040(deleted)").unwrap_or(path);
+    let is_block = kind == Some("partition") && device.starts_with("/dev");
+    Path::new(path) == device || is_block && Path::new(path).file_name() == device.file_name()
 }
 
 fn c_path(device: &Path) -> Result<CString, DeviceError> {
@@ -176,6 +188,24 @@ mod tests {
         assert_eq!(used(table, "/dev/loop4"), None);
         let cut = "Filename\n/dev/loop1 partition\n";
         assert_eq!(used(cut, "/dev/loop1"), Some(Bytes::new(u64::MAX)));
+    }
+
+    #[test]
+    fn device_is_found_after_the_container_that_turned_it_on_is_gone() {
+        for path in [
+            "/ublkb0",
+            "(unreachable)/ublkb0",
+            "/dev/ublkb0\\040(deleted)",
+            "/host/dev/ublkb0",
+        ] {
+            let table =
+                format!("Filename Type Size Used Priority\n{path} partition 524284 52 -2\n");
+            let used = |device| used_of(&table, Path::new(device));
+            assert_eq!(used("/dev/ublkb0"), Some(Bytes::new(52 * 1024)), "{path}");
+            assert_eq!(used("/dev/ublkb1"), None, "{path}");
+        }
+        let file = "Filename Type Size Used Priority\n/mnt/ublkb0 file 524284 52 -2\n";
+        assert_eq!(used_of(file, Path::new("/dev/ublkb0")), None, "a file");
     }
 
     #[test]
