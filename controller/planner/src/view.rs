@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dynamicswap_types::{
-    Bytes, Durability, Generation, IncarnationId, MonotonicTime, NodeName, SetId, SlotIndex,
+    Bytes, Durability, Generation, IncarnationId, MonotonicTime, NodeName, SetId, SlotIndex, Spill,
     SwapDeviceId,
 };
 
@@ -135,6 +135,14 @@ pub struct DeviceObservation {
     pub links: BTreeMap<NodeName, LinkObservation>,
     /// Its sets.
     pub sets: BTreeMap<SetId, SetObservation>,
+}
+
+impl DeviceObservation {
+    /// Whether it can have this class: one that spills needs a spill file.
+    #[must_use]
+    pub fn can_have(&self, class: Durability) -> bool {
+        class.spill == Spill::None || self.spill
+    }
 }
 
 /// State of a link from a borrower to a memory server.

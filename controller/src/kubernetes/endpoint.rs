@@ -10,9 +10,9 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client};
-use tracing::{info, warn};
+use tracing::info;
 
-use super::error::{ApiError, within};
+use super::error::{ApiError, Trouble, within};
 use super::lease::Leadership;
 use super::resources::FIELD_MANAGER;
 use crate::limits::ENDPOINT_LOOK;
@@ -82,21 +82,16 @@ pub async fn lead_here(
 ) {
     let api: Api<EndpointSlice> = Api::namespaced(client, &namespace);
     let wanted = slice(address);
-    let mut told = String::new();
+    let mut trouble = Trouble::default();
     while leadership.holds() {
-        let failure = match settle(&api, &wanted, &leadership).await {
-            Ok(true) => {
-                info!(%address, "agents are led here");
-                String::new()
-            }
-            Ok(false) => String::new(),
-            Err(error) => error.to_string(),
-        };
-        // One line for each trouble, not one each time.
-        if failure != told && !failure.is_empty() {
-            warn!("agents may not find this controller: {failure}");
+        let settled = settle(&api, &wanted, &leadership).await;
+        if let Ok(true) = settled {
+            info!(%address, "agents are led here");
         }
-        told = failure;
+        trouble.note(
+            "agents may not find this controller",
+            settled.as_ref().err(),
+        );
         tokio::time::sleep(ENDPOINT_LOOK).await;
     }
 }

@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use thiserror::Error;
+use tracing::warn;
 
 use crate::limits::API_REQUEST_TIMEOUT;
 
@@ -52,6 +53,23 @@ impl ApiError {
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         self.code() == Some(409)
+    }
+}
+
+/// What fails again and again in the same way is told once.
+#[derive(Debug, Default)]
+pub struct Trouble {
+    told: String,
+}
+
+impl Trouble {
+    /// Warns of `failure` unless it is the one before, with what comes of it; none ends it.
+    pub fn note(&mut self, consequence: &str, failure: Option<&ApiError>) {
+        let failure = failure.map_or_else(String::new, ToString::to_string);
+        if failure != self.told && !failure.is_empty() {
+            warn!("{consequence}: {failure}");
+        }
+        self.told = failure;
     }
 }
 

@@ -13,11 +13,10 @@ use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use tracing::warn;
 
-use super::error::{ApiError, within};
+use super::error::{ApiError, Trouble, within};
 use super::lease::Leadership;
-use super::resources::{FIELD_MANAGER, group_objects, group_objects_in};
+use super::resources::{FIELD_MANAGER, group_objects_beside};
 use super::status::{differs_in_kind, with_times};
 use crate::limits::{PUBLISH_FIGURES_INTERVAL, PUBLISH_INTERVAL};
 use crate::owner::Event;
@@ -44,10 +43,10 @@ fn is_of_earlier_life(kind: Kind, there: &Value, object: &Value) -> bool {
 /// Writes statuses while the leadership holds. Ends when the owner is gone.
 pub async fn publish(client: Client, leadership: Arc<Leadership>, events: mpsc::Sender<Event>) {
     let mut written: BTreeMap<String, Written> = BTreeMap::new();
-    let mut failed = String::new();
+    let mut trouble = Trouble::default();
     loop {
         tokio::time::sleep(PUBLISH_INTERVAL).await;
-        let mut failure = String::new();
+        let mut failure = None;
         for kind in KINDS {
             let Some(objects) = ask(&events, kind).await else {
                 return;
@@ -57,15 +56,11 @@ pub async fn publish(client: Client, leadership: Arc<Leadership>, events: mpsc::
                     return;
                 }
                 if let Err(error) = show(&client, kind, &object, &mut written).await {
-                    failure = error.to_string();
+                    failure = Some(error);
                 }
             }
         }
-        // One line for each trouble, not one each time.
-        if failure != failed && !failure.is_empty() {
-            warn!("what users are shown is not up to date: {failure}");
-        }
-        failed = failure;
+        trouble.note("what users are shown is not up to date", failure.as_ref());
     }
 }
 
@@ -92,10 +87,7 @@ async fn show(
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     let namespace = object["metadata"]["namespace"].as_str();
     let key = format!("{}/{}/{name}", kind.name(), namespace.unwrap_or_default());
-    let api = match namespace {
-        Some(namespace) => group_objects_in(client, kind, namespace),
-        None => group_objects(client, kind),
-    };
+    let api = group_objects_beside(client, kind, namespace);
     let known = written.get(&key);
     if known.is_none_or(|known| is_of_earlier_life(kind, &known.spec, object)) {
         written.remove(&key);

@@ -23,10 +23,17 @@ pub fn group_objects(client: &Client, kind: Kind) -> Api<DynamicObject> {
     Api::all_with(client.clone(), &resource(kind))
 }
 
-/// Objects of one of the group's kinds in a namespace.
+/// Objects of one of the group's kinds where one of them is: in its namespace, if it has one.
 #[must_use]
-pub fn group_objects_in(client: &Client, kind: Kind, namespace: &str) -> Api<DynamicObject> {
-    Api::namespaced_with(client.clone(), namespace, &resource(kind))
+pub fn group_objects_beside(
+    client: &Client,
+    kind: Kind,
+    namespace: Option<&str>,
+) -> Api<DynamicObject> {
+    match namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource(kind)),
+        None => group_objects(client, kind),
+    }
 }
 
 /// The namespace's `ConfigMap`s, untyped as the other records are.

@@ -11,11 +11,10 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event as KubeEvent, EventType, Recorder, Reporter};
 use kube::{Client, Resource as _};
 use tokio::sync::{mpsc, oneshot};
-use tracing::warn;
 
-use super::error::{ApiError, within};
+use super::error::{ApiError, Trouble, within};
 use super::lease::Leadership;
-use super::resources::{FIELD_MANAGER, group_objects, group_objects_in};
+use super::resources::{FIELD_MANAGER, group_objects_beside};
 use crate::limits::{NEWS_INTERVAL, NEWS_MAX, NEWS_NOTE_MAX};
 use crate::owner::Event;
 
@@ -100,27 +99,23 @@ pub async fn tell(
         instance: Some(identity),
     };
     let recorder = Recorder::new(client.clone(), reporter);
-    let (mut after, mut failed) = (0, String::new());
+    let (mut after, mut trouble) = (0, Trouble::default());
     loop {
         tokio::time::sleep(NEWS_INTERVAL).await;
         let Some(happened) = ask(&events, after).await else {
             return;
         };
         after = happened.last().map_or(after, |last| last.sequence);
-        let mut failure = String::new();
+        let mut failure = None;
         for news in happened.iter().filter_map(news).take(NEWS_MAX) {
             if !leadership.holds() {
                 return;
             }
             if let Err(error) = publish(&client, &recorder, news).await {
-                failure = error.to_string();
+                failure = Some(error);
             }
         }
-        // One line for each trouble, not one each time.
-        if failure != failed && !failure.is_empty() {
-            warn!("Kubernetes events are missing: {failure}");
-        }
-        failed = failure;
+        trouble.note("Kubernetes events are missing", failure.as_ref());
     }
 }
 
@@ -138,10 +133,7 @@ async fn publish(client: &Client, recorder: &Recorder, news: News) -> Result<(),
         namespace,
         name,
     } = news.subject;
-    let api = match &namespace {
-        Some(namespace) => group_objects_in(client, kind, namespace),
-        None => group_objects(client, kind),
-    };
+    let api = group_objects_beside(client, kind, namespace.as_deref());
     let what = format!("{} {name}", kind.name());
     let Some(object) = within(format!("read {what}"), api.get_opt(&name)).await? else {
         return Ok(());

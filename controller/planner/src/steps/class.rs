@@ -57,7 +57,7 @@ fn set_class(
     let Some(wanted) = draft.view.intent.map(|intent| intent.class) else {
         return;
     };
-    if wanted.spill != Spill::None && !heard.spill {
+    if !heard.can_have(wanted) {
         let borrower = device.node.clone();
         draft.note(Reason::NoSpillFile { borrower });
         return;

@@ -1,6 +1,6 @@
 //! New sets for the reserve: a first write to a slab must find one granted already.
 
-use dynamicswap_types::{Durability, FailureDomain, NodeName, SetId, Spill, SwapDeviceId};
+use dynamicswap_types::{FailureDomain, NodeName, SetId, SwapDeviceId};
 
 use super::Draft;
 use super::class::{bound_sets, reserve_wanted};
@@ -52,15 +52,14 @@ fn want(draft: &mut Draft<'_>, id: SwapDeviceId) -> Option<Want> {
     let heard = draft.view.device_heard(id)?;
     let device = draft.ledger.devices.get(&id)?.clone();
     let in_force = device.class?;
-    let can_have = |class: &Durability| class.spill == Spill::None || heard.spill;
     // Where the device cannot have the class that is wanted, the one in force goes on: whom it
     // serves must not suffer from a policy that nothing can come of.
-    let wanted = if can_have(&intent.class) {
+    let wanted = if heard.can_have(intent.class) {
         intent.class
     } else {
         in_force
     };
-    if wanted.remote_copies() == 0 || !can_have(&wanted) {
+    if wanted.remote_copies() == 0 || !heard.can_have(wanted) {
         return None;
     }
     let slabs = u32::try_from(device.slab.slabs_for(device.size)).unwrap_or(u32::MAX);
