@@ -1,7 +1,10 @@
-//! Shares of time in hundredths of a percent, the precision in which the kernel prints PSI.
+//! Shares of time, of bytes and of counts in hundredths of a percent, the precision in which the
+//! kernel prints PSI.
 
 use std::fmt;
 use std::time::Duration;
+
+use dynamicswap_types::Bytes;
 
 /// Hundredths of a percent in the whole.
 const WHOLE: u16 = 10_000;
@@ -34,6 +37,37 @@ impl Share {
             .checked_div(whole.as_nanos())
             .and_then(|hundredths| u16::try_from(hundredths).ok());
         Self::from_hundredths(hundredths.unwrap_or(WHOLE))
+    }
+
+    /// The share that `part` is of `whole`; all of it if `whole` is nothing or less than `part`.
+    #[must_use]
+    pub fn ratio(part: u64, whole: u64) -> Self {
+        let scaled = u128::from(part).saturating_mul(u128::from(WHOLE));
+        let hundredths = scaled
+            .checked_div(u128::from(whole))
+            .and_then(|hundredths| u16::try_from(hundredths).ok());
+        Self::from_hundredths(hundredths.unwrap_or(WHOLE))
+    }
+
+    /// This share of `whole`, rounded down.
+    #[must_use]
+    pub fn of_bytes(self, whole: Bytes) -> Bytes {
+        let part = u128::from(whole.get()) * u128::from(self.0) / u128::from(WHOLE);
+        // No share is more than the whole, so it fits.
+        Bytes::new(u64::try_from(part).unwrap_or(u64::MAX))
+    }
+
+    /// This share of another one, rounded down.
+    #[must_use]
+    pub fn times(self, other: Self) -> Self {
+        let product = u32::from(self.0) * u32::from(other.0) / u32::from(WHOLE);
+        Self::from_hundredths(u16::try_from(product).unwrap_or(WHOLE))
+    }
+
+    /// What is left of the whole without this.
+    #[must_use]
+    pub const fn rest(self) -> Self {
+        Self(WHOLE - self.0)
     }
 
     /// In hundredths of a percent.
@@ -88,6 +122,18 @@ mod tests {
         assert_eq!(Share::of(second * 3, second), Share::ALL);
         assert_eq!(Share::of(Duration::ZERO, second), Share::ZERO);
         assert_eq!(Share::of(second / 10, second).hundredths(), 1_000);
+    }
+
+    #[test]
+    fn shares_of_bytes_and_counts_never_exceed_the_whole() {
+        let half = Share::from_hundredths(5_000);
+        assert_eq!(half.of_bytes(Bytes::new(u64::MAX)).get(), u64::MAX / 2);
+        assert_eq!(Share::ALL.of_bytes(Bytes::new(u64::MAX)).get(), u64::MAX);
+        assert_eq!(half.times(half).hundredths(), 2_500);
+        assert_eq!(half.rest(), half);
+        assert_eq!(Share::ratio(1, 3).hundredths(), 3_333);
+        assert_eq!(Share::ratio(u64::MAX, 1), Share::ALL);
+        assert_eq!(Share::ratio(0, 0), Share::ALL);
     }
 
     #[test]
