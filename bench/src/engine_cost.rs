@@ -156,6 +156,7 @@ fn loopback(slab: SlabSize) -> Result<LoopbackTransport> {
             generation: Generation::new(1),
             incarnation: incarnation(server),
             grants: (0..SLABS).map(grant).collect(),
+            emptied: false,
         };
         let memory_server = LoopbackServer::new(geometry, incarnation(server));
         let memory_server = network.add(address(server), memory_server);

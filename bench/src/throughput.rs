@@ -108,6 +108,7 @@ impl Server {
             generation: 1,
             incarnation: report.incarnation,
             grants: vec![grant],
+            emptied: false,
         };
         match server.ask(request::Kind::ApplyMemoryServer(document))? {
             Kind::Applied(_) => {}

@@ -71,6 +71,10 @@ pub enum Command {
     Status(StatusArgs),
     /// Watch a cluster live; q ends.
     Top(ConnectArgs),
+    /// Say why a container, a donor, a node or a slab is as it is.
+    ///
+    /// What was decided of late, from which figures, by which rule, and what would change it.
+    Explain(ExplainArgs),
     /// Store objects, such as a RemoteMemoryPolicy, from a YAML file.
     Apply(ApplyArgs),
     /// Take policies away.
@@ -156,6 +160,36 @@ pub struct StatusArgs {
     /// Longest wait, such as 30s or 5m; exit code 1 when it is over.
     #[arg(long, requires = "wait", value_name = "TIME", default_value = "1m")]
     pub timeout: PolicyDuration,
+}
+
+/// Options of `explain`.
+#[derive(Debug, Clone, Args)]
+pub struct ExplainArgs {
+    /// Which controller.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// What kind of thing.
+    #[arg(value_enum)]
+    pub kind: ExplainKind,
+    /// A container as NAMESPACE/NAME, NAME or its pod; a server or node by the node's name; a slab as
+    /// NODE/NUMBER.
+    #[arg(value_name = "NAME")]
+    pub object: String,
+}
+
+/// What can be explained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExplainKind {
+    /// A container, or the containers of a pod.
+    #[value(alias = "pod")]
+    Container,
+    /// A donor's memory server.
+    #[value(alias = "donor")]
+    Server,
+    /// A node.
+    Node,
+    /// A slab of a swap device.
+    Slab,
 }
 
 /// Options of `up`.

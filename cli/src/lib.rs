@@ -9,6 +9,7 @@ pub mod check;
 pub mod client;
 pub mod cluster;
 pub mod demo;
+pub mod explain;
 pub mod failure;
 pub mod interrupt;
 pub mod machine;
@@ -49,6 +50,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Leave(args) => machine::leave(&args),
         Command::Status(args) => status::run(&args),
         Command::Top(connect) => top(&connect),
+        Command::Explain(args) => explain::run(&args),
         Command::Apply(args) => connect(&args.connect)
             .and_then(|(mut client, _)| objects::apply(&args, &mut client))
             .map(success),

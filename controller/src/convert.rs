@@ -238,6 +238,7 @@ fn memory_server(generation: Generation, document: &ServerDocument) -> pb::Memor
                 set_id: grant.set.get(),
             })
             .collect(),
+        emptied: document.emptied,
     }
 }
 

@@ -18,6 +18,7 @@ mod memory_server;
 mod meta;
 mod percent;
 mod policy;
+mod repaging;
 mod schema;
 mod slab;
 mod slab_map;
@@ -36,6 +37,7 @@ pub use policy::{
     DurabilitySpec, LabelSelector, LimitsSpec, PolicyRuleError, PressureSpec, RebuildSpec,
     RemoteMemoryPolicy, RemoteMemoryPolicySpec, RemoteMemoryPolicyStatus, StallSpec,
 };
+pub use repaging::{OffloadSpec, ReturnSpec};
 pub use slab::{Slab, SlabReplica};
 pub use slab_map::{
     SlabMap, SlabMapSpec, SlabMapStatus, SlabSeat, SlabSeatPhase, SlabSet, SlabSetStage,

@@ -43,6 +43,15 @@ impl Percent {
         }
     }
 
+    /// Hundredths of a percent; above 10000 counts as that.
+    #[must_use]
+    pub const fn from_hundredths(hundredths: u16) -> Self {
+        let most = Self::MAX.hundredths;
+        Self {
+            hundredths: if hundredths > most { most } else { hundredths },
+        }
+    }
+
     /// In hundredths of a percent, 0 to 10000.
     #[must_use]
     pub const fn hundredths(self) -> u16 {

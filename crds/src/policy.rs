@@ -16,6 +16,7 @@ use thiserror::Error;
 use crate::duration::PolicyDuration;
 use crate::meta::{ObjectKey, ObjectNameError};
 use crate::percent::Percent;
+use crate::repaging::{OffloadSpec, ReturnSpec};
 use crate::schema;
 
 /// What a policy wants. Namespaced; its selector picks pods of its own namespace.
@@ -81,6 +82,12 @@ pub struct RemoteMemoryPolicySpec {
     /// How copies are made again or moved.
     #[serde(default)]
     pub rebuild: RebuildSpec,
+    /// When pages leave before the kernel must send them.
+    #[serde(default)]
+    pub offload: OffloadSpec,
+    /// When pages come home before anybody asks for them.
+    #[serde(default, rename = "return")]
+    pub homecoming: ReturnSpec,
     /// Takes the policy out of force. If no other policy wants the device, it is detached once
     /// its pages have come home.
     #[serde(default)]
@@ -402,7 +409,7 @@ fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bytes>, D:
 }
 
 /// Reads a bandwidth that must lie within its bounds.
-fn bandwidth<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+pub(crate) fn bandwidth<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
     let (low, high) = RebuildSpec::BANDWIDTH_BOUNDS;
     let bandwidth = quantity(deserializer)?;
     if bandwidth < low || bandwidth > high {
@@ -465,6 +472,17 @@ pub enum PolicyRuleError {
         /// The threshold for some.
         some: Percent,
     },
+    /// Pages would come home and be sent away again.
+    #[error(
+        "return.stopRoomPercent {stop} is not below return.startRoomPercent {start}: what comes home \
+         would be sent away again, so write less than {start}"
+    )]
+    StopNotBelowStart {
+        /// Where they stop to come home.
+        stop: Percent,
+        /// Where they begin to.
+        start: Percent,
+    },
 }
 
 impl RemoteMemoryPolicySpec {
@@ -496,6 +514,13 @@ impl RemoteMemoryPolicySpec {
                 full: pressure.full_avg10_percent,
                 some: pressure.some_avg10_percent,
             });
+        }
+        let (start, stop) = (
+            self.homecoming.start_room_percent,
+            self.homecoming.stop_room_percent,
+        );
+        if stop >= start {
+            return Err(PolicyRuleError::StopNotBelowStart { stop, start });
         }
         Ok(())
     }

@@ -35,7 +35,7 @@ fn server(spec: &str) -> Vec<String> {
     support::judge(Kind::RemoteMemoryPolicy, &object, None)
 }
 
-const GOOD: [&str; 34] = [
+const GOOD: [&str; 39] = [
     "{}",
     "{podSelector: {}}",
     "{podSelector: {matchLabels: {app: web, tier: \"1\"}}}",
@@ -66,6 +66,11 @@ const GOOD: [&str; 34] = [
     "{stall: {writeHold: 60s, readStall: 1s}}",
     "{stall: {writeHold: 1m, readStall: 60m}}",
     "{stall: {readStall: 1h}}",
+    "{offload: {}, return: {}}",
+    "{offload: {proactive: false, targetSomePercent: 0, limitHeadroomPercent: \"0.5\"}}",
+    "{offload: {canaryPercent: 1, breakFullPercent: 100}}",
+    "{return: {enabled: false, startRoomPercent: \"10.01\", stopRoomPercent: 10}}",
+    "{return: {quietFor: 1s, bandwidthMax: 100Gi}}",
     "{rebuild: {bandwidthMax: 1Mi}}",
     "{rebuild: {bandwidthMax: 100Gi}}",
     "{rebuild: {bandwidthMax: 107374182400}}",
@@ -73,7 +78,7 @@ const GOOD: [&str; 34] = [
 ];
 
 /// A spec, and the words of either judge that say what to write.
-const BAD: [(&str, &str, &str); 51] = [
+const BAD: [(&str, &str, &str); 57] = [
     (
         "{durability: {copies: 0}}",
         "write 1, 2 or 3",
@@ -300,6 +305,32 @@ const BAD: [(&str, &str, &str); 51] = [
         "such as 512Mi",
         "such as 512Mi",
     ),
+    (
+        "{offload: {targetSomePercent: 101}}",
+        "write 0 to 100",
+        "write 0 to 100",
+    ),
+    (
+        "{offload: {proactive: sometimes}}",
+        "true nor false",
+        "of type boolean",
+    ),
+    (
+        "{return: {startRoomPercent: 10}}",
+        "write less than 10",
+        "write less than startRoomPercent has",
+    ),
+    (
+        "{return: {startRoomPercent: 30, stopRoomPercent: \"30.00\"}}",
+        "write less than 30",
+        "write less than startRoomPercent has",
+    ),
+    (
+        "{return: {bandwidthMax: 1Ki}}",
+        "write 1Mi to 100Gi",
+        "write 1Mi to 100Gi",
+    ),
+    ("{return: {quietFor: 10}}", "write 10s", "of type string"),
     ("{paused: \"yes\"}", "true nor false", "of type boolean"),
 ];
 

@@ -9,6 +9,7 @@ use dynamicswap_policy::{Device, Trigger};
 use dynamicswap_proto::SESSION_PROTOCOL;
 use dynamicswap_proto::control::v1::{DesiredDocument, Hello, NodeReport};
 use dynamicswap_proto::daemon::v1::report;
+use dynamicswap_types::Bytes;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
@@ -18,11 +19,14 @@ use crate::cgroup::{Layout, SwapLimits};
 use crate::config::Config;
 use crate::courier::{Courier, Role};
 use crate::document::KeptDocument;
+use crate::journal::{Action, Journal};
 use crate::kubernetes::{Cluster, PodSource};
+use crate::lending::{DonorFigures, Lending};
 use crate::limits::{COUNTS_REFRESH, REPORT_SPACING, TICK, WARNINGS_MAX};
 use crate::node;
 use crate::originals::{Originals, OriginalsError};
 use crate::pressure::{ContainerSource, Origin, PressureMonitor};
+use crate::repaging::{Ended, Repaging, decided};
 use crate::session::{Session, SessionEvent};
 use crate::watches::{Subject, WatchEvent};
 
@@ -59,8 +63,13 @@ pub struct Agent {
     /// Where swap is limited, if this host can and the agent decides who may swap.
     swap_limits: Option<SwapLimits>,
     allowance: Allowance,
+    /// What leaves ahead of the need and comes home, on a borrower whose containers are known.
+    repaging: Option<Repaging>,
+    /// What the node lends, on a donor.
+    lending: Option<Lending>,
     gate: Gate,
     looks: Looks,
+    journal: Journal,
     tick_at: Instant,
     refreshed: Instant,
     report_due: bool,
@@ -72,6 +81,7 @@ enum Happened {
     Session(SessionEvent),
     Daemon,
     Trigger(WatchEvent),
+    Repaged(Ended),
     LookDue,
     CountsDue,
     Tick,
@@ -93,6 +103,8 @@ impl Agent {
             socket.map(|socket| Courier::start(role, socket))
         };
         let source = source(&config, cluster);
+        let layout = source.as_ref().map(|source| source.layout.clone());
+        let lending = config.memory_server.clone();
         let mut pressure = PressureMonitor::new(source, config.look_every);
         pressure.set_policies(&kept.current().policies_json);
         Self {
@@ -104,6 +116,8 @@ impl Agent {
             originals,
             swap_limits: cluster.and(swap_limits(&config)),
             allowance: Allowance::default(),
+            repaging: layout.filter(|_| config.swapd.is_some()).map(Repaging::new),
+            lending: lending.map(|socket| Lending::new(socket, config.lend_max)),
             gate: gate(&config, cluster),
             looks: Looks {
                 every: config.look_every,
@@ -111,6 +125,7 @@ impl Agent {
                 timer_at: now,
                 fired: BTreeMap::new(),
             },
+            journal: Journal::default(),
             tick_at: now + TICK,
             refreshed: now,
             report_due: true,
@@ -135,6 +150,11 @@ impl Agent {
                 }
                 Happened::Trigger(WatchEvent::Gone(subject)) => {
                     self.looks.fired.remove(&subject);
+                }
+                Happened::Repaged(ended) => {
+                    if let Some(repaging) = &mut self.repaging {
+                        repaging.note(ended);
+                    }
                 }
                 Happened::LookDue => self.look(),
                 Happened::CountsDue => {
@@ -162,6 +182,7 @@ impl Agent {
             () = news_of(&mut self.swapd) => Happened::Daemon,
             () = news_of(&mut self.memory_server) => Happened::Daemon,
             event = self.pressure.next() => Happened::Trigger(event),
+            ended = end_of_work(&mut self.repaging) => Happened::Repaged(ended),
             () = sleep_until(look_at) => Happened::LookDue,
             () = sleep_until(self.refreshed + COUNTS_REFRESH), if counts_due => Happened::CountsDue,
             () = sleep_until(self.tick_at) => Happened::Tick,
@@ -225,10 +246,48 @@ impl Agent {
             self.looks.timer_at = now + self.looks.every;
             self.pressure.look_at_all(&fired);
             self.see_to_limits();
+            self.lend();
         } else {
             self.pressure.look_at_fired(&fired);
         }
+        // Also when a trigger fired: what is to leave ahead of a limit cannot wait for the timer.
+        self.repage();
         self.report_due = true;
+    }
+
+    /// Sends pages ahead and brings pages home, as policies say.
+    fn repage(&mut self) {
+        let device = self.device();
+        let report = self.swapd.as_ref().and_then(Courier::report);
+        let report = match &report {
+            Some(report::Kind::SwapDevice(report)) => Some(report),
+            _ => None,
+        };
+        if let (Some(repaging), Some(containers)) = (&mut self.repaging, self.pressure.pageables())
+        {
+            let node = self.pressure.node_figures();
+            repaging.look(&node, &containers, (device, report), &mut self.journal);
+        }
+    }
+
+    /// Decides what the node lends.
+    fn lend(&mut self) {
+        let report = self.memory_server.as_ref().and_then(Courier::report);
+        let (Some(lending), Some(report::Kind::MemoryServer(server))) = (&mut self.lending, report)
+        else {
+            return;
+        };
+        let node = self.pressure.node_figures();
+        let figures = DonorFigures {
+            now: node.now,
+            unix_ms: node.unix_ms,
+            memory: self.pressure.node_memory(),
+            pressure: node.pressure,
+        };
+        if let Some(explained) = lending.look(&figures, &server) {
+            let decided = decided(Action::Lend, None, explained);
+            self.journal.note(node.unix_ms, decided);
+        }
     }
 
     /// Keeps the system off the device, and has each container's limit be what policies say.
@@ -312,11 +371,26 @@ impl Agent {
             containers: self.pressure.container_reports(),
             refusals: couriers().filter_map(Courier::refusal).cloned().collect(),
             agent_rss_bytes: node::own_resident_bytes(),
-            lendable_bytes: self.config.lend_max.map(|lend| lend.get()),
+            lendable_bytes: self
+                .lending
+                .as_ref()
+                .and_then(Lending::offer)
+                .map(Bytes::get),
+            lend_reason: self
+                .lending
+                .as_ref()
+                .map(Lending::reason)
+                .unwrap_or_default(),
+            decisions: self.journal.decisions(),
             warnings: self.pressure.warnings(),
             ..NodeReport::default()
         };
         self.allowance.annotate(&mut message.containers);
+        if let Some(repaging) = &self.repaging {
+            repaging.annotate(&mut message.containers);
+            (message.breaker_open, message.breaker_reason) = repaging.breaker();
+            message.warnings.extend(repaging.warning());
+        }
         message.warnings.extend(self.kept.warning());
         if self.wants_device() && self.is_attached() != Some(true) {
             message.warnings.extend(self.gate.holds());
@@ -363,6 +437,13 @@ fn gate(config: &Config, cluster: Option<&Cluster>) -> Gate {
     let kubernetes = config.kubernetes.as_ref();
     let allow_unknown = kubernetes.is_some_and(|it| it.allow_unknown_kubelet);
     Gate::new(system, kubelet, allow_unknown)
+}
+
+async fn end_of_work(repaging: &mut Option<Repaging>) -> Ended {
+    match repaging {
+        Some(repaging) => repaging.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn news_of(courier: &mut Option<Courier>) {

@@ -2,7 +2,7 @@
 //! controller's whole documents to the daemons.
 //!
 //! Owns the control side of a node. The data path needs none of it once slabs are mapped.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod agent;
 pub mod allowance;
@@ -13,12 +13,16 @@ pub mod containers;
 pub mod courier;
 pub mod daemon;
 pub mod document;
+pub mod homecoming;
+pub mod journal;
 pub mod kubernetes;
+pub mod lending;
 pub mod limits;
 pub mod node;
 pub mod originals;
 pub mod policies;
 pub mod pressure;
+pub mod repaging;
 pub mod report;
 pub mod session;
 pub mod watches;

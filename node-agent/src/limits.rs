@@ -56,6 +56,12 @@ pub const LABELS_WAIT: Duration = Duration::from_secs(10);
 pub const DESCRIPTOR_BYTES_MAX: u64 = 64 << 10;
 /// Longest kernel file that is read: memory.stat, the longest of a cgroup, has a few KiB.
 pub const KERNEL_FILE_BYTES_MAX: u64 = 64 << 10;
+/// Pages that one order to bring pages home finds: 512 MiB, whose list has 5 MiB.
+pub const HOMECOMING_PAGES_MAX: usize = 128 << 10;
+/// Pages that come home together: 1 MiB is read at once, and a stop takes no longer than that.
+pub const HOMECOMING_BATCH_PAGES: u64 = 256;
+/// Decisions that are kept and that each report carries, some 200 bytes each.
+pub const DECISIONS_MAX: usize = 32;
 /// Warnings that a report carries.
 pub const WARNINGS_MAX: usize = 16;
 

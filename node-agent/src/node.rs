@@ -36,6 +36,21 @@ impl NodeMemory {
     }
 }
 
+/// Pages that the kernel has looked at because the node itself was short, not a cgroup of it; none
+/// if the host does not say.
+#[must_use]
+pub fn pages_scanned() -> Option<u64> {
+    scanned(&std::fs::read_to_string("/proc/vmstat").ok()?)
+}
+
+fn scanned(vmstat: &str) -> Option<u64> {
+    let count = |name: &str| {
+        let line = vmstat.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().parse::<u64>().ok()
+    };
+    Some(count("pgscan_kswapd ")?.saturating_add(count("pgscan_direct ")?))
+}
+
 impl From<NodeMemory> for Memory {
     fn from(memory: NodeMemory) -> Self {
         Self {
@@ -84,6 +99,13 @@ mod tests {
         assert_eq!(swaps(""), None);
         let ours = swaps("/dev/ublkb0 partition 8 0 -2\n");
         assert_eq!(ours.as_deref(), Some("/dev/ublkb0"));
+    }
+
+    #[test]
+    fn scans_are_those_of_the_node_s_own_shortage() {
+        let vmstat = "pgscan_kswapd 5\npgscan_direct 7\npgscan_direct_throttle 9\n";
+        assert_eq!(scanned(vmstat), Some(12));
+        assert_eq!(scanned("nr_free_pages 1\n"), None);
     }
 
     #[test]

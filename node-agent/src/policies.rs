@@ -7,6 +7,7 @@ use dynamicswap_crds::{ObjectKey, PressureSpec, RemoteMemoryPolicy};
 use dynamicswap_policy::{Allotment, Selection, Share, Thresholds};
 
 use crate::containers::Container;
+use crate::repaging::settings::Wishes;
 
 /// The policies of a document, by namespace and name.
 #[derive(Debug, Default)]
@@ -67,6 +68,21 @@ impl Policies {
         let allowed = strictest(false).map(Selection::Allowed);
         let said = allowed.or_else(|| strictest(true).map(Selection::DryRun));
         said.unwrap_or(Selection::None)
+    }
+
+    /// What the policy that decides about a container's swap says of re-paging; none if none does.
+    #[must_use]
+    pub fn wishes(&self, selection: &Selection) -> Option<Wishes> {
+        let (Selection::Allowed(allotment) | Selection::DryRun(allotment)) = selection else {
+            return None;
+        };
+        let mut policies = self.policies.iter();
+        let (_, policy) = policies.find(|(key, _)| key.to_string() == allotment.policy)?;
+        Some(Wishes {
+            offload: policy.spec.offload,
+            homecoming: policy.spec.homecoming,
+            dry_run: policy.spec.dry_run,
+        })
     }
 
     /// The policies that select a container; a paused one selects nothing.
@@ -184,6 +200,23 @@ mod tests {
         out.barred = Some(Barred::OptedOut);
         let barred = Selection::Barred(Barred::OptedOut);
         assert_eq!(policies(&[wide]).selection(&out), barred);
+    }
+
+    #[test]
+    fn policy_that_decides_says_when_pages_leave_and_come_home() {
+        let wide = (
+            "wide",
+            "{limits: {perContainer: 2Gi}, return: {enabled: false}}",
+        );
+        let narrow = (
+            "narrow",
+            "{limits: {perContainer: 1Gi}, offload: {proactive: false}}",
+        );
+        let policies = policies(&[wide, narrow]);
+        let selection = policies.selection(&container("default"));
+        let wishes = policies.wishes(&selection).expect("one");
+        assert!(wishes.homecoming.enabled && !wishes.offload.proactive);
+        assert_eq!(policies.wishes(&Selection::None), None);
     }
 
     #[test]

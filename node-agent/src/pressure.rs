@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use dynamicswap_policy::{
     Assessor, ContainerName, Grain, Level, Memory, Observation, Selection, Sight, Thresholds,
-    Trigger,
+    Trigger, Verdict,
 };
 use dynamicswap_proto::control::v1::{ContainerReport, NodePressure};
 use dynamicswap_types::MonotonicTime;
@@ -25,6 +25,7 @@ use crate::kubernetes::PodSource;
 use crate::limits::WARNINGS_MAX;
 use crate::node::{NodeMemory, PRESSURE_FILE};
 use crate::policies::Policies;
+use crate::repaging::{NodeFigures, Pageable};
 use crate::report::{self, sentence};
 use crate::watches::{Subject, WatchEvent, Watches};
 
@@ -341,6 +342,53 @@ impl PressureMonitor {
         self.containers_known.then(all)
     }
 
+    /// The containers as re-paging takes them; none if they are not known yet.
+    #[must_use]
+    pub fn pageables(&self) -> Option<Vec<Pageable>> {
+        let of = |(name, known): (&ContainerName, &Known)| {
+            let sight = self.observation.containers.get(name)?;
+            let verdict = self.assessor.container(name);
+            Some(Pageable {
+                name: name.clone(),
+                cgroup: known.container.memory_cgroup.clone(),
+                wishes: self.policies.wishes(&known.selection),
+                used: sight.memory.used,
+                limit: sight.memory.limit,
+                swapped: sight.memory.swapped,
+                pressure: sight.pressure,
+                level: verdict.map_or(Level::Calm, |verdict| verdict.level),
+                calm_for: verdict.and_then(|verdict| self.calm_for(&verdict)),
+            })
+        };
+        let all = || self.known.iter().filter_map(of).collect();
+        self.containers_known.then(all)
+    }
+
+    /// The node as re-paging takes it.
+    #[must_use]
+    pub fn node_figures(&self) -> NodeFigures {
+        let verdict = self.assessor.node();
+        NodeFigures {
+            now: self.now(),
+            unix_ms: unix_ms(),
+            pressure: self.observation.node.pressure,
+            calm_for: verdict.and_then(|verdict| self.calm_for(&verdict)),
+            available: self.node_memory.available,
+            total: self.node_memory.total,
+        }
+    }
+
+    /// Memory of the node at the last look.
+    #[must_use]
+    pub const fn node_memory(&self) -> NodeMemory {
+        self.node_memory
+    }
+
+    fn calm_for(&self, verdict: &Verdict) -> Option<Duration> {
+        let is_calm = verdict.level == Level::Calm;
+        is_calm.then(|| self.now().since(verdict.since))
+    }
+
     /// Cgroups whose counts must be kept fresh, or the kernel may kill what is in them.
     fn endangered(&self) -> impl Iterator<Item = &Path> {
         let sights = self.observation.containers.iter();
@@ -377,6 +425,12 @@ impl PressureMonitor {
         };
         sights.iter().filter_map(of).collect()
     }
+}
+
+/// Milliseconds since 1970, for people.
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
 }
 
 /// What triggers this host permits, and what to say if that is not all.

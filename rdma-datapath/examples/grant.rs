@@ -153,6 +153,7 @@ fn main() -> anyhow::Result<()> {
             generation: server.report.generation + 1,
             incarnation: server.report.incarnation.clone(),
             grants: grants.collect(),
+            emptied: false,
         };
         ask(&server.socket, request::Kind::ApplyMemoryServer(document))?;
     }

@@ -2,6 +2,7 @@
 //!
 //! Owns the order of the story, the verdict and the cleaning up, which happens however it ends.
 
+mod circle;
 mod load;
 mod recorder;
 mod sampler;

@@ -20,16 +20,16 @@ use crate::cluster::paths::Programs;
 use crate::cluster::record::BORROWER;
 use crate::cluster::up::{self, Cluster};
 use crate::interrupt::Interrupt;
-use crate::report::{Kill, Mark};
+use crate::report::{Circle, Kill, Mark};
 use crate::run_container::LocalContainer;
 use crate::ui::{Ui, human_bytes, human_count, human_us};
 
 /// Time between two looks at what is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(40);
 /// Longest wait for any one step.
-const STEP_LIMIT: Duration = Duration::from_secs(120);
+pub(super) const STEP_LIMIT: Duration = Duration::from_secs(120);
 /// Longest wait for a pass over everything, and for a swapoff.
-const PASS_LIMIT: Duration = Duration::from_secs(600);
+pub(super) const PASS_LIMIT: Duration = Duration::from_secs(600);
 
 /// A running demo.
 #[derive(Debug)]
@@ -37,17 +37,19 @@ pub struct Demo {
     // Dropped in this order: the workload first, the cluster last.
     load: Option<Load>,
     sampler: Option<Sampler>,
-    container: Option<LocalContainer>,
-    cluster: Option<Cluster>,
+    pub(super) container: Option<LocalContainer>,
+    pub(super) cluster: Option<Cluster>,
     settings: up::Settings,
     workload: Workload,
-    memory: Bytes,
+    pub(super) memory: Bytes,
     calm: Duration,
     interrupt: Interrupt,
     /// What is seen.
     pub recorder: Arc<Recorder>,
     /// What was killed.
     pub kills: Vec<Kill>,
+    /// What came of the second half.
+    pub circle: Option<Circle>,
     /// Processes that ended and should not have.
     pub lost: Vec<String>,
     /// Processes that are meant to end.
@@ -72,6 +74,7 @@ impl Demo {
             calm: Duration::from_secs_f64(args.calm),
             interrupt,
             kills: Vec::new(),
+            circle: None,
             lost: Vec::new(),
             expected_dead: Vec::new(),
             left_behind: Vec::new(),
@@ -98,6 +101,7 @@ impl Demo {
         self.calm("load, on the donors that are left", ui)?;
         self.kill_engine(ui)?;
         self.calm("load, on the new engine", ui)?;
+        self.full_circle(policy, ui)?;
         self.check_everything(ui)?;
         self.swap_off(ui)?;
         self.finish(ui)
@@ -183,7 +187,7 @@ impl Demo {
     }
 
     /// Lets the load run for a while.
-    fn calm(&mut self, what: &str, ui: &mut Ui) -> Result<()> {
+    pub(super) fn calm(&mut self, what: &str, ui: &mut Ui) -> Result<()> {
         let until = Instant::now() + self.calm;
         self.wait(ui, what, self.calm + STEP_LIMIT, |_| {
             (Instant::now() >= until).then_some(())
@@ -406,14 +410,14 @@ impl Demo {
         Ok(())
     }
 
-    fn tell(&mut self, command: &str) -> Result<()> {
+    pub(super) fn tell(&mut self, command: &str) -> Result<()> {
         let load = self.load.as_mut().context("there is no workload")?;
         load.tell(command)
     }
 
     /// Waits until `ready` has something; fails when a process is lost, a page is wrong, or the
     /// limit is over.
-    fn wait<T>(
+    pub(super) fn wait<T>(
         &mut self,
         ui: &mut Ui,
         what: &str,

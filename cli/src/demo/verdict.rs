@@ -4,7 +4,7 @@ use super::recorder::Seen;
 use super::story::Demo;
 use crate::args::DemoArgs;
 use crate::report::analysis::cost_of;
-use crate::report::{Digest, Kill, Report, SwapIn};
+use crate::report::{Circle, Digest, Kill, Report, SwapIn};
 use crate::ui::human_count;
 
 /// What the report and the story call the engine process.
@@ -59,6 +59,9 @@ pub fn report(demo: &Demo, args: &DemoArgs, error: Option<&anyhow::Error>) -> Re
     {
         failures.push("the data set's digest is another one than before".to_owned());
     }
+    if let Some(circle) = &demo.circle {
+        failures.extend(circle_failures(circle));
+    }
     if seen.pages_peak == 0 && error.is_none() {
         failures.push("no page was ever remote".to_owned());
     }
@@ -83,6 +86,12 @@ pub fn report(demo: &Demo, args: &DemoArgs, error: Option<&anyhow::Error>) -> Re
         processes_lost_names: lost,
         left_behind: demo.left_behind.clone(),
         digest,
+        pages_returned: demo.circle.map_or(0, |circle| circle.pages_returned),
+        return_speedup: demo.circle.and_then(|circle| circle.speedup()),
+        donor_bytes_given_back: demo
+            .circle
+            .map_or(0, |circle| circle.donor_bytes_given_back),
+        circle: demo.circle,
         swap_in: SwapIn {
             count: end.swap_ins,
             p50_us: end.p50_us,
@@ -98,6 +107,18 @@ pub fn report(demo: &Demo, args: &DemoArgs, error: Option<&anyhow::Error>) -> Re
         phases: seen.phases,
         series: seen.series,
     }
+}
+
+/// What the second half promises and did not keep.
+fn circle_failures(circle: &Circle) -> Vec<String> {
+    let mut failures = Vec::new();
+    if circle.pages_returned == 0 {
+        failures.push("no page came home before it was asked for".to_owned());
+    }
+    if circle.donor_bytes_given_back == 0 {
+        failures.push("no donor got memory back".to_owned());
+    }
+    failures
 }
 
 fn with_cost(kill: &Kill, seen: &Seen) -> Kill {

@@ -50,6 +50,20 @@ pub fn cost_of(samples: &[WorkloadSample], t_ms: u64) -> Cost {
     }
 }
 
+/// Milliseconds from `t_ms`, when a load that had rested went on, until it was first at 90 % of what it
+/// does at the end of the samples; none if it rests again, or never was.
+#[must_use]
+pub fn back_to_full(samples: &[WorkloadSample], t_ms: u64) -> Option<u64> {
+    let since = || samples.iter().filter(|sample| sample.t_ms > t_ms);
+    let last = since().last()?.t_ms;
+    let end = since().filter(|sample| sample.t_ms + STEADY_MS * 2 > last);
+    let mut end: Vec<f64> = end.map(|sample| sample.ops_per_second).collect();
+    end.sort_by(f64::total_cmp);
+    let full = end.get(end.len() / 2).copied().filter(|full| *full > 0.0)?;
+    let back = since().find(|sample| sample.ops_per_second >= 0.9 * full);
+    back.map(|sample| sample.t_ms - t_ms)
+}
+
 /// The mean; 0 of nothing.
 #[expect(clippy::cast_precision_loss, reason = "a handful of samples")]
 fn mean(values: &[f64]) -> f64 {
@@ -96,6 +110,16 @@ mod tests {
     fn failure_that_nobody_notices_costs_nothing() {
         let cost = cost_of(&samples(|_| 1000.0), 5000);
         assert_eq!(cost.back_to_90_percent_ms, Some(0));
+    }
+
+    #[test]
+    fn load_is_back_once_it_does_what_it_does_in_the_end() {
+        let faulting = samples(|t| if t < 6000 { 100.0 } else { 9000.0 });
+        assert_eq!(back_to_full(&faulting, 5000), Some(1000));
+        let home = samples(|t| if t < 5000 { 0.0 } else { 9000.0 });
+        assert_eq!(back_to_full(&home, 5000), Some(100));
+        assert_eq!(back_to_full(&samples(|_| 0.0), 5000), None);
+        assert_eq!(back_to_full(&[], 0), None);
     }
 
     #[test]

@@ -361,6 +361,27 @@ fn tiles(body: &mut String, report: &Report) {
             "",
             "longest stall at a kill",
         ),
+        (
+            report.circle.map_or("–".to_owned(), |circle| {
+                human_bytes(circle.pages_returned * 4096)
+            }),
+            "",
+            "came home by itself",
+        ),
+        (
+            report
+                .return_speedup
+                .map_or("–".to_owned(), |times| format!("{times:.0}x")),
+            "",
+            "sooner at full speed than by demand faults",
+        ),
+        (
+            report.circle.map_or("–".to_owned(), |circle| {
+                human_bytes(circle.donor_bytes_given_back)
+            }),
+            "",
+            "given back to a donor",
+        ),
     ];
     body.push_str("<section class=\"tiles\">");
     for (value, class, label) in tiles {

@@ -58,6 +58,19 @@ pub struct Report {
     pub swap_in: SwapIn,
     /// What was killed, and what came of it.
     pub kills: Vec<Kill>,
+    /// Pages that came home before anybody asked for them, once the load had dropped.
+    #[serde(default)]
+    pub pages_returned: u64,
+    /// How many times sooner the load was at 90 % of its speed in memory than by demand faults alone;
+    /// absent if that was not played.
+    #[serde(default)]
+    pub return_speedup: Option<f64>,
+    /// Memory that a donor got back when it wanted it.
+    #[serde(default)]
+    pub donor_bytes_given_back: u64,
+    /// What these are made of; absent if it was not played.
+    #[serde(default)]
+    pub circle: Option<Circle>,
     /// Everything that happened, oldest first.
     pub events: Vec<Event>,
     /// Stretches of the run.
@@ -88,6 +101,29 @@ pub struct SwapIn {
     pub p99_us: u64,
     /// Longest.
     pub max_us: u64,
+}
+
+/// The second half of the story: pages come home, a donor takes its memory back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Circle {
+    /// Pages that came home before anybody asked for them.
+    pub pages_returned: u64,
+    /// Milliseconds until the load was at 90 % of its speed in memory, by demand faults alone.
+    pub back_by_demand_ms: Option<u64>,
+    /// The same, with its pages home.
+    pub back_after_return_ms: Option<u64>,
+    /// Memory that a donor got back.
+    pub donor_bytes_given_back: u64,
+}
+
+impl Circle {
+    /// How many times sooner it was back with its pages home.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds of one run")]
+    pub fn speedup(&self) -> Option<f64> {
+        let (demand, home) = (self.back_by_demand_ms?, self.back_after_return_ms?);
+        (home > 0).then(|| demand as f64 / home as f64)
+    }
 }
 
 /// A process that was killed on purpose.
@@ -183,6 +219,9 @@ pub(crate) mod tests {
             "processes_lost",
             "left_behind",
             "events",
+            "pages_returned",
+            "return_speedup",
+            "donor_bytes_given_back",
         ] {
             assert!(fields.contains_key(field), "{field}");
         }

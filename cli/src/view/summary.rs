@@ -128,6 +128,8 @@ pub struct Donor {
     pub pid: u32,
     /// Sets that have a copy there, reserve included.
     pub sets: usize,
+    /// Bytes of its host that its memory server holds now, lent or ready to be.
+    pub memory: u64,
 }
 
 /// One container.
@@ -151,6 +153,10 @@ pub struct Container {
     pub reason: String,
     /// The policy that selects it.
     pub policy: String,
+    /// Bytes that were sent ahead of the need, and that came home before anybody asked for them.
+    pub offloaded: u64,
+    /// See above.
+    pub returned: u64,
 }
 
 /// Something that happened.
@@ -191,6 +197,7 @@ impl Summary {
                 donor.capacity = u64::from(server.slots_total) * server.slot_bytes;
                 donor.lent = server.grants.len() as u64 * server.slot_bytes;
                 donor.pid = server.pid;
+                donor.memory = server.memory_bytes;
                 warnings.add(&format!("{}/memory-server", node.node), &server.warnings);
             } else if node.donor {
                 donor_entry(&mut donors, &node.node);
@@ -390,6 +397,8 @@ fn container_row(report: &pb::ContainerReport) -> Container {
         state: report.pressure_state.clone(),
         reason: report.pressure_reason.clone(),
         policy: report.policy.clone(),
+        offloaded: report.offloaded_bytes,
+        returned: report.returned_bytes,
     }
 }
 

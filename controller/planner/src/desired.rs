@@ -78,6 +78,8 @@ pub struct ServerDocument {
     pub incarnation: IncarnationId,
     /// Every slot that shall be granted, by slot.
     pub grants: Vec<ServerGrant>,
+    /// The donor is being emptied: it gives its host the memory of slots that are not granted.
+    pub emptied: bool,
 }
 
 /// Everything that a node is told, with the generation of each part.
@@ -130,6 +132,7 @@ pub(crate) fn render(
         content.memory_server = own.map(|server| ServerDocument {
             incarnation: server.incarnation,
             grants: Vec::new(),
+            emptied: record.drain.is_some(),
         });
         contents.insert(node.clone(), content);
     }

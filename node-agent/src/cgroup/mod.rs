@@ -6,6 +6,7 @@
 mod figures;
 mod list_counts;
 mod psi;
+mod stat;
 mod swap_limit;
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ use crate::limits::KERNEL_FILE_BYTES_MAX;
 
 pub use list_counts::{host_reclaims_by_counts, is_endangered, refresh};
 pub use psi::{Armed, Fired, probe_triggers, read_pressure};
+pub use stat::{Stat, reclaim};
 pub use swap_limit::SwapLimits;
 
 /// Why a kernel file gives nothing.

@@ -281,6 +281,11 @@ impl Daemon {
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
             }
+            request::Kind::HoldSlots(_) => {
+                let state = self.state.lock().expect("not poisoned");
+                let generation = state.1.generation;
+                response::Kind::Applied(Applied { generation })
+            }
             request::Kind::ApplyMemoryServer(document) => {
                 let mut state = self.state.lock().expect("not poisoned");
                 let generation = document.generation;

@@ -140,6 +140,17 @@ impl MemoryServerCore {
         self.table.zeroed(slot, effects)
     }
 
+    /// Holds memory for `slots_max` slots at most: that of free ones above goes back to the host.
+    pub fn hold(&mut self, slots_max: u32, effects: &mut Vec<SlotEffect>) {
+        self.table.hold(slots_max, effects);
+    }
+
+    /// Slots whose memory the host has.
+    #[must_use]
+    pub fn slots_given_back(&self) -> u32 {
+        self.table.slots_given_back()
+    }
+
     /// Takes a handshake. `effects` must be done before the answer is sent: older sessions are
     /// closed, the epoch is recorded.
     ///

@@ -59,6 +59,14 @@ pub trait ControlHandler: Send + Sync + 'static {
         Err(wrong_daemon("swapd", "a memory server"))
     }
 
+    /// Holds memory for so many slots at most. swapd refuses.
+    ///
+    /// # Errors
+    /// The refusal, for the agent.
+    fn hold_slots(&self, _slots_max: u32) -> Result<Generation, Refusal> {
+        Err(wrong_daemon("swapd", "a memory server"))
+    }
+
     /// The present report; `Report.change` is filled in by the server.
     fn report(&self) -> Report;
 
@@ -277,6 +285,7 @@ fn answer(request: request::Kind, handler: &dyn ControlHandler) -> response::Kin
     let applied = match request {
         request::Kind::ApplySwapDevice(document) => handler.apply_swap_device(document),
         request::Kind::ApplyMemoryServer(document) => handler.apply_memory_server(document),
+        request::Kind::HoldSlots(wanted) => handler.hold_slots(wanted.slots_max),
         request::Kind::Report(wanted) => return response::Kind::Report(report(wanted, handler)),
     };
     match applied {

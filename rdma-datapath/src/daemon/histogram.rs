@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dynamicswap_proto::common::v1::LatencyReport;
+use dynamicswap_types::MonotonicTime;
 
 /// Buckets per power of two: a percentile is at most 1/8 too high.
 const SUB_BITS: u32 = 3;
@@ -60,22 +61,17 @@ impl Histogram {
     /// How many were counted.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.buckets.iter().map(|b| b.load(Ordering::Relaxed)).sum()
+        self.counts().sum()
+    }
+
+    fn counts(&self) -> impl Iterator<Item = u64> {
+        self.buckets.iter().map(|b| b.load(Ordering::Relaxed))
     }
 
     /// A value that `per_mille` of 1000 do not exceed; at most 1/8 too high. Zero while empty.
     #[must_use]
     pub fn percentile(&self, per_mille: u64) -> Duration {
-        let wanted = (self.count() * per_mille).div_ceil(1000).max(1);
-        let max = self.max_nanos.load(Ordering::Relaxed);
-        let mut seen = 0;
-        for (index, count) in self.buckets.iter().enumerate() {
-            seen += count.load(Ordering::Relaxed);
-            if seen >= wanted {
-                return Duration::from_nanos(upper_bound(index).min(max));
-            }
-        }
-        Duration::ZERO
+        percentile(self.counts(), self.count(), per_mille).min(self.max())
     }
 
     /// The longest.
@@ -87,12 +83,73 @@ impl Histogram {
     /// For the report, in microseconds.
     #[must_use]
     pub fn report(&self) -> LatencyReport {
-        let micros = |duration: Duration| u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
         LatencyReport {
             count: self.count(),
             p50_us: micros(self.percentile(500)),
             p99_us: micros(self.percentile(990)),
             max_us: micros(self.max()),
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
+}
+
+/// The upper bound of the bucket that holds this percentile of `all` values.
+fn percentile(counts: impl Iterator<Item = u64>, all: u64, per_mille: u64) -> Duration {
+    let wanted = (all * per_mille).div_ceil(1000).max(1);
+    let mut seen = 0;
+    for (index, count) in counts.enumerate() {
+        seen += count;
+        if seen >= wanted {
+            return Duration::from_nanos(upper_bound(index));
+        }
+    }
+    Duration::ZERO
+}
+
+/// Time after which what a [`Recent`] shows begins anew.
+pub const RECENT_TURN: Duration = Duration::from_secs(10);
+
+/// What a histogram has counted in the last one to two [`RECENT_TURN`]s.
+#[derive(Debug)]
+pub struct Recent {
+    turned: MonotonicTime,
+    /// Counts of two turns ago, and of the last one.
+    older: Vec<u64>,
+    newer: Vec<u64>,
+}
+
+impl Recent {
+    /// From now on.
+    #[must_use]
+    pub fn new(now: MonotonicTime) -> Self {
+        Self {
+            turned: now,
+            older: vec![0; BUCKETS],
+            newer: vec![0; BUCKETS],
+        }
+    }
+
+    /// For the report, in microseconds; the longest is as exact as the percentiles are.
+    pub fn report(&mut self, histogram: &Histogram, now: MonotonicTime) -> LatencyReport {
+        let counts: Vec<u64> = histogram.counts().collect();
+        if now.since(self.turned) >= RECENT_TURN {
+            self.turned = now;
+            self.older = std::mem::replace(&mut self.newer, counts.clone());
+        }
+        let grown = || {
+            let pairs = counts.iter().zip(&self.older);
+            pairs.map(|(now, before)| now.saturating_sub(*before))
+        };
+        let all = grown().sum();
+        let value = |per_mille| micros(percentile(grown(), all, per_mille));
+        LatencyReport {
+            count: all,
+            p50_us: value(500),
+            p99_us: value(990),
+            max_us: value(1000),
         }
     }
 }
@@ -109,6 +166,21 @@ mod tests {
             prop_assert!(bound >= nanos);
             prop_assert!(bound - nanos <= nanos / 8);
         }
+    }
+
+    #[test]
+    fn recent_values_are_those_of_the_last_turns() {
+        let at = |seconds| MonotonicTime::ZERO.after(Duration::from_secs(seconds));
+        let histogram = Histogram::default();
+        let mut recent = Recent::new(at(0));
+        histogram.record(Duration::from_millis(50));
+        assert_eq!(recent.report(&histogram, at(1)).count, 1);
+        assert_eq!(recent.report(&histogram, at(10)).count, 1);
+        histogram.record(Duration::from_micros(100));
+        assert_eq!(recent.report(&histogram, at(19)).count, 2);
+        let report = recent.report(&histogram, at(20));
+        assert_eq!((report.count, report.p99_us < 200), (1, true));
+        assert_eq!(recent.report(&histogram, at(40)).count, 0);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
@@ -27,6 +28,8 @@ pub(super) struct Control {
     pub(super) shared: Arc<Shared>,
     pub(super) events: Arc<EventLog>,
     pub(super) incarnation: IncarnationId,
+    /// The memory file.
+    pub(super) held_file: OwnedFd,
     pub(super) geometry: SlotGeometry,
     pub(super) address: SocketAddr,
     pub(super) rdma_address: Option<SocketAddr>,
@@ -67,6 +70,11 @@ impl ControlHandler for Control {
         }
     }
 
+    fn hold_slots(&self, slots_max: u32) -> Result<Generation, Refusal> {
+        self.mailbox.send(Command::Hold(slots_max));
+        Ok(self.shared.snapshot().generation)
+    }
+
     fn report(&self) -> Report {
         let (snapshot, counters) = (self.shared.snapshot(), &self.shared.counters);
         let report = pb::MemoryServerReport {
@@ -91,6 +99,8 @@ impl ControlHandler for Control {
                 .rdma_address
                 .map_or_else(String::new, |address| address.to_string()),
             refused_key: counters.refused_key.load(Ordering::Relaxed),
+            slots_given_back: snapshot.slots_given_back,
+            memory_bytes: allocated_bytes(&self.held_file),
         };
         Report {
             change: 0,
@@ -128,6 +138,7 @@ fn parse(document: &pb::MemoryServerDocument) -> Result<GrantDocument, IdError> 
         generation: Generation::new(document.generation),
         incarnation: document.incarnation.as_slice().try_into()?,
         grants: grants.collect::<Result<_, IdError>>()?,
+        emptied: document.emptied,
     })
 }
 
@@ -137,6 +148,13 @@ fn slot_report(grant: &Grant) -> pb::SlotReport {
         device_id: grant.owner.device.to_bytes().to_vec(),
         set_id: grant.owner.set.get(),
     }
+}
+
+/// What a file takes of the host's memory; 0 if the host does not tell.
+fn allocated_bytes(file: &OwnedFd) -> u64 {
+    const BLOCK: u64 = 512;
+    let blocks = rustix::fs::fstat(file).map(|stat| u64::try_from(stat.st_blocks).unwrap_or(0));
+    blocks.unwrap_or(0).saturating_mul(BLOCK)
 }
 
 /// Resident memory of this process; 0 if the host does not tell.

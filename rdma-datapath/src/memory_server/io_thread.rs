@@ -29,6 +29,7 @@ use super::mailbox::{Command, Mailbox};
 use super::memory_file::Records;
 use super::rdma::{self, RdmaEvent, RdmaServer, Request};
 use super::shared::{CloseReason, ServerEvent, Shared, Snapshot};
+use super::zeroing::Work;
 use crate::daemon::clock::monotonic_now;
 use crate::daemon::mapped_file::MappedBytes;
 use crate::daemon::spin::AdaptiveSpin;
@@ -57,7 +58,7 @@ pub(super) struct IoThread {
     pub(super) listener: TcpListener,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) shared: Arc<Shared>,
-    pub(super) zeroing: Sender<SlotIndex>,
+    pub(super) zeroing: Sender<Work>,
     pub(super) spin: AdaptiveSpin,
     pub(super) connections: Vec<Connection>,
     pub(super) sessions_max: usize,
@@ -394,6 +395,11 @@ impl IoThread {
                     // The asker may have given up.
                     let _ = answer.try_send(applied);
                 }
+                Command::Hold(slots_max) => {
+                    self.core.hold(slots_max, &mut effects);
+                    self.carry_out(effects);
+                    self.shared.publish(Snapshot::of(&self.core));
+                }
                 Command::Zeroed(slot) => {
                     self.core.zeroed(slot, &mut effects);
                     self.carry_out(effects);
@@ -419,7 +425,10 @@ impl IoThread {
                 SlotEffect::Generation(generation) => self.records.record_generation(generation),
                 // Fails only while the process ends; the record says "dirty", so the next does it.
                 SlotEffect::Zero(slot) => {
-                    let _ = self.zeroing.send(slot);
+                    let _ = self.zeroing.send(Work::Zero(slot));
+                }
+                SlotEffect::GiveBack(slot) => {
+                    let _ = self.zeroing.send(Work::GiveBack(slot));
                 }
             }
         }

@@ -15,6 +15,8 @@ use rustix::event::{EventfdFlags, eventfd};
 pub enum Command {
     /// Take a document and answer.
     Apply(GrantDocument, SyncSender<Result<Applied, ApplyError>>),
+    /// Hold memory for so many slots at most.
+    Hold(u32),
     /// The slot is zeroed.
     Zeroed(SlotIndex),
     /// End.

@@ -42,6 +42,8 @@ pub struct Snapshot {
     pub grants: Vec<Grant>,
     /// Zeroed and free.
     pub slots_ready: u32,
+    /// Without memory.
+    pub slots_given_back: u32,
 }
 
 impl Snapshot {
@@ -52,6 +54,7 @@ impl Snapshot {
             generation: core.generation(),
             grants: core.grants().collect(),
             slots_ready: core.slots_ready(),
+            slots_given_back: core.slots_given_back(),
         }
     }
 }
@@ -98,6 +101,13 @@ pub enum ServerEvent {
     },
     /// A slot could not be zeroed; it will not be granted again.
     ZeroingFailed {
+        /// The slot.
+        slot: SlotIndex,
+        /// The host's answer.
+        errno: Errno,
+    },
+    /// The host did not take a slot's memory.
+    GivingBackFailed {
         /// The slot.
         slot: SlotIndex,
         /// The host's answer.
@@ -177,6 +187,10 @@ impl ServerEvent {
             Self::ZeroingFailed { slot, errno } => (
                 "ZeroingFailed",
                 format!("slot {slot} could not be zeroed ({errno}) and stays out of use"),
+            ),
+            Self::GivingBackFailed { slot, errno } => (
+                "GivingBackFailed",
+                format!("the memory of slot {slot} could not be given back to the host ({errno})"),
             ),
         }
     }

@@ -26,7 +26,7 @@ use super::memory_file::{MemoryFile, Wanted, file_bytes, kept_port};
 use super::options::Options;
 use super::rdma::RdmaServer;
 use super::shared::{ServerEvent, Shared, Snapshot};
-use super::zeroing::{self, SlotFile};
+use super::zeroing::{self, SlotFile, Work};
 use crate::daemon::change::ChangeCounter;
 use crate::daemon::control_server::{self, ControlServer};
 use crate::daemon::events::EventLog;
@@ -137,6 +137,7 @@ fn serve(
         shared: Arc::clone(&running.shared),
         events: Arc::clone(&running.events),
         incarnation: running.incarnation,
+        held_file: running.held_file.try_clone().context("copy a descriptor")?,
         geometry: options.geometry()?,
         address,
         rdma_address,
@@ -239,6 +240,8 @@ struct Running {
     shared: Arc<Shared>,
     events: Arc<EventLog>,
     incarnation: IncarnationId,
+    /// The memory file, to ask what it takes.
+    held_file: OwnedFd,
     io: JoinHandle<Result<(), Errno>>,
 }
 
@@ -263,6 +266,7 @@ impl Running {
         let shared = Arc::new(Shared::new(Snapshot::of(&core), change, sender));
         let mailbox = Arc::new(Mailbox::new().context("make an eventfd")?);
         tell_events(Arc::clone(&events), receiver)?;
+        let held_file = memory.file.try_clone().context("copy a descriptor")?;
         let slot_file = SlotFile {
             file: memory.file,
             offset: memory.slots_offset,
@@ -271,7 +275,8 @@ impl Running {
         let zeroing = zeroing::start(slot_file, Arc::clone(&mailbox), Arc::clone(&shared))?;
         for effect in effects {
             if let SlotEffect::Zero(slot) = effect {
-                zeroing.send(slot).context("reach the zeroing thread")?;
+                let work = Work::Zero(slot);
+                zeroing.send(work).context("reach the zeroing thread")?;
             }
         }
         let thread = IoThread {
@@ -299,6 +304,7 @@ impl Running {
             shared,
             events,
             incarnation,
+            held_file,
             io,
         })
     }

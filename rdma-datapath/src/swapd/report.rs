@@ -66,6 +66,7 @@ pub fn build(parts: &ReportParts<'_>) -> pb::SwapDeviceReport {
         counters: Some(counters(header)),
         read_latency: Some(control.latencies.read.report()),
         write_latency: Some(control.latencies.write.report()),
+        recent_read_latency: Some(control.latencies.recent_reads()),
         warnings: warnings(control, snapshot),
         engine_starts: header.engine_starts.load(Ordering::Acquire),
         holder_pid: header.holder_pid.load(Ordering::Acquire),

@@ -178,6 +178,7 @@ impl MemoryServer {
             generation,
             incarnation: incarnation.to_vec(),
             grants: grants.collect(),
+            emptied: false,
         }))
     }
 

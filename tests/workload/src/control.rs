@@ -1,11 +1,12 @@
 //! When a workload's churn ends: a budget of time or operations, a command, or an abort.
 //!
 //! Owns the commands that a workload takes on its standard input: `check` (check everything, then
-//! go on), `finish` (end the churn, check everything, tell the result) and `abort`; the end of the
-//! input is an abort too, because whoever started the workload is gone.
+//! go on), `rest` (do nothing until told to `resume`), `finish` (end the churn, check everything, tell the
+//! result) and `abort`; the end of the input is an abort too, because whoever started the workload is
+//! gone.
 
 use std::io::BufRead;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -59,6 +60,8 @@ pub enum Ended {
 const RUNNING: u8 = 0;
 const FINISHED: u8 = 1;
 const ABORTED: u8 = 2;
+/// Time after which a churn that rests looks whether it has been ended.
+const REST_LOOK: Duration = Duration::from_millis(100);
 /// Operations between two looks at the clock.
 const OPS_PER_CLOCK_LOOK: u64 = 16;
 
@@ -69,6 +72,7 @@ pub struct Control {
     state: AtomicU8,
     ops: AtomicU64,
     passes: AtomicU32,
+    resting: AtomicBool,
     churn_began: OnceLock<Instant>,
     lock: Mutex<()>,
     changed: Condvar,
@@ -83,6 +87,7 @@ impl Control {
             state: AtomicU8::new(RUNNING),
             ops: AtomicU64::new(0),
             passes: AtomicU32::new(0),
+            resting: AtomicBool::new(false),
             churn_began: OnceLock::new(),
             lock: Mutex::new(()),
             changed: Condvar::new(),
@@ -130,8 +135,18 @@ impl Control {
         self.state.load(Ordering::Acquire) == RUNNING
     }
 
-    /// Whether one more operation of the churn may be done.
+    /// Lets the churn rest, or go on.
+    pub fn rest(&self, resting: bool) {
+        self.resting.store(resting, Ordering::Release);
+        self.wake();
+    }
+
+    /// Whether one more operation of the churn may be done; while it rests, this waits.
     pub fn take_op(&self) -> bool {
+        while self.resting.load(Ordering::Relaxed) && self.state.load(Ordering::Relaxed) == RUNNING
+        {
+            self.wait(REST_LOOK, || !self.resting.load(Ordering::Acquire));
+        }
         if self.state.load(Ordering::Relaxed) != RUNNING {
             return false;
         }
@@ -168,10 +183,14 @@ impl Control {
         for line in input.lines() {
             match line.as_deref().map(str::trim) {
                 Ok("check") => self.ask_for_pass(),
+                Ok("rest") => self.rest(true),
+                Ok("resume") => self.rest(false),
                 Ok("finish") => self.end(Ended::Finished),
                 Ok("abort") | Err(_) => break,
                 Ok("") => {}
-                Ok(other) => eprintln!("'{other}' is no command: write check, finish or abort"),
+                Ok(other) => {
+                    eprintln!("'{other}' is no command: write check, rest, resume, finish or abort")
+                }
             }
         }
         self.end(Ended::Aborted);
@@ -198,6 +217,22 @@ mod tests {
         while control.take_op() {}
         assert!(began.elapsed() >= Duration::from_millis(20));
         assert!(!control.is_aborted());
+    }
+
+    #[test]
+    fn churn_rests_until_it_is_resumed_or_ended() {
+        let control = Control::new(Budget::until_told());
+        control.rest(true);
+        std::thread::scope(|scope| {
+            let taken = scope.spawn(|| control.take_op());
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(!taken.is_finished());
+            control.rest(false);
+            assert!(taken.join().expect("no panic"));
+        });
+        control.rest(true);
+        control.end(Ended::Finished);
+        assert!(!control.take_op());
     }
 
     #[test]

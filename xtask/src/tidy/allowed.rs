@@ -35,6 +35,10 @@ pub struct WordException {
 /// Files that may hold unsafe code.
 pub const UNSAFE_FILES: &[Exception] = &[
     Exception {
+        path: "node-agent/src/homecoming/foreign.rs",
+        reason: "calls on another process's memory that no library wraps",
+    },
+    Exception {
         path: "rdma-datapath/src/holder/pinned.rs",
         reason: "the engine's program is mapped and locked, so that starting it needs no disk",
     },

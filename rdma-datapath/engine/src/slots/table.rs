@@ -51,6 +51,8 @@ pub struct GrantDocument {
     pub incarnation: IncarnationId,
     /// Slots that shall be granted.
     pub grants: Vec<Grant>,
+    /// The donor is being emptied: memory of slots that are not granted goes back to the host.
+    pub emptied: bool,
 }
 
 /// What the memory file keeps of a slot.
@@ -76,6 +78,8 @@ pub enum SlotEffect {
     Generation(Generation),
     /// Zero the slot, then call `zeroed`.
     Zero(SlotIndex),
+    /// Give the slot's memory back to the host. A later [`Self::Zero`] takes it again.
+    GiveBack(SlotIndex),
 }
 
 /// What a document changed.
@@ -158,6 +162,8 @@ enum SlotState {
     Granted(Owner),
     /// Being zeroed; waits for the shell, then goes to `next` if there is one.
     Zeroing { next: Option<Owner> },
+    /// Without memory; waits until more slots may have it, or for a document that grants it.
+    GivenBack,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -174,6 +180,10 @@ pub(super) struct SlotTable {
     incarnation: IncarnationId,
     generation: Generation,
     slots: Vec<Slot>,
+    /// Slots that may have memory, as the agent says.
+    held_max: u32,
+    /// The last document wants the donor emptied.
+    emptied: bool,
 }
 
 impl SlotTable {
@@ -201,6 +211,8 @@ impl SlotTable {
             incarnation: kept.incarnation,
             generation: kept.generation,
             slots,
+            held_max: u32::MAX,
+            emptied: false,
         }
     }
 
@@ -214,6 +226,8 @@ impl SlotTable {
         for (index, owner) in (0..self.geometry.slots).zip(wanted) {
             self.settle(SlotIndex::new(index), owner, &mut applied, effects);
         }
+        self.emptied = document.emptied;
+        self.balance(effects);
         self.generation = document.generation;
         effects.push(SlotEffect::Generation(self.generation));
         Ok(applied)
@@ -286,6 +300,45 @@ impl SlotTable {
                 }
                 applied.waiting += u32::from(next.is_some());
             }
+            (SlotState::GivenBack, None) => {}
+            (SlotState::GivenBack, next) => {
+                slot.state = SlotState::Zeroing { next };
+                applied.waiting += 1;
+                effects.push(SlotEffect::Record(index, SlotRecord::Dirty { next }));
+                effects.push(SlotEffect::Zero(index));
+            }
+        }
+    }
+
+    pub(super) fn hold(&mut self, slots_max: u32, effects: &mut Vec<SlotEffect>) {
+        self.held_max = slots_max;
+        self.balance(effects);
+    }
+
+    /// Gives memory of free slots back, the last ones first, or takes it again, the first ones first,
+    /// so that as many have it as may.
+    fn balance(&mut self, effects: &mut Vec<SlotEffect>) {
+        let held_max = if self.emptied { 0 } else { self.held_max };
+        let held = self.geometry.slots - self.slots_given_back();
+        let (mut over, mut under) = (held.saturating_sub(held_max), held_max.saturating_sub(held));
+        for (index, slot) in (0..self.geometry.slots).zip(&mut self.slots).rev() {
+            if over > 0 && slot.state == SlotState::Ready {
+                over -= 1;
+                slot.state = SlotState::GivenBack;
+                slot.serial += 1;
+                let index = SlotIndex::new(index);
+                // A process that starts anew knows no bound yet: it zeroes the slot, which takes its
+                // memory again.
+                effects.push(SlotEffect::Record(index, SlotRecord::Dirty { next: None }));
+                effects.push(SlotEffect::GiveBack(index));
+            }
+        }
+        for (index, slot) in (0..self.geometry.slots).zip(&mut self.slots) {
+            if under > 0 && slot.state == SlotState::GivenBack {
+                under -= 1;
+                slot.state = SlotState::Zeroing { next: None };
+                effects.push(SlotEffect::Zero(SlotIndex::new(index)));
+            }
         }
     }
 
@@ -303,6 +356,7 @@ impl SlotTable {
             slot.serial += 1;
             effects.push(SlotEffect::Record(index, SlotRecord::Granted(owner)));
         }
+        self.balance(effects);
         true
     }
 
@@ -338,7 +392,7 @@ impl SlotTable {
             SlotState::Granted(owner) | SlotState::Zeroing { next: Some(owner) } => {
                 owner.device == device
             }
-            SlotState::Ready | SlotState::Zeroing { next: None } => false,
+            SlotState::Ready | SlotState::Zeroing { next: None } | SlotState::GivenBack => false,
         })
     }
 
@@ -354,8 +408,13 @@ impl SlotTable {
                     slot: SlotIndex::new(index),
                     owner,
                 }),
-                SlotState::Ready | SlotState::Zeroing { .. } => None,
+                SlotState::Ready | SlotState::Zeroing { .. } | SlotState::GivenBack => None,
             })
+    }
+
+    pub(super) fn slots_given_back(&self) -> u32 {
+        let given_back = |slot: &Slot| u32::from(slot.state == SlotState::GivenBack);
+        self.slots.iter().map(given_back).sum()
     }
 
     pub(super) fn slots_ready(&self) -> u32 {

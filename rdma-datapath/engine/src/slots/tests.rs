@@ -1,6 +1,6 @@
 //! Rules of the memory server's core, one test each, and a model for all of them together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dynamicswap_types::{Bytes, Epoch, Generation, SessionId, SetId, SlabSize};
 use proptest::prelude::*;
@@ -50,6 +50,7 @@ fn document(generation: u64, grants: &[(u32, u8, u64)]) -> GrantDocument {
                 },
             })
             .collect(),
+        emptied: false,
     }
 }
 
@@ -196,6 +197,70 @@ fn slot_taken_back_is_zeroed_before_the_next_owner_gets_it() {
 }
 
 #[test]
+fn memory_of_free_slots_goes_back_and_comes_again() {
+    let mut core = core();
+    core.apply(&document(1, &[(3, 1, 10)]), &mut Vec::new())
+        .expect("valid");
+    let mut effects = Vec::new();
+    core.hold(2, &mut effects);
+    let given: Vec<_> = effects
+        .iter()
+        .filter(|effect| matches!(effect, SlotEffect::GiveBack(_)))
+        .collect();
+    // The last free ones; the granted one stays.
+    let slot = SlotIndex::new;
+    assert_eq!(
+        given,
+        [
+            &SlotEffect::GiveBack(slot(2)),
+            &SlotEffect::GiveBack(slot(1))
+        ]
+    );
+    assert_eq!((core.slots_given_back(), core.slots_ready()), (2, 1));
+    // A document that grants one all the same gets it, zeroed; another one goes back for it.
+    effects.clear();
+    core.apply(&document(2, &[(3, 1, 10), (2, 1, 11)]), &mut effects)
+        .expect("valid");
+    assert!(effects.contains(&SlotEffect::Zero(slot(2))));
+    assert!(effects.contains(&SlotEffect::GiveBack(slot(0))));
+    assert!(core.zeroed(slot(2), &mut Vec::new()));
+    assert_eq!(core.grants().count(), 2);
+    // More may have memory again: the first ones get it, zeroed.
+    effects.clear();
+    core.hold(4, &mut effects);
+    assert_eq!(
+        effects,
+        [SlotEffect::Zero(slot(0)), SlotEffect::Zero(slot(1))]
+    );
+    assert!(core.zeroed(slot(0), &mut Vec::new()));
+    assert_eq!((core.slots_given_back(), core.slots_ready()), (0, 1));
+}
+
+#[test]
+fn emptied_donor_keeps_no_memory_of_free_slots() {
+    let mut core = core();
+    core.apply(&document(1, &[(0, 1, 10)]), &mut Vec::new())
+        .expect("valid");
+    let emptied = GrantDocument {
+        emptied: true,
+        ..document(2, &[(0, 1, 10)])
+    };
+    core.apply(&emptied, &mut Vec::new()).expect("valid");
+    assert_eq!((core.slots_given_back(), core.grants().count()), (3, 1));
+    let emptied = GrantDocument {
+        emptied: true,
+        ..document(3, &[])
+    };
+    core.apply(&emptied, &mut Vec::new()).expect("valid");
+    let mut effects = Vec::new();
+    assert!(core.zeroed(SlotIndex::new(0), &mut effects));
+    assert!(effects.contains(&SlotEffect::GiveBack(SlotIndex::new(0))));
+    assert_eq!(core.slots_given_back(), SLOTS);
+    core.apply(&document(4, &[]), &mut effects).expect("valid");
+    assert_eq!(core.slots_given_back(), 0, "its memory comes again");
+}
+
+#[test]
 fn restart_keeps_grants_and_epochs_and_zeroes_again_what_was_dirty() {
     let owner = Owner {
         device: id(1),
@@ -290,6 +355,7 @@ fn full_device_table_forgets_idle_devices_only() {
 enum Step {
     Apply(BTreeMap<u32, (u8, u64)>),
     Zeroed(u32),
+    Hold(u32),
     Open(u16, u8, u64),
     Close(u16),
     Check(u16, u32, u64),
@@ -299,6 +365,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         proptest::collection::btree_map(0..SLOTS, (1_u8..4, 1_u64..3), 0..4).prop_map(Step::Apply),
         (0..SLOTS).prop_map(Step::Zeroed),
+        (0..=SLOTS).prop_map(Step::Hold),
         (0_u16..6, 1_u8..4, 1_u64..5).prop_map(|(c, d, e)| Step::Open(c, d, e)),
         (0_u16..6).prop_map(Step::Close),
         (0_u16..6, 0..SLOTS, 1_u64..3).prop_map(|(c, s, set)| Step::Check(c, s, set)),
@@ -306,8 +373,10 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// The rules in their plainest form.
-#[derive(Default)]
 struct Model {
+    /// Slots without memory, and how many may have it.
+    given_back: BTreeSet<u32>,
+    held_max: u32,
     granted: BTreeMap<u32, (u8, u64)>,
     dirty: BTreeMap<u32, Option<(u8, u64)>>,
     epochs: BTreeMap<u8, u64>,
@@ -315,6 +384,39 @@ struct Model {
 }
 
 impl Model {
+    fn new() -> Self {
+        Self {
+            given_back: BTreeSet::new(),
+            held_max: u32::MAX,
+            granted: BTreeMap::new(),
+            dirty: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+            open: BTreeMap::new(),
+        }
+    }
+
+    fn held(&self) -> u32 {
+        SLOTS - u32::try_from(self.given_back.len()).expect("few")
+    }
+
+    fn balance(&mut self) {
+        let is_free = |model: &Self, slot: u32| {
+            let busy = model.granted.contains_key(&slot) || model.dirty.contains_key(&slot);
+            !busy && !model.given_back.contains(&slot)
+        };
+        for slot in (0..SLOTS).rev() {
+            if self.held() > self.held_max && is_free(self, slot) {
+                self.given_back.insert(slot);
+            }
+        }
+        while self.held() < self.held_max {
+            let Some(slot) = self.given_back.pop_first() else {
+                return;
+            };
+            self.dirty.insert(slot, None);
+        }
+    }
+
     fn apply(&mut self, wanted: &BTreeMap<u32, (u8, u64)>) -> bool {
         let conflict = wanted
             .iter()
@@ -326,12 +428,15 @@ impl Model {
             let wish = wanted.get(&slot).copied();
             if let Some(next) = self.dirty.get_mut(&slot) {
                 *next = wish;
+            } else if wish.is_some() && self.given_back.remove(&slot) {
+                self.dirty.insert(slot, wish);
             } else if let Some(owner) = wish {
                 self.granted.insert(slot, owner);
             } else if self.granted.remove(&slot).is_some() {
                 self.dirty.insert(slot, None);
             }
         }
+        self.balance();
         true
     }
 
@@ -349,7 +454,7 @@ impl Model {
 proptest! {
     #[test]
     fn core_follows_the_model(steps in proptest::collection::vec(step(), 1..80)) {
-        let (mut core, mut model) = (core(), Model::default());
+        let (mut core, mut model) = (core(), Model::new());
         let mut generation = 0;
         for step in steps {
             match step {
@@ -364,7 +469,16 @@ proptest! {
                     if let Some(Some(owner)) = was {
                         model.granted.insert(slot, owner);
                     }
+                    if was.is_some() {
+                        model.balance();
+                    }
                     prop_assert_eq!(core.zeroed(SlotIndex::new(slot), &mut Vec::new()), was.is_some());
+                }
+                Step::Hold(slots_max) => {
+                    core.hold(slots_max, &mut Vec::new());
+                    model.held_max = slots_max;
+                    model.balance();
+                    prop_assert_eq!(core.slots_given_back(), SLOTS - model.held());
                 }
                 Step::Open(connection, device, epoch) if !model.open.contains_key(&connection) => {
                     let taken = core.open(

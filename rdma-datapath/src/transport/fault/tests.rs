@@ -49,6 +49,7 @@ impl World {
             generation: Generation::new(1),
             incarnation: MEMORY,
             grants: vec![Grant { slot: SLOT, owner }],
+            emptied: false,
         };
         server.borrow_mut().apply(&document).expect("valid");
         let hello = Hello {

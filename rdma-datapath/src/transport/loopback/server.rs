@@ -138,6 +138,11 @@ impl LoopbackServer {
                     self.core.zeroed(slot, &mut next);
                     self.carry_out_effects(next);
                 }
+                SlotEffect::GiveBack(slot) => {
+                    if let Some(bytes) = self.memory.get_mut(slot.as_usize()) {
+                        *bytes = Vec::new();
+                    }
+                }
             }
         }
     }

@@ -44,6 +44,7 @@ fn network() -> (LoopbackNetwork, Rc<RefCell<LoopbackServer>>) {
             slot: SlotIndex::new(0),
             owner,
         }],
+        emptied: false,
     };
     server.borrow_mut().apply(&document).expect("valid");
     (network, server)

@@ -419,6 +419,7 @@ fn server_document(generation: Generation, document: &ServerDocument) -> GrantDo
         generation,
         incarnation: document.incarnation,
         grants: grants.collect(),
+        emptied: document.emptied,
     }
 }
 

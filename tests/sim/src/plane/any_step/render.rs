@@ -112,6 +112,7 @@ impl AnyStep {
             generation: server.generation,
             incarnation: life,
             grants: grants.collect(),
+            emptied: false,
         })
     }
 }

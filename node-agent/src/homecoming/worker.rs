@@ -1,0 +1,274 @@
+//! The thread that brings pages home, and the agent's end of it.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use dynamicswap_policy::ContainerName;
+use dynamicswap_types::{Bytes, PAGE_SIZE};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::foreign::{Foreign, MAPPED_PAGES_MAX, RUNS_MAX, Touch, Unreadable};
+use super::pages::{Batch, Run, batches};
+use super::processes;
+use crate::limits::HOMECOMING_BATCH_PAGES;
+
+/// What shall come home.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// Whose pages.
+    pub container: ContainerName,
+    /// The cgroup with its processes.
+    pub cgroup: PathBuf,
+    /// So much of it at most.
+    pub bytes: Bytes,
+    /// Bytes a second at most.
+    pub bandwidth: Bytes,
+    /// Pages of a slab of the swap device, for the order.
+    pub slab_pages: u64,
+}
+
+/// What became of an order.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Whose pages.
+    pub container: ContainerName,
+    /// What came home.
+    pub brought: Bytes,
+    /// What was found swapped out before, in private memory.
+    pub found: Bytes,
+    /// Why not all of it, if something went wrong.
+    pub error: Option<String>,
+}
+
+/// The agent's end; see the module. With it the thread ends.
+#[derive(Debug)]
+pub struct Homecoming {
+    orders: Sender<Order>,
+    outcomes: UnboundedReceiver<Outcome>,
+    stop: Arc<AtomicBool>,
+    under_way: Option<ContainerName>,
+}
+
+impl Homecoming {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn start() -> anyhow::Result<Self> {
+        let unreadable = Unreadable::new().context("cannot reserve a range of addresses")?;
+        let (orders, ordered) = channel();
+        let (done, outcomes) = unbounded_channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let worker = Worker {
+            orders: ordered,
+            done,
+            stop: Arc::clone(&stop),
+            unreadable,
+        };
+        std::thread::Builder::new()
+            .name("homecoming".to_owned())
+            .spawn(move || worker.run())
+            .context("cannot start the thread that brings pages home")?;
+        Ok(Self {
+            orders,
+            outcomes,
+            stop,
+            under_way: None,
+        })
+    }
+
+    /// Whose pages are coming home now.
+    #[must_use]
+    pub const fn under_way(&self) -> Option<&ContainerName> {
+        self.under_way.as_ref()
+    }
+
+    /// Gives an order; to be called when none is under way.
+    pub fn begin(&mut self, order: Order) {
+        self.stop.store(false, Ordering::Relaxed);
+        self.under_way = Some(order.container.clone());
+        if self.orders.send(order).is_err() {
+            self.under_way = None;
+        }
+    }
+
+    /// Ends what is under way after the batch in hand.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// What became of the order under way. Cancelling loses nothing.
+    pub async fn next(&mut self) -> Outcome {
+        match self.outcomes.recv().await {
+            Some(outcome) => {
+                self.under_way = None;
+                outcome
+            }
+            // The thread is gone, and with it all that could be told.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Homecoming {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+struct Worker {
+    orders: Receiver<Order>,
+    done: UnboundedSender<Outcome>,
+    stop: Arc<AtomicBool>,
+    unreadable: Unreadable,
+}
+
+impl Worker {
+    fn run(&self) {
+        while let Ok(order) = self.orders.recv() {
+            let outcome = self.carry_out(&order);
+            if self.done.send(outcome).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn carry_out(&self, order: &Order) -> Outcome {
+        let mut outcome = Outcome {
+            container: order.container.clone(),
+            brought: Bytes::ZERO,
+            found: Bytes::ZERO,
+            error: None,
+        };
+        if let Err(error) = self.bring(order, &mut outcome) {
+            outcome.error = Some(format!("{error:#}"));
+        }
+        outcome
+    }
+
+    fn bring(&self, order: &Order, outcome: &mut Outcome) -> anyhow::Result<()> {
+        let pids = match processes::of_cgroup(&order.cgroup) {
+            Ok(pids) => pids,
+            Err(error) if is_gone(&error) => return Ok(()),
+            Err(error) => {
+                let what = format!("cannot list the processes of {}", order.cgroup.display());
+                return Err(error).context(what);
+            }
+        };
+        let (mut held, mut away) = (Vec::new(), Vec::new());
+        for pid in pids {
+            let looked = Foreign::open(pid).and_then(|mut foreign| {
+                processes::swapped_of(&mut foreign, held.len(), &mut away)?;
+                Ok(foreign)
+            });
+            match looked {
+                Ok(foreign) => held.push(foreign),
+                // What it had was dropped with it.
+                Err(error) if is_gone(&error) => away.retain(|page| page.process < held.len()),
+                Err(error) => {
+                    return Err(error).with_context(|| refused(pid.as_raw_nonzero().get()));
+                }
+            }
+        }
+        outcome.found = pages(away.len() as u64);
+        let batches = batches(away, order.slab_pages, HOMECOMING_BATCH_PAGES);
+        let began = Instant::now();
+        for batch in batches {
+            let is_enough = outcome.brought >= order.bytes;
+            if is_enough || self.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            let Some(foreign) = held.get(batch.process) else {
+                continue;
+            };
+            match self.bring_batch(foreign, &batch) {
+                Ok(()) => {}
+                Err(error) if is_gone(&error) => continue,
+                Err(error) => {
+                    let pid = foreign.pid().as_raw_nonzero().get();
+                    return Err(error).with_context(|| refused(pid));
+                }
+            }
+            outcome.brought = outcome.brought.saturating_add(pages(batch.pages()));
+            let pause = time_for(outcome.brought, order.bandwidth).saturating_sub(began.elapsed());
+            std::thread::sleep(pause);
+        }
+        Ok(())
+    }
+
+    fn bring_batch(&self, foreign: &Foreign, batch: &Batch) -> io::Result<()> {
+        let all: Vec<Run> = batch.own.iter().chain(&batch.read_only).copied().collect();
+        for runs in all.chunks(RUNS_MAX) {
+            foreign.load(runs)?;
+        }
+        let kinds = [(&batch.own, Touch::Write), (&batch.read_only, Touch::Read)];
+        for (runs, touch) in kinds {
+            for run in runs {
+                foreign.map(*run, touch, &self.unreadable)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+const _: () = assert!(HOMECOMING_BATCH_PAGES <= MAPPED_PAGES_MAX);
+
+const fn pages(count: u64) -> Bytes {
+    Bytes::new(count * PAGE_SIZE.get())
+}
+
+/// Time that `bytes` take at `bandwidth` bytes a second.
+fn time_for(bytes: Bytes, bandwidth: Bytes) -> Duration {
+    let nanoseconds = u128::from(bytes.get()) * 1_000_000_000 / u128::from(bandwidth.get().max(1));
+    Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
+}
+
+fn refused(pid: i32) -> String {
+    format!(
+        "cannot bring the pages of process {pid} home: give the agent CAP_SYS_PTRACE and \
+         CAP_SYS_NICE, and on Kubernetes hostPID"
+    )
+}
+
+/// Whether a process or a cgroup is simply no longer there.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENODEV))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bandwidth_is_bytes_a_second() {
+        let mib = Bytes::from_mib;
+        assert_eq!(time_for(mib(64), mib(256)), Duration::from_millis(250));
+        assert!(time_for(mib(1), Bytes::ZERO) > Duration::from_secs(1_000));
+    }
+
+    #[tokio::test]
+    async fn cgroup_that_is_gone_has_nothing_to_bring() {
+        let mut homecoming = Homecoming::start().expect("started");
+        let container = ContainerName {
+            namespace: "default".to_owned(),
+            name: "web".to_owned(),
+        };
+        homecoming.begin(Order {
+            container: container.clone(),
+            cgroup: PathBuf::from("/nonexistent"),
+            bytes: Bytes::from_mib(1),
+            bandwidth: Bytes::from_mib(1),
+            slab_pages: 1,
+        });
+        assert_eq!(homecoming.under_way(), Some(&container));
+        let outcome = homecoming.next().await;
+        assert_eq!((outcome.brought, outcome.error), (Bytes::ZERO, None));
+        assert_eq!(homecoming.under_way(), None);
+    }
+}

@@ -1,0 +1,233 @@
+//! What the laws need of a container's past, from one look to the next: pure.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use dynamicswap_policy::{SinceProbe, SwapAccount};
+use dynamicswap_types::{Bytes, MonotonicTime, PageCount};
+
+use crate::cgroup::Stat;
+
+/// Time over which swap-ins are counted.
+const MINUTE: Duration = Duration::from_secs(60);
+/// Time between two samples of them.
+const SAMPLE_SPACING: Duration = Duration::from_secs(5);
+
+/// What was read of a container at one look.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading {
+    /// When.
+    pub at: MonotonicTime,
+    /// Its counts.
+    pub stat: Stat,
+    /// In RAM.
+    pub used: Bytes,
+    /// Swapped out.
+    pub swapped: Bytes,
+    /// Total of `some`; zero if the host does not say.
+    pub stalled: Duration,
+}
+
+/// A container's past.
+#[derive(Debug)]
+pub struct History {
+    last: Reading,
+    /// The reading that the next probe counts from.
+    base: Reading,
+    growth_per_s: Bytes,
+    swap_ins: VecDeque<(MonotonicTime, u64)>,
+    unscanned_since: Option<MonotonicTime>,
+    account: SwapAccount,
+    /// What was asked of the kernel since the last look, and whether as a probe.
+    asked: Option<Asked>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    bytes: Bytes,
+    is_probe: bool,
+}
+
+impl History {
+    /// Of a container that is first seen. `may_be_cold`: somebody may have sent what is out because
+    /// it was cold.
+    #[must_use]
+    pub fn new(reading: Reading, may_be_cold: bool) -> Self {
+        let account = if may_be_cold {
+            SwapAccount::found(reading.swapped)
+        } else {
+            SwapAccount::default().seen(reading.swapped)
+        };
+        Self {
+            last: reading,
+            base: reading,
+            growth_per_s: Bytes::ZERO,
+            swap_ins: VecDeque::from([(reading.at, reading.stat.swap_ins)]),
+            unscanned_since: reading.stat.scanned.map(|_| reading.at),
+            account,
+            asked: None,
+        }
+    }
+
+    /// Takes the next reading.
+    pub fn see(&mut self, reading: Reading) {
+        let elapsed = reading.at.since(self.last.at);
+        let millis = u64::try_from(elapsed.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
+        let grown = reading.used.saturating_sub(self.last.used);
+        self.growth_per_s = Bytes::new(grown.get().saturating_mul(1_000) / millis);
+        // What the kernel scanned because it was asked to says nothing of a shortage.
+        let asked = self.asked.take();
+        if asked.is_none() && reading.stat.scanned > self.last.stat.scanned {
+            self.unscanned_since = reading.stat.scanned.map(|_| reading.at);
+        }
+        self.account = match asked {
+            Some(Asked {
+                bytes,
+                is_probe: true,
+            }) => self.account.after_probe(bytes, reading.swapped),
+            _ => self.account.seen(reading.swapped),
+        };
+        self.count_swap_ins(&reading);
+        self.last = reading;
+    }
+
+    fn count_swap_ins(&mut self, reading: &Reading) {
+        let now = reading.at;
+        let is_due = |(at, _): &(MonotonicTime, u64)| now.since(*at) >= SAMPLE_SPACING;
+        if self.swap_ins.back().is_none_or(is_due) {
+            self.swap_ins.push_back((now, reading.stat.swap_ins));
+        }
+        while self.swap_ins.len() > 1
+            && self
+                .swap_ins
+                .get(1)
+                .is_some_and(|(at, _)| now.since(*at) >= MINUTE)
+        {
+            self.swap_ins.pop_front();
+        }
+    }
+
+    /// The kernel was asked to take `bytes`.
+    pub const fn asked(&mut self, bytes: Bytes, is_probe: bool) {
+        self.asked = Some(Asked { bytes, is_probe });
+        if is_probe {
+            self.base = self.last;
+        }
+    }
+
+    /// What happened since the last probe.
+    #[must_use]
+    pub fn since_probe(&self) -> SinceProbe {
+        let (now, base) = (&self.last, &self.base);
+        let grown = |now: u64, before: u64| PageCount::new(now.saturating_sub(before));
+        SinceProbe {
+            elapsed: now.at.since(base.at),
+            stalled: now.stalled.saturating_sub(base.stalled),
+            scanned: grown(
+                now.stat.scanned.unwrap_or(0),
+                base.stat.scanned.unwrap_or(0),
+            ),
+            stolen: grown(now.stat.stolen, base.stat.stolen),
+            refaulted: grown(now.stat.refaulted, base.stat.refaulted),
+        }
+    }
+
+    /// Its counts at the last look.
+    #[must_use]
+    pub const fn stat(&self) -> Stat {
+        self.last.stat
+    }
+
+    /// Page cache that the kernel could drop then.
+    #[must_use]
+    pub const fn droppable(&self) -> Bytes {
+        self.last.stat.droppable()
+    }
+
+    /// How fast it grew at the last look.
+    #[must_use]
+    pub const fn growth_per_s(&self) -> Bytes {
+        self.growth_per_s
+    }
+
+    /// Pages that it swapped in during the last minute.
+    #[must_use]
+    pub fn swap_ins_per_min(&self) -> u64 {
+        let first = self.swap_ins.front().map_or(0, |(_, count)| *count);
+        self.last.stat.swap_ins.saturating_sub(first)
+    }
+
+    /// For how long the kernel has not looked for pages to take; none if it does not say.
+    #[must_use]
+    pub fn unscanned_for(&self) -> Option<Duration> {
+        self.unscanned_since.map(|since| self.last.at.since(since))
+    }
+
+    /// What of its pages out there probing sent away.
+    #[must_use]
+    pub const fn probed(&self) -> Bytes {
+        self.account.probed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(seconds: u64, swap_ins: u64, scanned: u64) -> Reading {
+        Reading {
+            at: MonotonicTime::ZERO.after(Duration::from_secs(seconds)),
+            stat: Stat {
+                swap_ins,
+                scanned: Some(scanned),
+                ..Stat::default()
+            },
+            used: Bytes::from_mib(10),
+            swapped: Bytes::ZERO,
+            stalled: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn swap_ins_are_those_of_a_minute() {
+        let mut history = History::new(reading(0, 100, 0), false);
+        for second in 1..=120 {
+            history.see(reading(second, 100 + second, 0));
+        }
+        let counted = history.swap_ins_per_min();
+        assert!((60..=66).contains(&counted), "{counted}");
+    }
+
+    #[test]
+    fn scan_that_was_asked_for_is_no_shortage() {
+        let mut history = History::new(reading(0, 0, 0), false);
+        history.asked(Bytes::from_mib(1), true);
+        history.see(reading(1, 0, 50));
+        assert_eq!(history.unscanned_for(), Some(Duration::from_secs(1)));
+        history.see(reading(2, 0, 60));
+        assert_eq!(history.unscanned_for(), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn growth_is_bytes_a_second_and_never_negative() {
+        let mut history = History::new(reading(0, 0, 0), false);
+        let mut grown = reading(2, 0, 0);
+        grown.used = Bytes::from_mib(14);
+        history.see(grown);
+        assert_eq!(history.growth_per_s(), Bytes::from_mib(2));
+        history.see(reading(3, 0, 0));
+        assert_eq!(history.growth_per_s(), Bytes::ZERO);
+    }
+
+    #[test]
+    fn what_a_probe_sent_is_counted_apart() {
+        let mut history = History::new(reading(0, 0, 0), true);
+        history.asked(Bytes::from_mib(2), true);
+        let mut after = reading(1, 0, 9);
+        after.swapped = Bytes::from_mib(3);
+        history.see(after);
+        assert_eq!(history.probed(), Bytes::from_mib(2));
+    }
+}

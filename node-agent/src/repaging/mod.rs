@@ -1,0 +1,477 @@
+//! Dynamic re-paging: what leaves a container ahead of the need, and what comes home.
+//!
+//! Owns the laws' memory, the containers' histories and the work under way. The laws decide; this
+//! reads their figures, carries out what they say, and keeps their reasons for `explain`.
+
+pub mod history;
+mod observe;
+pub mod settings;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use dynamicswap_policy::{
+    Breaker, ContainerName, Device, Explain, Explanation, Mode, Offload, OffloadDeed,
+    OffloadReason, Passage, Pressure, ReturnDeed, ReturnLaw, ReturnRuling, in_canary, offload,
+};
+use dynamicswap_proto::common::v1::SwapDeviceReport;
+use dynamicswap_proto::control::v1::ContainerReport;
+use dynamicswap_types::{Bytes, MonotonicTime, PAGE_SIZE};
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+
+use crate::cgroup::{CgroupError, Layout, reclaim};
+use crate::homecoming::{Homecoming, Order, Outcome};
+use crate::journal::{Action, Decided, Journal};
+use crate::report::sentence;
+use history::{History, Reading};
+use observe::{DeviceFigures, DeviceWatch};
+use settings::Wishes;
+
+/// A container that policies say something about.
+#[derive(Debug, Clone)]
+pub struct Pageable {
+    /// Its name.
+    pub name: ContainerName,
+    /// Its cgroup in the memory hierarchy.
+    pub cgroup: PathBuf,
+    /// What the one that decides says of re-paging; none if none does.
+    pub wishes: Option<Wishes>,
+    /// In RAM.
+    pub used: Bytes,
+    /// Where the kernel holds it down.
+    pub limit: Option<Bytes>,
+    /// Swapped out.
+    pub swapped: Bytes,
+    /// Its pressure.
+    pub pressure: Option<Pressure>,
+    /// Its level, and for how long it has been Calm.
+    pub level: dynamicswap_policy::Level,
+    /// See `level`; none if it is not Calm, or not known.
+    pub calm_for: Option<Duration>,
+}
+
+/// The node at one look.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeFigures {
+    /// When, on the clock of the looks.
+    pub now: MonotonicTime,
+    /// When, for people.
+    pub unix_ms: u64,
+    /// Its pressure.
+    pub pressure: Option<Pressure>,
+    /// For how long its level has been Calm.
+    pub calm_for: Option<Duration>,
+    /// What could be had without swapping.
+    pub available: Bytes,
+    /// All RAM.
+    pub total: Bytes,
+}
+
+/// A container as this module knows it.
+#[derive(Debug)]
+struct Track {
+    history: History,
+    offloaded: Bytes,
+    returned: Bytes,
+    offload: Option<Explanation>,
+    homecoming: Option<Explanation>,
+    /// Whether the last decision of each kind did something.
+    acted: (bool, bool),
+}
+
+/// A reclaim that has ended.
+type Reclaimed = (ContainerName, Bytes, Result<(), CgroupError>);
+
+/// Re-paging; see the module.
+#[derive(Debug)]
+pub struct Repaging {
+    layout: Layout,
+    law: ReturnLaw,
+    breaker: Breaker,
+    watch: DeviceWatch,
+    tracks: BTreeMap<ContainerName, Track>,
+    homecoming: Option<Homecoming>,
+    reclaims: JoinSet<Reclaimed>,
+    reclaiming: BTreeMap<ContainerName, Bytes>,
+    problem: Option<String>,
+}
+
+impl Repaging {
+    /// Starts with nothing known.
+    #[must_use]
+    pub fn new(layout: Layout) -> Self {
+        let homecoming = Homecoming::start();
+        let problem = homecoming
+            .as_ref()
+            .err()
+            .map(|error| format!("no page comes home before it is asked for: {error:#}"));
+        Self {
+            layout,
+            law: ReturnLaw::default(),
+            breaker: Breaker::new(MonotonicTime::ZERO),
+            watch: DeviceWatch::default(),
+            tracks: BTreeMap::new(),
+            homecoming: homecoming.ok(),
+            reclaims: JoinSet::new(),
+            reclaiming: BTreeMap::new(),
+            problem,
+        }
+    }
+
+    /// Waits for the end of some work. Cancelling loses nothing.
+    pub async fn next(&mut self) -> Ended {
+        let outcome = async {
+            match &mut self.homecoming {
+                Some(homecoming) => homecoming.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            outcome = outcome => Ended::Homecoming(outcome),
+            Some(reclaimed) = self.reclaims.join_next() => Ended::Reclaim(reclaimed.ok()),
+        }
+    }
+
+    /// Takes note of it.
+    pub fn note(&mut self, ended: Ended) {
+        match ended {
+            Ended::Homecoming(outcome) => self.came_home(&outcome),
+            Ended::Reclaim(Some((name, bytes, result))) => {
+                self.reclaiming.remove(&name);
+                match result {
+                    Ok(()) => {
+                        if let Some(track) = self.tracks.get_mut(&name) {
+                            track.offloaded = track.offloaded.saturating_add(bytes);
+                        }
+                    }
+                    Err(error) if error.is_gone() => {}
+                    Err(error) => self.trouble(format!(
+                        "nothing is sent ahead of {name}: {}",
+                        sentence(&error)
+                    )),
+                }
+            }
+            // The task was lost: which one it was is not known, so all may be asked again.
+            Ended::Reclaim(None) => self.reclaiming.clear(),
+        }
+    }
+
+    fn came_home(&mut self, outcome: &Outcome) {
+        let name = &outcome.container;
+        if let Some(track) = self.tracks.get_mut(name) {
+            track.returned = track.returned.saturating_add(outcome.brought);
+        }
+        debug!("{name}: {} of {} came home", outcome.brought, outcome.found);
+        if let Some(error) = &outcome.error {
+            self.trouble(format!("{name}: {error}"));
+        }
+    }
+
+    fn trouble(&mut self, problem: String) {
+        if self.problem.as_ref() != Some(&problem) {
+            warn!("{problem}");
+        }
+        self.problem = Some(problem);
+    }
+
+    /// One look: reads, decides and begins what is to be done.
+    pub fn look(
+        &mut self,
+        node: &NodeFigures,
+        containers: &[Pageable],
+        (device, report): (Device, Option<&SwapDeviceReport>),
+        journal: &mut Journal,
+    ) {
+        let figures = self.watch.see(node.now, report);
+        self.read(node.now, containers);
+        let decisions = [
+            self.judge_breaker(node, containers, &figures),
+            self.bring_home(node, containers, &figures),
+            self.send_ahead(node, containers, (device, &figures)),
+        ];
+        for decided in decisions.into_iter().flatten() {
+            journal.note(node.unix_ms, decided);
+        }
+    }
+
+    /// Takes the readings of containers that policies say something about; forgets the others.
+    fn read(&mut self, now: MonotonicTime, containers: &[Pageable]) {
+        let mut before = std::mem::take(&mut self.tracks);
+        for container in containers {
+            let Some(wishes) = &container.wishes else {
+                continue;
+            };
+            let Ok(stat) = self.layout.stat(&container.cgroup) else {
+                continue;
+            };
+            let reading = Reading {
+                at: now,
+                stat,
+                used: container.used,
+                swapped: container.swapped,
+                stalled: container
+                    .pressure
+                    .map_or(Duration::ZERO, |it| it.some.total),
+            };
+            let track = match before.remove(&container.name) {
+                Some(mut track) => {
+                    track.history.see(reading);
+                    track
+                }
+                None => {
+                    let probes = self.layout.can_reclaim() && wishes.offload.proactive;
+                    Track {
+                        history: History::new(reading, probes),
+                        offloaded: Bytes::ZERO,
+                        returned: Bytes::ZERO,
+                        offload: None,
+                        homecoming: None,
+                        acted: (false, false),
+                    }
+                }
+            };
+            self.tracks.insert(container.name.clone(), track);
+        }
+    }
+
+    fn judge_breaker(
+        &mut self,
+        node: &NodeFigures,
+        containers: &[Pageable],
+        device: &DeviceFigures,
+    ) -> Vec<Decided> {
+        let specs = containers.iter().filter_map(|it| it.wishes.as_ref());
+        let settings = settings::breaker(specs.map(|wishes| &wishes.offload));
+        let sight = observe::breaker_sight(node, device);
+        if !self.breaker.look(node.now, &sight, &settings) {
+            return Vec::new();
+        }
+        let explained = self.breaker.explain();
+        info!("breaker: {explained}");
+        vec![decided(Action::Break, None, explained)]
+    }
+
+    fn bring_home(
+        &mut self,
+        node: &NodeFigures,
+        containers: &[Pageable],
+        device: &DeviceFigures,
+    ) -> Vec<Decided> {
+        let wishes = containers.iter().filter_map(|it| it.wishes.as_ref());
+        let enabled = wishes.filter(|wishes| wishes.homecoming.enabled && !wishes.dry_run);
+        let settings = settings::homecoming(enabled.map(|wishes| &wishes.homecoming));
+        let sights = containers.iter().filter_map(|container| {
+            let track = self.tracks.get(&container.name)?;
+            let sight = observe::return_sight(container, &track.history)?;
+            Some((container.name.clone(), sight))
+        });
+        let sights = sights.collect();
+        let node_sight = self.watch.return_node(node);
+        let rulings = self.law.step(node.now, &node_sight, &sights, &settings);
+        let is_returning = rulings
+            .iter()
+            .any(|(_, ruling)| matches!(ruling.deed, ReturnDeed::Bring(_)));
+        if !is_returning && let Some(homecoming) = &self.homecoming {
+            homecoming.stop();
+        }
+        let figures = (device, settings.bytes_per_s);
+        let rulings = rulings.into_iter();
+        rulings
+            .filter_map(|ruling| self.follow(ruling, containers, figures))
+            .collect()
+    }
+
+    /// Carries out one ruling of the law of return; gives its words if it does, or no longer does,
+    /// anything.
+    fn follow(
+        &mut self,
+        (name, ruling): (ContainerName, ReturnRuling),
+        containers: &[Pageable],
+        (device, bandwidth): (&DeviceFigures, Bytes),
+    ) -> Option<Decided> {
+        let track = self.tracks.get_mut(&name)?;
+        let explained = ruling.explain();
+        let brings = matches!(ruling.deed, ReturnDeed::Bring(_));
+        let acted = std::mem::replace(&mut track.acted.1, brings);
+        let is_news = brings || acted;
+        track.homecoming = Some(explained.clone());
+        let container = containers.iter().find(|it| it.name == name);
+        if let (ReturnDeed::Bring(bytes), Some(homecoming), Some(container)) =
+            (ruling.deed, &mut self.homecoming, container)
+            && homecoming.under_way().is_none()
+        {
+            homecoming.begin(Order {
+                container: name.clone(),
+                cgroup: container.cgroup.clone(),
+                bytes,
+                bandwidth,
+                slab_pages: device.slab_pages,
+            });
+        }
+        is_news.then(|| decided(Action::Return, Some(name), explained))
+    }
+
+    fn send_ahead(
+        &mut self,
+        node: &NodeFigures,
+        containers: &[Pageable],
+        (device, figures): (Device, &DeviceFigures),
+    ) -> Vec<Decided> {
+        let mut decisions = Vec::new();
+        if !self.layout.can_reclaim() {
+            return decisions;
+        }
+        let asked = self.asked_by_node(node, containers);
+        let backend = observe::backend(device, self.breaker.passage(), figures);
+        for container in containers {
+            let Some(wishes) = &container.wishes else {
+                continue;
+            };
+            let Some(track) = self.tracks.get_mut(&container.name) else {
+                continue;
+            };
+            let settings = settings::offload(&wishes.offload);
+            let percent = settings::canary_percent(&wishes.offload);
+            let decision = if in_canary(&container.name, percent) {
+                let mut sight = observe::offload_sight(&self.layout, container, &track.history);
+                sight.asked = asked.get(&container.name).copied().unwrap_or_default();
+                sight.returning = self.law.is_returning(&container.name);
+                sight.since_return = self.law.since_return(&container.name, node.now);
+                if !settings::stays_ahead(&wishes.offload) {
+                    sight.limit = None;
+                }
+                let mode = if wishes.dry_run {
+                    Mode::DryRun
+                } else {
+                    Mode::Active
+                };
+                Some(offload(&sight, &backend, mode, &settings))
+            } else {
+                None
+            };
+            let explained = observe::explain_offload(decision.as_ref(), wishes);
+            let acts = decision.is_some_and(|it| it.deed.bytes() > Bytes::ZERO);
+            if acts || track.acted.0 {
+                let told = decided(
+                    Action::Offload,
+                    Some(container.name.clone()),
+                    explained.clone(),
+                );
+                decisions.push(told);
+            }
+            track.acted.0 = acts;
+            track.offload = Some(explained);
+            if let Some(decision) = decision {
+                self.ask_kernel(container, &decision);
+            }
+        }
+        decisions
+    }
+
+    /// What the node, if it is short, asks of each container.
+    fn asked_by_node(
+        &self,
+        node: &NodeFigures,
+        containers: &[Pageable],
+    ) -> BTreeMap<ContainerName, Bytes> {
+        let spare = containers.iter().filter_map(|container| {
+            let wishes = container.wishes.as_ref().filter(|wishes| !wishes.dry_run)?;
+            let track = self.tracks.get(&container.name)?;
+            let sight = observe::offload_sight(&self.layout, container, &track.history);
+            let floor = sight.min.max(sight.low);
+            let spare = sight.anon.min(sight.swap_room);
+            let spare = spare.min(sight.current.saturating_sub(floor));
+            settings::stays_ahead(&wishes.offload).then_some((container.name.clone(), spare))
+        });
+        let ahead = dynamicswap_policy::AheadSettings::default();
+        dynamicswap_policy::ask(node.available, node.total, &spare.collect(), &ahead)
+    }
+
+    fn ask_kernel(&mut self, container: &Pageable, decision: &Offload) {
+        let OffloadDeed::Reclaim(bytes) = decision.deed else {
+            return;
+        };
+        if self.reclaiming.contains_key(&container.name) {
+            return;
+        }
+        let Some(track) = self.tracks.get_mut(&container.name) else {
+            return;
+        };
+        track
+            .history
+            .asked(bytes, matches!(decision.reason, OffloadReason::Probe(_)));
+        self.reclaiming.insert(container.name.clone(), bytes);
+        let (name, cgroup) = (container.name.clone(), container.cgroup.clone());
+        self.reclaims.spawn_blocking(move || {
+            let result = reclaim(&cgroup, bytes);
+            (name, bytes, result)
+        });
+    }
+
+    /// Whether the breaker lets nothing through, and why it is as it is.
+    #[must_use]
+    pub fn breaker(&self) -> (bool, String) {
+        let is_open = self.breaker.passage() == Passage::Blocked;
+        (is_open, self.breaker.explain().to_string())
+    }
+
+    /// What stands in the way of it, if anything.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        self.problem.clone()
+    }
+
+    /// Adds amounts and reasons to the reports of containers.
+    pub fn annotate(&self, reports: &mut [ContainerReport]) {
+        for report in reports {
+            let name = ContainerName {
+                namespace: report.namespace.clone(),
+                name: report.name.clone(),
+            };
+            let Some(track) = self.tracks.get(&name) else {
+                continue;
+            };
+            let told = |explained: &Option<Explanation>| {
+                explained
+                    .as_ref()
+                    .map(Explanation::to_string)
+                    .unwrap_or_default()
+            };
+            report.offloaded_bytes = track.offloaded.get();
+            report.offload_reason = told(&track.offload);
+            report.returned_bytes = track.returned.get();
+            report.return_reason = told(&track.homecoming);
+        }
+    }
+}
+
+/// Work that has ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// Pages came home.
+    Homecoming(Outcome),
+    /// The kernel was asked to take some; none if the task was lost.
+    Reclaim(Option<Reclaimed>),
+}
+
+/// A law's words as the journal takes them.
+#[must_use]
+pub fn decided(
+    action: Action,
+    container: Option<ContainerName>,
+    explained: Explanation,
+) -> Decided {
+    Decided {
+        action,
+        container,
+        rule: explained.rule,
+        decision: explained.decided,
+        reason: format!("{} ({})", explained.figures, explained.rule),
+        remedy: explained.change,
+    }
+}
+
+/// Pages of a slab of which nothing is known: any number does for an order.
+const SLAB_PAGES_UNKNOWN: u64 = (16 << 20) / PAGE_SIZE.get();
