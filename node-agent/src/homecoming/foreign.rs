@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::pages::{Run, Swapped};
+use super::pages::{Run, Swapped, append};
 
 /// Runs that one call of `process_madvise` takes; the kernel's IOV_MAX.
 pub const RUNS_MAX: usize = 1024;
@@ -28,6 +28,35 @@ const SWAPPED: u64 = 1 << 62;
 const DEVICE_BITS: u32 = 5;
 /// Bits of the offset.
 const OFFSET_MASK: u64 = (1 << 50) - 1;
+
+/// Bits of a pagemap entry: the page is in RAM, of a file or shared, mapped by this process alone; and
+/// the number of its frame, 0 without CAP_SYS_ADMIN.
+const PRESENT: u64 = 1 << 63;
+const OF_FILE: u64 = 1 << 61;
+const EXCLUSIVE: u64 = 1 << 56;
+const FRAME_MASK: u64 = (1 << 55) - 1;
+/// `KPF_SWAPCACHE` of linux/kernel-page-flags.h: the page has a place in swap.
+const IN_SWAP_CACHE: u64 = 1 << 13;
+
+/// The flags of all frames of the host (/proc/kpageflags).
+#[derive(Debug)]
+pub struct FrameFlags(File);
+
+impl FrameFlags {
+    /// Opens them.
+    ///
+    /// # Errors
+    /// The kernel's: this process is not root, or the kernel does not show them.
+    pub fn open() -> io::Result<Self> {
+        File::open("/proc/kpageflags").map(Self)
+    }
+
+    fn of(&self, frame: u64) -> io::Result<u64> {
+        let mut bytes = [0; size_of::<u64>()];
+        self.0.read_exact_at(&mut bytes, frame.saturating_mul(8))?;
+        Ok(u64::from_ne_bytes(bytes))
+    }
+}
 
 /// Addresses that no copy can read or write: it is mapped without any permission.
 ///
@@ -201,12 +230,55 @@ impl Foreign {
         Ok(())
     }
 
+    /// The pages of `run` that are in RAM, of this process alone, and still have a place in swap, as
+    /// runs appended to `found`. Nothing where the kernel does not show frames.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn with_place(&self, run: Run, flags: &FrameFlags, found: &mut Vec<Run>) -> io::Result<()> {
+        const CHUNK: usize = 512;
+        let mut bytes = [0; CHUNK * size_of::<u64>()];
+        let mut address = run.start;
+        while address < run.end() {
+            let left = (run.end() - address) / PAGE_SIZE.get();
+            let wanted = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK) * size_of::<u64>();
+            let offset = address / PAGE_SIZE.get() * size_of::<u64>() as u64;
+            let read = self.pagemap.read_at(&mut bytes[..wanted], offset)?;
+            let (entries, _) = bytes[..read].as_chunks::<{ size_of::<u64>() }>();
+            if entries.is_empty() {
+                return Ok(());
+            }
+            for entry in entries {
+                let entry = u64::from_ne_bytes(*entry);
+                let frame = entry & FRAME_MASK;
+                let is_own = entry & (PRESENT | EXCLUSIVE | OF_FILE) == PRESENT | EXCLUSIVE;
+                if is_own && frame > 0 && flags.of(frame)? & IN_SWAP_CACHE != 0 {
+                    append(found, address);
+                }
+                address += PAGE_SIZE.get();
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the kernel take `runs` out of RAM, to their places in swap.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn page_out(&self, runs: &[Run]) -> io::Result<()> {
+        self.advise(runs, libc::MADV_PAGEOUT)
+    }
+
     /// Has the kernel read `runs` into memory, all at once and without waiting for each page;
     /// [`RUNS_MAX`] of them at most.
     ///
     /// # Errors
     /// The kernel's: the process is gone, or this one lacks CAP_SYS_NICE or CAP_SYS_PTRACE.
     pub fn load(&self, runs: &[Run]) -> io::Result<()> {
+        self.advise(runs, libc::MADV_WILLNEED)
+    }
+
+    fn advise(&self, runs: &[Run], advice: libc::c_int) -> io::Result<()> {
         let vectors: Vec<libc::iovec> =
             runs.iter().take(RUNS_MAX).map(|run| vector(*run)).collect();
         // SAFETY: the vectors are read only, and their addresses are of the other process.
@@ -216,7 +288,7 @@ impl Foreign {
                 self.pidfd.as_raw_fd(),
                 vectors.as_ptr(),
                 vectors.len(),
-                libc::MADV_WILLNEED,
+                advice,
                 0,
             )
         };

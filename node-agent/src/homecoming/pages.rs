@@ -120,7 +120,7 @@ fn shared_offsets(away: &[Away]) -> Vec<u64> {
 }
 
 /// Appends a page to the last run if it follows it.
-fn append(runs: &mut Vec<Run>, address: u64) {
+pub fn append(runs: &mut Vec<Run>, address: u64) {
     match runs.last_mut() {
         Some(run) if run.end() == address => run.pages += 1,
         _ => runs.push(Run {
@@ -128,6 +128,33 @@ fn append(runs: &mut Vec<Run>, address: u64) {
             pages: 1,
         }),
     }
+}
+
+/// Cuts runs into groups of `most` pages at most, in their order.
+#[must_use]
+pub fn groups(runs: &[Run], most: u64) -> Vec<Vec<Run>> {
+    let most = most.max(1);
+    let mut groups: Vec<Vec<Run>> = Vec::new();
+    let mut room = 0;
+    for run in runs {
+        let mut rest = *run;
+        while rest.pages > 0 {
+            if room == 0 {
+                groups.push(Vec::new());
+                room = most;
+            }
+            let pages = rest.pages.min(room);
+            if let Some(group) = groups.last_mut() {
+                group.push(Run { pages, ..rest });
+            }
+            room -= pages;
+            rest = Run {
+                start: rest.start + pages * PAGE_SIZE.get(),
+                pages: rest.pages - pages,
+            };
+        }
+    }
+    groups
 }
 
 #[cfg(test)]
@@ -168,6 +195,16 @@ mod tests {
             pages,
         };
         assert_eq!(runs, [vec![run(90, 1), run(10, 1)], vec![run(11, 2)]]);
+    }
+
+    #[test]
+    fn groups_hold_every_page_and_none_too_many() {
+        let run = |page: u64, pages| Run {
+            start: page * PAGE,
+            pages,
+        };
+        let cut = groups(&[run(0, 3), run(10, 4)], 5);
+        assert_eq!(cut, [vec![run(0, 3), run(10, 2)], vec![run(12, 2)]]);
     }
 
     #[test]

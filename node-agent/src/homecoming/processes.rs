@@ -8,7 +8,7 @@ use dynamicswap_types::PAGE_SIZE;
 use procfs::process::{MMPermissions, MMapPath, Process};
 use rustix::process::Pid;
 
-use super::foreign::Foreign;
+use super::foreign::{Foreign, FrameFlags};
 use super::pages::{Away, Run};
 use crate::limits::{CGROUP_DEPTH_MAX, HOMECOMING_PAGES_MAX};
 
@@ -41,6 +41,51 @@ fn collect(cgroup: &Path, depth: usize, pids: &mut Vec<Pid>) -> io::Result<()> {
     Ok(())
 }
 
+/// The pages of `foreign` that are in RAM and still have a place in swap, in its private memory that it
+/// may write.
+///
+/// # Errors
+/// The kernel's.
+pub fn with_place(foreign: &Foreign, flags: &FrameFlags) -> io::Result<Vec<Run>> {
+    let mut found = Vec::new();
+    for map in private_maps(foreign)? {
+        if map.writable {
+            foreign.with_place(map.run, flags, &mut found)?;
+        }
+    }
+    Ok(found)
+}
+
+/// A stretch of private memory.
+struct PrivateMap {
+    run: Run,
+    writable: bool,
+}
+
+fn private_maps(foreign: &Foreign) -> io::Result<Vec<PrivateMap>> {
+    let pid = foreign.pid().as_raw_nonzero().get();
+    let maps = Process::new(pid).and_then(|process| process.maps());
+    let maps = maps.map_err(io::Error::other)?;
+    let private = maps.into_iter().filter(|map| {
+        let is_of_kernel = matches!(
+            map.pathname,
+            MMapPath::Vdso | MMapPath::Vvar | MMapPath::Vsyscall
+        );
+        !is_of_kernel && map.perms.contains(MMPermissions::PRIVATE)
+    });
+    let stretch = private.map(|map| {
+        let (start, end) = map.address;
+        PrivateMap {
+            run: Run {
+                start,
+                pages: end.saturating_sub(start) / PAGE_SIZE.get(),
+            },
+            writable: map.perms.contains(MMPermissions::WRITE),
+        }
+    });
+    Ok(stretch.collect())
+}
+
 /// Appends what `foreign` has swapped out of its private memory, as process number `index`.
 ///
 /// Shared memory is left out: its pages have no entry in a process that has not touched them since.
@@ -48,31 +93,15 @@ fn collect(cgroup: &Path, depth: usize, pids: &mut Vec<Pid>) -> io::Result<()> {
 /// # Errors
 /// The kernel's.
 pub fn swapped_of(foreign: &mut Foreign, index: usize, away: &mut Vec<Away>) -> io::Result<()> {
-    let pid = foreign.pid().as_raw_nonzero().get();
-    let maps = Process::new(pid).and_then(|process| process.maps());
-    let maps = maps.map_err(io::Error::other)?;
     let mut found = Vec::new();
-    for map in maps {
-        let is_of_kernel = matches!(
-            map.pathname,
-            MMapPath::Vdso | MMapPath::Vvar | MMapPath::Vsyscall
-        );
-        if is_of_kernel || !map.perms.contains(MMPermissions::PRIVATE) {
-            continue;
-        }
-        let (start, end) = map.address;
-        let run = Run {
-            start,
-            pages: end.saturating_sub(start) / PAGE_SIZE.get(),
-        };
+    for map in private_maps(foreign)? {
         found.clear();
         let most = HOMECOMING_PAGES_MAX.saturating_sub(away.len());
-        foreign.swapped(run, most, &mut found)?;
-        let writable = map.perms.contains(MMPermissions::WRITE);
+        foreign.swapped(map.run, most, &mut found)?;
         away.extend(found.iter().map(|page| Away {
             process: index,
             page: *page,
-            writable,
+            writable: map.writable,
         }));
     }
     Ok(())

@@ -12,8 +12,8 @@ use dynamicswap_policy::ContainerName;
 use dynamicswap_types::{Bytes, PAGE_SIZE};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::foreign::{Foreign, MAPPED_PAGES_MAX, RUNS_MAX, Touch, Unreadable};
-use super::pages::{Batch, Run, batches};
+use super::foreign::{Foreign, FrameFlags, MAPPED_PAGES_MAX, RUNS_MAX, Touch, Unreadable};
+use super::pages::{Batch, Run, batches, groups};
 use super::processes;
 use crate::limits::HOMECOMING_BATCH_PAGES;
 
@@ -41,6 +41,8 @@ pub struct Outcome {
     pub brought: Bytes,
     /// What was found swapped out before, in private memory.
     pub found: Bytes,
+    /// What was in RAM already and kept a place in swap, which is free now.
+    pub freed: Bytes,
     /// Why not all of it, if something went wrong.
     pub error: Option<String>,
 }
@@ -143,6 +145,7 @@ impl Worker {
             container: order.container.clone(),
             brought: Bytes::ZERO,
             found: Bytes::ZERO,
+            freed: Bytes::ZERO,
             error: None,
         };
         if let Err(error) = self.bring(order, &mut outcome) {
@@ -197,6 +200,61 @@ impl Worker {
             outcome.brought = outcome.brought.saturating_add(pages(batch.pages()));
             let pause = time_for(outcome.brought, order.bandwidth).saturating_sub(began.elapsed());
             std::thread::sleep(pause);
+        }
+        if outcome.brought >= outcome.found {
+            self.free_places(order, &held, outcome)?;
+        }
+        Ok(())
+    }
+
+    /// Frees the places in swap of pages that are in RAM: the kernel keeps them until swap is half
+    /// full, and the donors would get nothing back. Out and in again as if they were written to, no byte
+    /// of them changes.
+    fn free_places(
+        &self,
+        order: &Order,
+        held: &[Foreign],
+        outcome: &mut Outcome,
+    ) -> anyhow::Result<()> {
+        // Where the kernel does not show which they are, they stay.
+        let Ok(flags) = FrameFlags::open() else {
+            return Ok(());
+        };
+        let began = Instant::now();
+        for foreign in held {
+            let found = match processes::with_place(foreign, &flags) {
+                Ok(found) => found,
+                Err(error) if is_gone(&error) => continue,
+                Err(error) => {
+                    let pid = foreign.pid().as_raw_nonzero().get();
+                    return Err(error).with_context(|| refused(pid));
+                }
+            };
+            for group in groups(&found, HOMECOMING_BATCH_PAGES) {
+                if self.stop.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                let freed = foreign.page_out(&group).and_then(|()| {
+                    let batch = Batch {
+                        process: 0,
+                        own: group,
+                        read_only: Vec::new(),
+                    };
+                    self.bring_batch(foreign, &batch)?;
+                    Ok(batch.pages())
+                });
+                match freed {
+                    Ok(freed) => outcome.freed = outcome.freed.saturating_add(pages(freed)),
+                    Err(error) if is_gone(&error) => break,
+                    Err(error) => {
+                        let pid = foreign.pid().as_raw_nonzero().get();
+                        return Err(error).with_context(|| refused(pid));
+                    }
+                }
+                let pause =
+                    time_for(outcome.freed, order.bandwidth).saturating_sub(began.elapsed());
+                std::thread::sleep(pause);
+            }
         }
         Ok(())
     }

@@ -37,6 +37,7 @@ pub struct History {
     growth_per_s: Bytes,
     swap_ins: VecDeque<(MonotonicTime, u64)>,
     unscanned_since: Option<MonotonicTime>,
+    stalled_at: MonotonicTime,
     account: SwapAccount,
     /// What was asked of the kernel since the last look, and whether as a probe.
     asked: Option<Asked>,
@@ -46,6 +47,12 @@ pub struct History {
 struct Asked {
     bytes: Bytes,
     is_probe: bool,
+}
+
+/// Whether so much stall within `elapsed` is one: over a hundredth of the time.
+#[must_use]
+pub fn is_stall(stalled: Duration, elapsed: Duration) -> bool {
+    stalled.saturating_mul(100) > elapsed
 }
 
 impl History {
@@ -64,6 +71,7 @@ impl History {
             growth_per_s: Bytes::ZERO,
             swap_ins: VecDeque::from([(reading.at, reading.stat.swap_ins)]),
             unscanned_since: reading.stat.scanned.map(|_| reading.at),
+            stalled_at: reading.at,
             account,
             asked: None,
         }
@@ -89,6 +97,9 @@ impl History {
             }) => self.account.after_probe(bytes, reading.swapped),
             _ => self.account.seen(reading.swapped),
         };
+        if is_stall(reading.stalled.saturating_sub(self.last.stalled), elapsed) {
+            self.stalled_at = reading.at;
+        }
         self.count_swap_ins(&reading);
         self.last = reading;
     }
@@ -159,6 +170,13 @@ impl History {
         self.last.stat.swap_ins.saturating_sub(first)
     }
 
+    /// For how long hardly a task of it has waited for memory. The kernel's averages take half a
+    /// minute to say so; the growth of the total says it at the next look.
+    #[must_use]
+    pub fn unstalled_for(&self) -> Duration {
+        self.last.at.since(self.stalled_at)
+    }
+
     /// For how long the kernel has not looked for pages to take; none if it does not say.
     #[must_use]
     pub fn unscanned_for(&self) -> Option<Duration> {
@@ -208,6 +226,19 @@ mod tests {
         assert_eq!(history.unscanned_for(), Some(Duration::from_secs(1)));
         history.see(reading(2, 0, 60));
         assert_eq!(history.unscanned_for(), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn stall_that_is_over_is_known_at_the_next_look() {
+        let mut history = History::new(reading(0, 0, 0), false);
+        let mut stalled = reading(1, 0, 0);
+        stalled.stalled = Duration::from_millis(500);
+        history.see(stalled);
+        assert_eq!(history.unstalled_for(), Duration::ZERO);
+        let mut rests = reading(3, 0, 0);
+        rests.stalled = Duration::from_millis(505);
+        history.see(rests);
+        assert_eq!(history.unstalled_for(), Duration::from_secs(2));
     }
 
     #[test]

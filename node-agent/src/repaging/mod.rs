@@ -163,7 +163,10 @@ impl Repaging {
         if let Some(track) = self.tracks.get_mut(name) {
             track.returned = track.returned.saturating_add(outcome.brought);
         }
-        debug!("{name}: {} of {} came home", outcome.brought, outcome.found);
+        debug!(
+            "{name}: {} of {} came home, places of {} more are free",
+            outcome.brought, outcome.found, outcome.freed
+        );
         if let Some(error) = &outcome.error {
             self.trouble(format!("{name}: {error}"));
         }

@@ -9,7 +9,7 @@ use dynamicswap_policy::{
 use dynamicswap_proto::common::v1::SwapDeviceReport;
 use dynamicswap_types::{Bytes, MonotonicTime, PAGE_SIZE};
 
-use super::history::History;
+use super::history::{History, is_stall};
 use super::settings::Wishes;
 use super::{NodeFigures, Pageable, SLAB_PAGES_UNKNOWN};
 use crate::cgroup::Layout;
@@ -51,6 +51,8 @@ pub struct DeviceWatch {
     lowest_p99: Option<Duration>,
     scanned: Option<u64>,
     scanned_at: Option<MonotonicTime>,
+    stalled: Option<(MonotonicTime, Duration)>,
+    stalled_at: MonotonicTime,
 }
 
 impl DeviceWatch {
@@ -90,11 +92,20 @@ impl DeviceWatch {
             self.scanned_at = scanned.map(|_| node.now);
             self.scanned = scanned;
         }
+        let stalled = node.pressure.map_or(Duration::ZERO, |it| it.some.total);
+        let (before, total) = self
+            .stalled
+            .replace((node.now, stalled))
+            .unwrap_or_default();
+        if is_stall(stalled.saturating_sub(total), node.now.since(before)) {
+            self.stalled_at = node.now;
+        }
+        let unstalled = node.now.since(self.stalled_at);
         ReturnNode {
             rest: Rest {
-                calm_for: node.calm_for,
+                calm_for: Some(node.calm_for.unwrap_or_default().max(unstalled)),
                 unscanned_for: self.scanned_at.map(|at| node.now.since(at)),
-                stalled: node.pressure.map_or(Duration::ZERO, |it| it.some.total),
+                stalled,
             },
             available: node.available,
             total: node.total,
@@ -148,7 +159,12 @@ pub fn return_sight(container: &Pageable, history: &History) -> Option<ReturnSig
     Some(ReturnSight {
         enabled: wishes.homecoming.enabled && !wishes.dry_run,
         rest: Rest {
-            calm_for: container.calm_for,
+            calm_for: Some(
+                container
+                    .calm_for
+                    .unwrap_or_default()
+                    .max(history.unstalled_for()),
+            ),
             unscanned_for: history.unscanned_for(),
             stalled: container
                 .pressure
