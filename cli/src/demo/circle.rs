@@ -12,13 +12,18 @@ use dynamicswap_proto::control::v1::{Admission, AdmitRequest};
 use dynamicswap_types::Bytes;
 
 use super::story::{Demo, PASS_LIMIT, STEP_LIMIT};
+use super::verdict::MEMORY_SERVER;
 use crate::client::Client;
-use crate::report::analysis::back_to_full;
+use crate::cluster::paths::Programs;
+use crate::cluster::up;
+use crate::report::analysis::{back_to, speed_at_end};
 use crate::report::{Circle, Mark};
 use crate::ui::{Ui, human_bytes, human_us};
 
-/// How long the load runs after each rest: long enough that the last pages are touched.
+/// How long the load runs once its pages are home: long enough to know its speed in memory.
 const AFTERWARDS: Duration = Duration::from_secs(4);
+/// Longest time that it gets to fetch its pages by itself.
+const DEMAND_LIMIT: Duration = Duration::from_secs(60);
 /// Time at rest where nothing comes home.
 const REST: Duration = Duration::from_secs(1);
 /// Share of the memory that may stay out when pages have come home: what a fork still shares, or
@@ -30,17 +35,16 @@ impl Demo {
     pub(super) fn full_circle(&mut self, policy: &str, ui: &mut Ui) -> Result<()> {
         let policies = dynamicswap_crds::parse_policies(policy)?;
         let returns =
-            |policy: &&RemoteMemoryPolicy| policy.in_force() && policy.spec.homecoming.enabled;
-        if policies.iter().all(|policy| !returns(&policy)) {
+            |policy: &RemoteMemoryPolicy| policy.in_force() && policy.spec.homecoming.enabled;
+        if !policies.iter().any(returns) {
             return Ok(());
         }
-        self.apply_text(&without_return(policies)?)?;
-        let by_demand = self.drop_and_rise("by demand faults alone", ui)?;
+        let (after_return, full) = self.drop_and_return(ui)?;
+        let returned = self.returned();
         self.squeeze(ui)?;
+        self.apply_text(&without_return(policies)?)?;
+        let by_demand = self.drop_and_fault(full, ui)?;
         self.apply_text(policy)?;
-        let returned_before = self.returned();
-        let after_return = self.drop_and_return(ui)?;
-        let returned = self.returned().saturating_sub(returned_before);
         let given_back = self.take_memory_back(ui)?;
         self.circle = Some(Circle {
             pages_returned: returned / 4096,
@@ -68,17 +72,6 @@ impl Demo {
         Ok(local.container.set_limit(Bytes::new(bytes))?)
     }
 
-    /// The load rests, gets room, and goes on; gives the time until it is at 90 % of what it does in
-    /// memory.
-    fn drop_and_rise(&mut self, how: &str, ui: &mut Ui) -> Result<Option<u64>> {
-        self.rest(ui)?;
-        let until = Instant::now() + REST;
-        self.wait(ui, "the load to rest", STEP_LIMIT, |_| {
-            (Instant::now() >= until).then_some(())
-        })?;
-        self.go_on(how, ui)
-    }
-
     fn rest(&mut self, ui: &mut Ui) -> Result<()> {
         self.tell("rest")?;
         self.recorder.phase("rest");
@@ -93,25 +86,21 @@ impl Demo {
         Ok(())
     }
 
-    fn go_on(&mut self, how: &str, ui: &mut Ui) -> Result<Option<u64>> {
+    /// The load goes on; gives when.
+    fn go_on(&mut self) -> Result<u64> {
         let from = self
             .recorder
             .event("LoadBack", "the load is back", Mark::Step);
         self.recorder.phase("load");
         self.tell("resume")?;
-        let until = Instant::now() + AFTERWARDS;
-        self.wait(ui, "the load to be back", STEP_LIMIT, |_| {
-            (Instant::now() >= until).then_some(())
-        })?;
-        let took = {
-            let seen = self.recorder.seen();
-            back_to_full(&seen.series.workload, from)
-        };
-        let time = took.map_or("not within it".to_owned(), |ms| human_us(ms * 1_000));
+        Ok(from)
+    }
+
+    fn tell_back(&self, took: Option<u64>, how: &str, ui: &mut Ui) {
+        let time = took.map_or("a longer time".to_owned(), |ms| human_us(ms * 1_000));
         let told = format!("at 90 % of its speed in memory after {time}, {how}");
         self.recorder.event("FullSpeed", &told, Mark::Mended);
         ui.done("load is back", &told);
-        Ok(took)
     }
 
     /// Half of the memory again, so that pages leave once more.
@@ -124,7 +113,9 @@ impl Demo {
         self.calm("load, at half of its memory again", ui)
     }
 
-    fn drop_and_return(&mut self, ui: &mut Ui) -> Result<Option<u64>> {
+    /// The load rests until its pages are home, and goes on. Gives the time until it was at 90 % of its
+    /// speed in memory, and that speed.
+    fn drop_and_return(&mut self, ui: &mut Ui) -> Result<(Option<u64>, f64)> {
         self.rest(ui)?;
         let began = Instant::now();
         let most = self.memory.get() / LEFT_OUT;
@@ -137,15 +128,74 @@ impl Demo {
         );
         self.recorder.event("PagesHome", &told, Mark::Mended);
         ui.done("pages come home", &told);
-        self.go_on("its pages were home before it asked", ui)
+        let from = self.go_on()?;
+        let until = Instant::now() + AFTERWARDS;
+        self.wait(ui, "the load to be back", STEP_LIMIT, |_| {
+            (Instant::now() >= until).then_some(())
+        })?;
+        let (took, full) = {
+            let seen = self.recorder.seen();
+            let samples = &seen.series.workload;
+            let full = speed_at_end(samples);
+            (back_to(full, samples, from), full)
+        };
+        self.tell_back(took, "its pages were home before it asked", ui);
+        Ok((took, full))
+    }
+
+    /// The same rest, but nothing comes home meanwhile.
+    fn drop_and_fault(&mut self, full: f64, ui: &mut Ui) -> Result<Option<u64>> {
+        self.rest(ui)?;
+        let until = Instant::now() + REST;
+        self.wait(ui, "the load to rest", STEP_LIMIT, |_| {
+            (Instant::now() >= until).then_some(())
+        })?;
+        let from = self.go_on()?;
+        let until = Instant::now() + DEMAND_LIMIT;
+        let took = self.wait(ui, "the load to fetch its pages", STEP_LIMIT, |seen| {
+            let took = back_to(full, &seen.series.workload, from);
+            (took.is_some() || Instant::now() >= until).then_some(took)
+        })?;
+        self.tell_back(took, "by demand faults alone", ui);
+        Ok(took)
+    }
+
+    /// Starts the memory server that was killed again, so that there is somewhere to move to.
+    fn donor_is_back(&mut self, ui: &mut Ui) -> Result<()> {
+        let killed = self.kills.iter().find(|kill| kill.what == MEMORY_SERVER);
+        let Some(node) = killed.map(|kill| kill.node.clone()) else {
+            return Ok(());
+        };
+        let programs = Programs::find()?;
+        let cluster = self.cluster.as_mut().context("there is no cluster")?;
+        let shape = &cluster.record.shape;
+        let mut command = up::memory_server_command(&programs, &cluster.paths, &node, shape)?;
+        cluster.spawn(&format!("{node}/memory-server again"), &mut command)?;
+        self.wait(
+            ui,
+            "the killed memory server to lend again",
+            STEP_LIMIT,
+            |seen| {
+                let donor = seen
+                    .summary
+                    .donors
+                    .iter()
+                    .find(|donor| donor.node == node)?;
+                (donor.lent == 0 && donor.memory > 0).then_some(())
+            },
+        )?;
+        let told = format!("the memory server of {node} is back and lends again");
+        self.recorder.event("DonorBack", &told, Mark::Mended);
+        ui.done("donor is back", &told);
+        Ok(())
     }
 
     /// Empties the donor that has lent most, and waits until its host has the memory.
     fn take_memory_back(&mut self, ui: &mut Ui) -> Result<u64> {
+        self.donor_is_back(ui)?;
         let (node, before) = {
             let seen = self.recorder.seen();
-            let alive = seen.summary.donors.iter().filter(|donor| donor.pid > 0);
-            let most = alive.max_by_key(|donor| donor.memory);
+            let most = seen.summary.donors.iter().max_by_key(|donor| donor.held);
             let most = most.context("no donor is known")?;
             (most.node.clone(), most.memory)
         };

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use super::load::Load;
 use super::recorder::{Recorder, Seen};
 use super::sampler::Sampler;
-use super::verdict::{ENGINE, engines_lost, engines_lost_told};
+use super::verdict::{ENGINE, MEMORY_SERVER, engines_lost, engines_lost_told};
 use crate::args::{DemoArgs, Workload};
 use crate::client::Client;
 use crate::cluster::paths::Programs;
@@ -232,7 +232,7 @@ impl Demo {
         );
         self.kills.push(Kill {
             t_ms,
-            what: "memory server".to_owned(),
+            what: MEMORY_SERVER.to_owned(),
             node: node.clone(),
             pid: u32::try_from(process.pid).unwrap_or(0),
             bytes_held: held,

@@ -10,6 +10,9 @@ use crate::ui::human_count;
 /// What the report and the story call the engine process.
 pub const ENGINE: &str = "swapd engine";
 
+/// What they call a memory server.
+pub const MEMORY_SERVER: &str = "memory server";
+
 /// Engine processes that died and should not have: beside the first there is one for each that the
 /// demo killed itself.
 #[must_use]

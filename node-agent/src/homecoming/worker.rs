@@ -222,41 +222,54 @@ impl Worker {
         };
         let began = Instant::now();
         for foreign in held {
-            let found = match processes::with_place(foreign, &flags) {
-                Ok(found) => found,
-                Err(error) if is_gone(&error) => continue,
-                Err(error) => {
-                    let pid = foreign.pid().as_raw_nonzero().get();
-                    return Err(error).with_context(|| refused(pid));
-                }
-            };
-            for group in groups(&found, HOMECOMING_BATCH_PAGES) {
-                if self.stop.load(Ordering::Relaxed) {
-                    return Ok(());
-                }
-                let freed = foreign.page_out(&group).and_then(|()| {
-                    let batch = Batch {
-                        process: 0,
-                        own: group,
-                        read_only: Vec::new(),
-                    };
-                    self.bring_batch(foreign, &batch)?;
-                    Ok(batch.pages())
-                });
+            // A page that another processor still has in hand keeps its place once more.
+            for _ in 0..PLACE_PASSES_MAX {
+                let freed = self.free_places_of(foreign, &flags, (order, began), outcome);
                 match freed {
-                    Ok(freed) => outcome.freed = outcome.freed.saturating_add(pages(freed)),
+                    Ok(true) => {}
+                    Ok(false) => break,
                     Err(error) if is_gone(&error) => break,
                     Err(error) => {
                         let pid = foreign.pid().as_raw_nonzero().get();
                         return Err(error).with_context(|| refused(pid));
                     }
                 }
-                let pause =
-                    time_for(outcome.freed, order.bandwidth).saturating_sub(began.elapsed());
-                std::thread::sleep(pause);
             }
         }
         Ok(())
+    }
+
+    /// One pass over a process; whether there was anything, and nobody said stop.
+    fn free_places_of(
+        &self,
+        foreign: &Foreign,
+        flags: &FrameFlags,
+        (order, began): (&Order, Instant),
+        outcome: &mut Outcome,
+    ) -> io::Result<bool> {
+        let found = processes::with_place(foreign, flags)?;
+        for groups in groups(&found, HOMECOMING_BATCH_PAGES).chunks(GROUPS_OUT_MAX) {
+            if self.stop.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            for group in groups {
+                foreign.page_out(group)?;
+            }
+            // One that is still being written would keep its place.
+            std::thread::sleep(WRITTEN_AFTER);
+            for group in groups {
+                let batch = Batch {
+                    process: 0,
+                    own: group.clone(),
+                    read_only: Vec::new(),
+                };
+                self.bring_batch(foreign, &batch)?;
+                outcome.freed = outcome.freed.saturating_add(pages(batch.pages()));
+            }
+            let pause = time_for(outcome.freed, order.bandwidth).saturating_sub(began.elapsed());
+            std::thread::sleep(pause);
+        }
+        Ok(!found.is_empty())
     }
 
     fn bring_batch(&self, foreign: &Foreign, batch: &Batch) -> io::Result<()> {
@@ -273,6 +286,13 @@ impl Worker {
         Ok(())
     }
 }
+
+/// Groups of pages, of 1 MiB each, that are out together while their places are freed.
+const GROUPS_OUT_MAX: usize = 8;
+/// Time after which such pages are written, as a rule.
+const WRITTEN_AFTER: Duration = Duration::from_millis(5);
+/// Passes over a process's pages that have a place in swap.
+const PLACE_PASSES_MAX: usize = 4;
 
 const _: () = assert!(HOMECOMING_BATCH_PAGES <= MAPPED_PAGES_MAX);
 
