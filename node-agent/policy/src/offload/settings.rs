@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use dynamicswap_types::Bytes;
+use dynamicswap_types::{Bytes, PAGE_SIZE};
 
 use crate::share::Share;
 
@@ -80,6 +80,19 @@ impl AheadSettings {
         let millis = u64::try_from(self.growth.as_millis()).unwrap_or(u64::MAX);
         let of_growth = Bytes::new(growth_per_s.get().saturating_mul(millis) / 1_000);
         of_size.max(of_growth).min(Bytes::new(limit.get() / 4))
+    }
+
+    /// The `memory.high` of a container that may swap and has this `memory.max`: half of the room
+    /// below it. At `memory.max` the kernel kills while a slow device still writes; at
+    /// `memory.high` it makes the tasks wait. Who keeps its room never comes there.
+    ///
+    /// It is no limit in the sense of [`crate::OffloadSight::limit`]: room is kept below the one
+    /// that the container was given.
+    #[must_use]
+    pub fn guard(&self, limit: Bytes) -> Bytes {
+        let half = Bytes::new(self.room(limit, Bytes::ZERO).get() / 2);
+        let guard = limit.saturating_sub(half).get();
+        Bytes::new(guard / PAGE_SIZE.get() * PAGE_SIZE.get())
     }
 
     /// The same with each constant within its bounds.
