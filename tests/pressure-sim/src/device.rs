@@ -4,7 +4,7 @@
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::unit::{TICK_S, TICKS_PER_S, real, whole};
+use crate::unit::{TICK_S, TICKS_PER_S};
 
 /// How far away the memory is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -163,18 +163,5 @@ impl Device {
         self.credit -= read;
         self.moved += read;
         read
-    }
-
-    /// Share of a day's ticks that are bad times.
-    #[must_use]
-    pub fn bad_share(&self, ticks: u64) -> f64 {
-        let bad: u64 = self.bad.iter().map(|it| it.to.min(ticks) - it.from).sum();
-        real(bad) / real(ticks.max(1))
-    }
-
-    /// The latency in whole microseconds, for plots.
-    #[must_use]
-    pub fn latency_us(&self) -> u64 {
-        whole(self.latency() * 1e6)
     }
 }

@@ -32,11 +32,14 @@ struct Cli {
     seed: u64,
 }
 
+/// Makes the day of a seed.
+type Days = fn(u64, Tier) -> Scenario;
+
 fn main() -> Result<()> {
     let cli = Cli::parse();
     fs::create_dir_all(&cli.out).with_context(|| format!("cannot make {}", cli.out.display()))?;
     let mut text = String::new();
-    let scenarios: [(&str, Tier, fn(u64, Tier) -> Scenario); 4] = [
+    let scenarios: [(&str, Tier, Days); 4] = [
         (
             "Busy days, remote memory at 100 us",
             TIERS[1],
