@@ -40,7 +40,7 @@ pub struct OffloadSettings {
     /// side containers have in all. From 0.
     pub size_min: Bytes,
     /// No probing while the node sends more than this per second to the device. 32 MiB/s, our
-    /// own: a twentieth of what 10 Gbit/s leaves after headers, halved. (TMO's 1 MB/s saves
+    /// own: a fortieth of 10 Gbit/s. (TMO's 1 MB/s saves
     /// flash from wear, which memory has not.) From 1 MiB/s.
     pub writes_per_s_max: Bytes,
     /// What probing leaves free in the pool, for those who reach their limit. 64 MiB, a slab of
@@ -60,8 +60,8 @@ pub struct OffloadSettings {
 pub struct AheadSettings {
     /// Room kept below the limit, as a share of it. 5 %. 1 to 25 %.
     pub room: Share,
-    /// But at least this. 8 MiB: what one CPU dirties while the kernel writes one batch to a
-    /// device that takes a millisecond. 1 MiB to 1 GiB.
+    /// But at least this. 8 MiB: what one CPU fills in the few milliseconds that a batch takes
+    /// to a slow device. 1 MiB to 1 GiB.
     pub room_min: Bytes,
     /// And at most this, unless it grows faster. 256 MiB. From `room_min`.
     pub room_max: Bytes,
