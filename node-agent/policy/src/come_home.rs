@@ -6,8 +6,7 @@
 //!
 //! Why it does not fight offload: pages that probing sent away are cold by that law's own
 //! measure. They are counted apart ([`SwapAccount`]) and stay out unless the container asks for
-//! them and there is plenty of room: all of them if it reads much of them back, a small part if it
-//! only waits a little too often. All others come home once, and probing may then find the cold
+//! them and there is plenty of room; all others come home once, and probing may then find the cold
 //! ones among them.
 
 mod account;
@@ -54,12 +53,7 @@ enum Phase {
     Idle,
     /// Pages come home. Waits for the last of them, or for a sign to stop; stops by itself when
     /// nothing has moved for a time.
-    Returning {
-        /// When it last moved, and what was out then.
-        progress: (MonotonicTime, Bytes),
-        /// What stays out in any case, if it came to take a step back.
-        goal: Option<Bytes>,
-    },
+    Returning { progress: (MonotonicTime, Bytes) },
     /// It stopped. Waits for its time.
     Cooling { since: MonotonicTime },
 }
@@ -250,28 +244,25 @@ impl Track {
         }
         let out = sight.returnable(purse.plenty, settings);
         let verdict = match self.phase {
-            Phase::Returning { .. } => self.go_on(sight, out, (purse, settings)),
+            Phase::Returning { progress } => self.go_on(sight, out, progress, (purse, settings)),
             Phase::Idle | Phase::Cooling { .. } => self.begin(sight, out, (purse, settings)),
         };
-        match verdict {
-            Ok(out) => self.bring(sight, out, purse, settings),
-            Err(reason) => hold(reason),
+        if let Err(reason) = verdict {
+            return hold(reason);
         }
+        self.bring(sight, out, purse, settings)
     }
 
-    /// Whether a container at rest may begin, and with how much.
+    /// Whether a container at rest may begin.
     fn begin(
         &mut self,
         sight: &ReturnSight,
         out: Bytes,
         (purse, settings): (&Purse, &ReturnSettings),
-    ) -> Result<Bytes, ReturnReason> {
+    ) -> Result<(), ReturnReason> {
         if !sight.enabled {
             return Err(ReturnReason::Disabled);
         }
-        let step_back = sight.step_back(purse.plenty, settings);
-        let goal = (step_back > out).then(|| sight.swapped.saturating_sub(step_back));
-        let out = out.max(step_back);
         if out < settings.worth_min {
             return Err(ReturnReason::StaysOut {
                 swapped: sight.swapped,
@@ -289,31 +280,24 @@ impl Track {
         }
         self.phase = Phase::Returning {
             progress: (purse.now, sight.swapped),
-            goal,
         };
-        Ok(out)
+        Ok(())
     }
 
-    /// Whether one that is returning goes on, and with how much.
+    /// Whether one that is returning goes on.
     fn go_on(
         &mut self,
         sight: &ReturnSight,
         out: Bytes,
+        progress: (MonotonicTime, Bytes),
         (purse, settings): (&Purse, &ReturnSettings),
-    ) -> Result<Bytes, ReturnReason> {
-        let now = (purse.now, sight.swapped);
-        let (before, goal) = match self.phase {
-            Phase::Returning { progress, goal } => (progress, goal),
-            Phase::Idle | Phase::Cooling { .. } => (now, None),
-        };
-        let progress = if sight.swapped < before.1 {
-            now
+    ) -> Result<(), ReturnReason> {
+        let progress = if sight.swapped < progress.1 {
+            (purse.now, sight.swapped)
         } else {
-            before
+            progress
         };
-        self.phase = Phase::Returning { progress, goal };
-        let to_goal = goal.map(|goal| sight.swapped.saturating_sub(goal));
-        let out = out.max(to_goal.unwrap_or_default());
+        self.phase = Phase::Returning { progress };
         let stuck_for = purse.now.since(progress.0);
         let cause = if !sight.enabled {
             StopCause::Disabled
@@ -326,7 +310,7 @@ impl Track {
         } else if stuck_for >= settings.stuck_max {
             StopCause::Stuck { stuck_for }
         } else {
-            return Ok(out);
+            return Ok(());
         };
         self.phase = Phase::Cooling { since: purse.now };
         Err(ReturnReason::Stopped(cause))

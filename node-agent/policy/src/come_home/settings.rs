@@ -44,12 +44,6 @@ pub struct ReturnSettings {
     pub wanted_per_min: Share,
     /// And from so many pages per minute on. 256, one a fourth of a second. From 1.
     pub wanted_pages_min: u64,
-    /// A container that waits for this share of a minute, reads pages back and has plenty of room
-    /// takes a step back. 0.2 %: twice what stops probing, so that between the two nothing
-    /// moves. 0.1 to 10 %.
-    pub waits_min: Share,
-    /// Such a step: this share of what is out. 1 %, the cap of a probe. 0.1 to 10 %.
-    pub waits_part: Share,
     /// Stops when nothing has come home for this long, whatever was asked. 10 s. 2 s to 2 minutes.
     pub stuck_max: Duration,
     /// After any stop it does not begin again for this long. 120 s, twelve times the kernel's
@@ -100,8 +94,6 @@ impl ReturnSettings {
             worth_min: self.worth_min.max(dynamicswap_types::PAGE_SIZE),
             wanted_per_min: share_within(self.wanted_per_min, 20, 5_000),
             wanted_pages_min: self.wanted_pages_min.max(1),
-            waits_min: share_within(self.waits_min, 10, 1_000),
-            waits_part: share_within(self.waits_part, 10, 1_000),
             stuck_max: seconds_within(self.stuck_max, 2, 120),
             cool_down: seconds_within(self.cool_down, 30, 3_600),
         }
@@ -124,8 +116,6 @@ impl Default for ReturnSettings {
             worth_min: Bytes::from_mib(1),
             wanted_per_min: Share::from_hundredths(100),
             wanted_pages_min: 256,
-            waits_min: Share::from_hundredths(20),
-            waits_part: Share::from_hundredths(100),
             stuck_max: Duration::from_secs(10),
             cool_down: Duration::from_secs(120),
         }

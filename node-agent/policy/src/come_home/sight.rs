@@ -79,9 +79,6 @@ pub struct ReturnSight {
     pub probed: Bytes,
     /// Pages that it swapped in during the last minute.
     pub swap_ins_per_min: u64,
-    /// Share of the last 60 s in which some of its tasks waited for memory (`some` avg60); zero if
-    /// the host does not say.
-    pub waits: Share,
 }
 
 impl ReturnSight {
@@ -111,36 +108,17 @@ impl ReturnSight {
     pub(super) fn returnable(&self, node_plenty: bool, settings: &ReturnSettings) -> Bytes {
         let swapped = self.swapped.get() / PAGE_SIZE.get();
         let wanted = swapped > 0
-            && self.reads_back(settings)
+            && self.swap_ins_per_min >= settings.wanted_pages_min
             && Share::ratio(self.swap_ins_per_min, swapped) >= settings.wanted_per_min;
-        if wanted && self.has_plenty(node_plenty, settings) {
+        let plenty = node_plenty
+            && self.limit.is_none_or(|limit| {
+                let start = settings.start_room(limit);
+                self.room() >= Some(start.saturating_add(start))
+            });
+        if wanted && plenty {
             self.swapped
         } else {
             self.swapped.saturating_sub(self.probed)
         }
-    }
-
-    /// The small part of what is out that comes home because the container waits too often for
-    /// what it has out: probing went too far, and takes this step back. Hot ranges come first, so
-    /// a small part ends most waits.
-    pub(super) fn step_back(&self, node_plenty: bool, settings: &ReturnSettings) -> Bytes {
-        let waits = self.waits >= settings.waits_min && self.reads_back(settings);
-        if waits && self.has_plenty(node_plenty, settings) {
-            settings.waits_part.of_bytes(self.swapped)
-        } else {
-            Bytes::ZERO
-        }
-    }
-
-    fn reads_back(&self, settings: &ReturnSettings) -> bool {
-        self.swap_ins_per_min >= settings.wanted_pages_min
-    }
-
-    fn has_plenty(&self, node_plenty: bool, settings: &ReturnSettings) -> bool {
-        node_plenty
-            && self.limit.is_none_or(|limit| {
-                let start = settings.start_room(limit);
-                self.room() >= Some(start.saturating_add(start))
-            })
     }
 }

@@ -46,7 +46,6 @@ fn out() -> ReturnSight {
         swapped: MIB(200),
         probed: Bytes::ZERO,
         swap_ins_per_min: 0,
-        waits: Share::ZERO,
     }
 }
 
@@ -280,29 +279,6 @@ fn pages_sent_as_cold_stay_out_until_wanted_with_plenty_of_room() {
 }
 
 #[test]
-fn container_that_waits_a_little_too_often_takes_one_small_step_back() {
-    let mut waiting = ReturnSight {
-        probed: MIB(200),
-        swap_ins_per_min: 300,
-        waits: Share::from_hundredths(20),
-        ..out()
-    };
-    let mut law = ReturnLaw::default();
-    one(&mut law, 0, roomy(), waiting);
-    let ruling = one(&mut law, 1, roomy(), waiting);
-    assert_eq!(ruling.deed, ReturnDeed::Bring(MIB(2)));
-    waiting.swapped = MIB(198);
-    let ended = one(&mut law, 2, roomy(), waiting);
-    assert_eq!(ended.reason, ReturnReason::Stopped(StopCause::Home));
-    let less = ReturnSight {
-        waits: Share::from_hundredths(19),
-        ..waiting
-    };
-    let reason = one(&mut ReturnLaw::default(), 0, roomy(), less).reason;
-    assert!(matches!(reason, ReturnReason::StaysOut { .. }));
-}
-
-#[test]
 fn who_reads_back_most_of_what_is_out_comes_first() {
     let hot = ReturnSight {
         swap_ins_per_min: 100,
@@ -368,9 +344,8 @@ prop_compose! {
         (used, swapped, probed) in (bytes(), bytes(), bytes()),
         limit in prop::option::of(bytes()),
         swap_ins_per_min in prop_oneof![Just(0), 0..10_000_u64],
-        waits in (0..40_u16).prop_map(Share::from_hundredths),
     ) -> ReturnSight {
-        ReturnSight { enabled, rest, used, limit, swapped, probed, swap_ins_per_min, waits }
+        ReturnSight { enabled, rest, used, limit, swapped, probed, swap_ins_per_min }
     }
 }
 

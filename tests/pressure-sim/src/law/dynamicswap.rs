@@ -305,7 +305,6 @@ impl DynamicSwap {
                 swapped: bytes(container.out()),
                 probed: state.account.probed(),
                 swap_ins_per_min: whole(container.refaults_per_min),
-                waits: share(container.psi.some.avg60),
             };
             (name.clone(), sight)
         });
