@@ -52,6 +52,7 @@ struct BadTime {
 pub struct Device {
     tier: Tier,
     bad: Vec<BadTime>,
+    burden: f64,
     factor: f64,
     /// Pages that this tick still moves.
     credit: f64,
@@ -89,6 +90,7 @@ impl Device {
         Self {
             tier,
             bad,
+            burden: 1.0,
             factor: 1.0,
             credit: 0.0,
             moved: 0.0,
@@ -102,10 +104,15 @@ impl Device {
         }
     }
 
+    /// Makes it so many times as slow for good, against what it was when calm.
+    pub const fn burden(&mut self, factor: f64) {
+        self.burden = factor;
+    }
+
     /// Begins a tick.
     pub fn tick(&mut self, tick: u64, rng: &mut ChaCha8Rng) {
         let now = self.bad.iter().find(|it| (it.from..it.to).contains(&tick));
-        self.factor = now.map_or(1.0, |it| it.factor);
+        self.factor = self.burden * now.map_or(1.0, |it| it.factor);
         self.rate += (self.moved / TICK_S - self.rate) * TICK_S;
         self.writes_per_s += (self.written / TICK_S - self.writes_per_s) * TICK_S / 10.0;
         self.reads_per_s += (self.read / TICK_S - self.reads_per_s) * TICK_S / 10.0;

@@ -102,27 +102,29 @@ fn no_container_is_left_out_of_probing() {
 }
 
 #[test]
-fn slow_device_gets_less_than_without_its_term() {
-    let mut scenario = Scenario::steady(3, TIERS[2]);
-    scenario.ticks = 6 * HOUR;
+fn loaded_device_gets_less_than_without_its_term() {
+    let mut scenario = Scenario::steady(3, TIERS[1]);
+    scenario.ticks = 3 * HOUR;
+    // Loaded donors from the beginning on: four times as slow as when they are calm.
+    scenario.device.burden(4.0);
     let figures = |device_term| {
         let parts = Parts {
             device_term,
             ..Parts::default()
         };
-        run(
-            &scenario,
-            &mut DynamicSwap::new(scenario.containers.len(), parts),
-        )
+        let mut law = DynamicSwap::new(scenario.containers.len(), parts);
+        run(&scenario, &mut law)
     };
     let (with, without) = (figures(true), figures(false));
-    assert!(with.saved <= without.saved);
-    assert!(
-        with.some <= without.some * 1.02,
-        "{} {}",
-        with.some,
-        without.some
+    println!(
+        "loaded device, with its term and without: saved {:.1} and {:.1} %, some {:.3} and {:.3} %",
+        with.saved * 100.0,
+        without.saved * 100.0,
+        with.some * 100.0,
+        without.some * 100.0
     );
+    assert!(with.saved < without.saved * 0.95);
+    assert!(with.some < without.some * 0.95);
 }
 
 #[test]
