@@ -1,7 +1,7 @@
 //! The breaker: stops all offload while pages only travel to and fro, and always closes again.
 //!
-//! Owns the state machine. It never undoes anything: while it is open no page is sent by us, and
-//! swap limits stay at what is in use.
+//! Owns the state machine. It never undoes anything: while it is open no page is sent by us; the
+//! kernel still swaps who reaches a limit, unless [`BreakerSettings::hold_limits`] says otherwise.
 
 mod reason;
 mod settings;
@@ -23,8 +23,10 @@ pub struct BreakerSight {
     /// Pages swapped in per second of late.
     pub swap_ins_per_s: u64,
     /// Of these, those that had gone out less than [`BreakerSettings::refault_age`] before. Where
-    /// that is not known: the lower of swap-ins and swap-outs.
+    /// that is not known: all of them.
     pub refaults_per_s: u64,
+    /// Pages swapped out per second of late.
+    pub swap_outs_per_s: u64,
     /// 99th percentile of a swap-in of late; none if too few were measured.
     pub p99: Option<Duration>,
 }
@@ -37,7 +39,7 @@ pub enum Passage {
     Free,
     /// What keeps containers and node from their limits, but no probe.
     AheadOnly,
-    /// Nothing, and no swap limit is above what is in use.
+    /// Nothing.
     Blocked,
 }
 
@@ -109,6 +111,12 @@ impl Breaker {
     #[must_use]
     pub const fn since(&self) -> MonotonicTime {
         self.since
+    }
+
+    /// Whether swap limits shall stay at what is in use.
+    #[must_use]
+    pub fn holds_limits(&self, settings: &BreakerSettings) -> bool {
+        settings.hold_limits && self.passage() == Passage::Blocked
     }
 
     /// What may go out.
@@ -204,7 +212,10 @@ impl Breaker {
         settings: &BreakerSettings,
     ) -> Option<Cause> {
         let full = sight.full.unwrap_or_default();
-        let refaults = Share::ratio(sight.refaults_per_s, sight.swap_ins_per_s);
+        // Of the larger flow: a node that sends ten times what comes back makes progress, however
+        // young that is.
+        let flow = sight.swap_ins_per_s.max(sight.swap_outs_per_s);
+        let refaults = Share::ratio(sight.refaults_per_s, flow);
         let busy = sight.swap_ins_per_s >= settings.swap_ins_per_s_min;
         let p99 = sight.p99.unwrap_or_default();
         let long = |since: &mut Option<MonotonicTime>, over: bool, sustained: Duration| {

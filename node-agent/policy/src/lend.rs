@@ -1,6 +1,6 @@
-//! The law of lending: how much memory a donor offers, and when it takes some back.
+//! The law of lending: how much memory a donor may lend, its headroom, and when it takes some back.
 //!
-//! Owns the offer, and the history that its forecast is made of. Which slabs go first, and where
+//! Owns the headroom, and the history that its forecast is made of. Which slabs go first, and where
 //! to, is the planner's.
 
 mod forecast;
@@ -37,13 +37,13 @@ pub struct LendSight {
     pub available: Bytes,
     /// What the memory server holds for others. It is locked, so not in `available`.
     pub lent: Bytes,
-    /// The most that the administrator lets it offer.
+    /// The most that the administrator lets it lend.
     pub capacity: Bytes,
     /// The node's pressure; none if the host does not say.
     pub pressure: Option<Pressure>,
 }
 
-/// What shall happen to the offer.
+/// What shall happen to the headroom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LendDeed {
     /// It stays.
@@ -61,8 +61,8 @@ pub enum LendDeed {
 pub struct Lend {
     /// What shall happen.
     pub deed: LendDeed,
-    /// The offer after that, in whole slabs.
-    pub offer: Bytes,
+    /// The headroom after that, in whole slabs.
+    pub headroom: Bytes,
     /// Why.
     pub reason: LendReason,
 }
@@ -70,9 +70,9 @@ pub struct Lend {
 /// The law, with what it remembers.
 #[derive(Debug, Clone)]
 pub struct Lender {
-    /// The offer; none before the first decision.
-    offer: Option<Bytes>,
-    /// When the offer last grew, or might have.
+    /// The headroom; none before the first decision.
+    headroom: Option<Bytes>,
+    /// When the headroom last grew, or might have.
     grown_at: MonotonicTime,
     /// When it last shrank.
     shrunk_at: Option<MonotonicTime>,
@@ -81,11 +81,11 @@ pub struct Lender {
 }
 
 impl Lender {
-    /// A donor with the offer that it had before a restart, if any, and its history.
+    /// A donor with the headroom that it had before a restart, if any, and its history.
     #[must_use]
-    pub fn new(offer: Option<Bytes>, seasons: Seasons) -> Self {
+    pub fn new(headroom: Option<Bytes>, seasons: Seasons) -> Self {
         Self {
-            offer,
+            headroom,
             grown_at: MonotonicTime::ZERO,
             shrunk_at: None,
             recent: Recent::default(),
@@ -99,7 +99,7 @@ impl Lender {
         &self.seasons
     }
 
-    /// Decides on the offer.
+    /// Decides on the headroom.
     pub fn decide(&mut self, sight: &LendSight, settings: &LendSettings) -> Lend {
         let settings = settings.bounded();
         let own = sight
@@ -127,27 +127,27 @@ impl Lender {
             can: settings.whole_slabs(can),
         };
         let lend = self.rule(&figures);
-        if lend.deed == LendDeed::Grow || self.offer.is_none() {
+        if lend.deed == LendDeed::Grow || self.headroom.is_none() {
             self.grown_at = sight.at;
         }
-        if self.offer.is_some_and(|before| lend.offer < before) {
+        if self.headroom.is_some_and(|before| lend.headroom < before) {
             self.shrunk_at = Some(sight.at);
         }
-        self.offer = Some(lend.offer);
-        debug_assert!(lend.offer <= sight.capacity);
+        self.headroom = Some(lend.headroom);
+        debug_assert!(lend.headroom <= sight.capacity);
         lend
     }
 
     fn rule(&self, figures: &Figures<'_>) -> Lend {
         let (can, settings) = (figures.can, figures.settings);
-        // Nobody has taken anything of the first offer yet, so it need not grow slowly.
-        let Some(before) = self.offer else {
+        // Nobody has taken anything of the first headroom yet, so it need not grow slowly.
+        let Some(before) = self.headroom else {
             let deed = LendDeed::Grow;
             return figures.lend(deed, can);
         };
         // A capacity that was lowered is obeyed at once, whatever else holds.
-        let offer = settings.whole_slabs(before.min(figures.sight.capacity));
-        let missing = offer.saturating_sub(can);
+        let headroom = settings.whole_slabs(before.min(figures.sight.capacity));
+        let missing = headroom.saturating_sub(can);
         let at = figures.sight.at;
         let rests = |since: Option<MonotonicTime>, time: Duration| {
             since.is_some_and(|since| at.since(since) < time)
@@ -158,34 +158,36 @@ impl Lender {
             // nothing missing are wrong.
             let step = if steps { figures.step() } else { Bytes::ZERO };
             let least = missing.max(step);
-            return figures.because(LendDeed::ShrinkNow, offer.saturating_sub(least), reason);
+            return figures.because(LendDeed::ShrinkNow, headroom.saturating_sub(least), reason);
         }
         if let Some(reason) = figures.pressed().filter(|_| steps) {
-            let offer = offer.saturating_sub(figures.step());
-            return figures.because(LendDeed::Shrink, offer, reason);
+            let headroom = headroom.saturating_sub(figures.step());
+            return figures.because(LendDeed::Shrink, headroom, reason);
         }
         if missing > figures.band() && steps {
-            let offer = offer.saturating_sub(missing.min(figures.step()));
-            return figures.lend(LendDeed::Shrink, offer);
+            let headroom = headroom.saturating_sub(missing.min(figures.step()));
+            return figures.lend(LendDeed::Shrink, headroom);
         }
         // A rest, or a long time without need, is not made up for.
         let rested = self.shrunk_at.map(|since| since.after(settings.rest));
         let since = rested.map_or(self.grown_at, |rested| rested.max(self.grown_at));
         let growing_for = at.since(since).min(MINUTE);
-        let growth = can.saturating_sub(offer).min(figures.growth(growing_for));
+        let growth = can
+            .saturating_sub(headroom)
+            .min(figures.growth(growing_for));
         let growth = settings.whole_slabs(growth);
-        let wide = can.saturating_sub(offer) > figures.band();
+        let wide = can.saturating_sub(headroom) > figures.band();
         if wide
             && growth > Bytes::ZERO
             && figures.is_quiet()
             && !rests(self.shrunk_at, settings.rest)
         {
-            return figures.lend(LendDeed::Grow, offer.saturating_add(growth));
+            return figures.lend(LendDeed::Grow, headroom.saturating_add(growth));
         }
-        if offer < before {
-            return figures.lend(LendDeed::Shrink, offer);
+        if headroom < before {
+            return figures.lend(LendDeed::Shrink, headroom);
         }
-        figures.lend(LendDeed::Keep, offer)
+        figures.lend(LendDeed::Keep, headroom)
     }
 }
 
@@ -200,19 +202,19 @@ struct Figures<'a> {
 }
 
 impl Figures<'_> {
-    fn lend(&self, deed: LendDeed, offer: Bytes) -> Lend {
+    fn lend(&self, deed: LendDeed, headroom: Bytes) -> Lend {
         let reason = LendReason::Forecast {
             can: self.can,
             reserve: self.reserve,
             forecast: self.forecast,
         };
-        self.because(deed, offer, reason)
+        self.because(deed, headroom, reason)
     }
 
-    fn because(&self, deed: LendDeed, offer: Bytes, reason: LendReason) -> Lend {
+    fn because(&self, deed: LendDeed, headroom: Bytes, reason: LendReason) -> Lend {
         Lend {
             deed,
-            offer: self.settings.whole_slabs(offer),
+            headroom: self.settings.whole_slabs(headroom),
             reason,
         }
     }
@@ -223,7 +225,7 @@ impl Figures<'_> {
         step.max(self.settings.slab.bytes())
     }
 
-    /// How far offer and figures may be apart: less than a slab is no difference either.
+    /// How far headroom and figures may be apart: less than a slab is no difference either.
     fn band(&self) -> Bytes {
         self.settings.dead_band.of_bytes(self.sight.capacity)
     }

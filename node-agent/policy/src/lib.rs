@@ -1,7 +1,7 @@
 //! What a node's pressure means: an observation and thresholds in, levels with their reasons out,
 //! and which kernel trigger shall stand guard next. And the laws, each with its reason: who may
 //! swap (`allow`), how much goes out now (`offload`, `ahead`), what comes home (`come_home`,
-//! `ranges`), when all of it stops (`breaker`), what a donor offers (`lend`), and whom a policy
+//! `ranges`), when all of it stops (`breaker`), what a donor may lend (`lend`), and whom a policy
 //! reaches first (`canary`).
 //!
 //! Owns the judgement alone. Knows no clock, no file and no message: the agent observes, arms and

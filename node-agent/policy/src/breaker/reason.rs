@@ -19,9 +19,9 @@ pub enum Cause {
         /// How long it was at or over it.
         over_for: Duration,
     },
-    /// Swap-ins were of pages that had only just gone out.
+    /// What went out came straight back.
     Refaults {
-        /// Share of them.
+        /// Share of the larger of both flows.
         share: Share,
         /// The mark.
         max: Share,
@@ -57,7 +57,7 @@ impl fmt::Display for Cause {
                 over_for,
             } => write!(
                 f,
-                "{share} of swap-ins had just gone out, at or over {max} for {}",
+                "{share} of what is swapped comes straight back, at or over {max} for {}",
                 Span(*over_for)
             ),
             Self::Slow { p99, max, over_for } => write!(

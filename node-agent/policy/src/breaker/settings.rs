@@ -20,8 +20,9 @@ pub struct BreakerSettings {
     /// Share of time in which all tasks wait. 40 % for 10 s: systemd-oomd kills at 60 % for 30 s,
     /// and the breaker must have acted by then. 10 to 100 %, 1 to 60 s.
     pub full: Mark<Share>,
-    /// Share of swap-ins whose page had only just gone out. 80 % for 20 s: above it swapping does
-    /// nearly nothing but undo itself. 50 to 100 %, 5 to 120 s.
+    /// Pages that come back although they had only just gone out, as a share of swap-ins or
+    /// swap-outs, whichever are more. 80 % for 20 s: above it swapping does nearly nothing but
+    /// undo itself. 50 to 100 %, 5 to 120 s.
     pub refaults: Mark<Share>,
     /// "Only just". 60 s, half of g-swap's youngest cold page (120 s).
     pub refault_age: Duration,
@@ -31,6 +32,10 @@ pub struct BreakerSettings {
     /// 99th percentile of a swap-in. 50 ms for 30 s, the mark of our alert on read latency.
     /// 1 ms to 10 s, 5 to 300 s.
     pub p99: Mark<Duration>,
+    /// Whether swap limits stay at what is in use while it is open, so that the kernel sends
+    /// nothing either. Off: who then reaches its limit is killed, with remote memory free
+    /// (docs/pressure.md has the figures). For nodes where a kill is better than a slow device.
+    pub hold_limits: bool,
     /// How long it is open the first time. 30 s. 5 to 300 s.
     pub open_min: Duration,
     /// And at most, when it opens again and again: each time doubles. 300 s. From `open_min` to
@@ -66,6 +71,7 @@ impl BreakerSettings {
                     .clamp(Duration::from_millis(1), Duration::from_secs(10)),
                 sustained: seconds_within(self.p99.sustained, 5, 300),
             },
+            hold_limits: self.hold_limits,
             open_min,
             open_max: self.open_max.clamp(open_min, Duration::from_secs(1_800)),
             trial: seconds_within(self.trial, 5, 300),
@@ -91,6 +97,7 @@ impl Default for BreakerSettings {
                 over: Duration::from_millis(50),
                 sustained: Duration::from_secs(30),
             },
+            hold_limits: false,
             open_min: Duration::from_secs(30),
             open_max: Duration::from_secs(300),
             trial: Duration::from_secs(20),

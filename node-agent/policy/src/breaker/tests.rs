@@ -61,8 +61,19 @@ fn refaults_open_it_only_where_there_are_many() {
         refaults_per_s: 800,
         ..few
     };
+    // A job that pushes ten times as much out is no thrashing.
+    let pushed = BreakerSight {
+        swap_outs_per_s: 10_000,
+        ..many
+    };
+    let now = look(&mut breaker, pushed, now, 100);
+    assert_eq!(breaker.passage(), Passage::Free);
     look(&mut breaker, many, now, 21);
     assert_eq!(breaker.passage(), Passage::Blocked);
+    let mut settings = BreakerSettings::default();
+    assert!(!breaker.holds_limits(&settings));
+    settings.hold_limits = true;
+    assert!(breaker.holds_limits(&settings));
 }
 
 #[test]
@@ -125,6 +136,7 @@ prop_compose! {
             full: full.map(Share::from_hundredths),
             swap_ins_per_s,
             refaults_per_s,
+            swap_outs_per_s: 0,
             p99: p99.map(Duration::from_millis),
         }
     }

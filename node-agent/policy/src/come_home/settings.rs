@@ -31,8 +31,8 @@ pub struct ReturnSettings {
     /// Stops when some task waited for more than this share of a step. 1 %: ten times what
     /// offload bears, a tenth of what makes a container Pressured. 0.1 to 10 %.
     pub stall_max: Share,
-    /// Most per second, the node's containers together. 128 MiB/s: a tenth of 10 Gbit/s is left
-    /// free for demand, and a fault waits behind one batch at most. 1 MiB/s to 4 GiB/s.
+    /// Most per second, the node's containers together. 128 MiB/s: a tenth of 10 Gbit/s,
+    /// so that demand hardly notices. 1 MiB/s to 4 GiB/s.
     pub bytes_per_s: Bytes,
     /// Most of one container in one step. 32 MiB. From 1 MiB.
     pub step_max: Bytes,

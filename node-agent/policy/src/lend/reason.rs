@@ -1,4 +1,4 @@
-//! Why a donor offers what it offers: figures as values, told in words.
+//! Why a donor's headroom is what it is: figures as values, told in words.
 
 use std::fmt;
 
@@ -85,12 +85,12 @@ impl LendReason {
 
 impl Explain for Lend {
     fn explain(&self) -> Explanation {
-        let offer = Amount(self.offer);
+        let headroom = Amount(self.headroom);
         let decided = match self.deed {
-            LendDeed::Keep => format!("the offer stays at {offer}"),
-            LendDeed::Grow => format!("the offer grows to {offer}"),
-            LendDeed::Shrink => format!("the offer shrinks to {offer}"),
-            LendDeed::ShrinkNow => format!("the offer shrinks to {offer} at once"),
+            LendDeed::Keep => format!("the headroom stays at {headroom}"),
+            LendDeed::Grow => format!("the headroom grows to {headroom}"),
+            LendDeed::Shrink => format!("the headroom shrinks to {headroom}"),
+            LendDeed::ShrinkNow => format!("the headroom shrinks to {headroom} at once"),
         };
         Explanation {
             decided,

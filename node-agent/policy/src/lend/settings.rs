@@ -29,7 +29,7 @@ pub struct LendSettings {
     pub full_max: Share,
     /// The same when no more than this share of the reserve is available. 50 %. 10 to 90 %.
     pub emergency: Share,
-    /// Growth per minute, of the capacity. 10 %: an offer that was taken back is whole again after
+    /// Growth per minute, of the capacity. 10 %: a headroom that was taken back is whole again after
     /// ten quiet minutes. 1 to 100 %.
     pub growth_per_min: Share,
     /// Offer and figures may differ by this share of the capacity. 3 %. 0 to 25 %.
@@ -41,7 +41,7 @@ pub struct LendSettings {
     pub step_time: Duration,
     /// Quiet after a step before it grows again. 120 s. 10 s to 1 h.
     pub rest: Duration,
-    /// The unit of the offer.
+    /// The unit of the headroom.
     pub slab: SlabSize,
 }
 

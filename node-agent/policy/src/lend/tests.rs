@@ -12,7 +12,7 @@ fn at(seconds: u64) -> MonotonicTime {
     MonotonicTime::ZERO.after(Duration::from_secs(seconds))
 }
 
-/// A node of 16 GiB with 2 GiB in use of its own, that may offer 8 GiB and has lent nothing.
+/// A node of 16 GiB with 2 GiB in use of its own, that may lend 8 GiB and has lent nothing.
 fn idle(seconds: u64) -> LendSight {
     LendSight {
         at: at(seconds),
@@ -45,24 +45,24 @@ fn decide(lender: &mut Lender, sight: &LendSight) -> Lend {
 }
 
 #[test]
-fn first_offer_is_all_that_the_figures_allow() {
+fn first_headroom_is_all_that_the_figures_allow() {
     let lend = decide(&mut lender(), &idle(0));
-    assert_eq!((lend.deed, lend.offer), (LendDeed::Grow, MIB(8_192)));
+    assert_eq!((lend.deed, lend.headroom), (LendDeed::Grow, MIB(8_192)));
     let mut small = idle(0);
     small.available = MIB(4_096);
     // 16 GiB less 12 of its own less a reserve of 1.6 GiB, in slabs of 64 MiB.
-    assert_eq!(decide(&mut lender(), &small).offer, MIB(2_432));
+    assert_eq!(decide(&mut lender(), &small).headroom, MIB(2_432));
 }
 
 #[test]
 fn memory_that_is_lent_is_not_its_own_use() {
     let mut sight = idle(0);
     (sight.available, sight.lent) = (MIB(8_192), MIB(6_144));
-    assert_eq!(decide(&mut lender(), &sight).offer, MIB(8_192));
+    assert_eq!(decide(&mut lender(), &sight).headroom, MIB(8_192));
 }
 
 #[test]
-fn offer_shrinks_in_steps_and_grows_slowly_after_a_rest() {
+fn headroom_shrinks_in_steps_and_grows_slowly_after_a_rest() {
     let mut lender = lender();
     decide(&mut lender, &idle(0));
     let needing = |seconds| LendSight {
@@ -71,17 +71,17 @@ fn offer_shrinks_in_steps_and_grows_slowly_after_a_rest() {
     };
     // 16 less 10 less 1.6 GiB: 4.4 can be lent, an eighth of 8 GiB goes per step.
     let lend = decide(&mut lender, &needing(10));
-    assert_eq!((lend.deed, lend.offer), (LendDeed::Shrink, MIB(7_168)));
+    assert_eq!((lend.deed, lend.headroom), (LendDeed::Shrink, MIB(7_168)));
     assert_eq!(decide(&mut lender, &needing(15)).deed, LendDeed::Keep);
-    assert_eq!(decide(&mut lender, &needing(20)).offer, MIB(6_144));
+    assert_eq!(decide(&mut lender, &needing(20)).headroom, MIB(6_144));
     assert_eq!(decide(&mut lender, &idle(30)).deed, LendDeed::Keep);
     assert_eq!(decide(&mut lender, &idle(139)).deed, LendDeed::Keep);
     // The rest is over since 1 s, in which less than a slab grows.
     assert_eq!(decide(&mut lender, &idle(141)).deed, LendDeed::Keep);
     let lend = decide(&mut lender, &idle(200));
-    assert_eq!((lend.deed, lend.offer), (LendDeed::Grow, MIB(6_912)));
+    assert_eq!((lend.deed, lend.headroom), (LendDeed::Grow, MIB(6_912)));
     let later = decide(&mut lender, &idle(260));
-    assert_eq!(later.offer, MIB(7_680));
+    assert_eq!(later.headroom, MIB(7_680));
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn small_differences_change_nothing() {
     let first = decide(&mut lender, &sight(0, 8_000));
     for (step, mib) in [7_800, 8_200, 7_900, 8_100].into_iter().enumerate() {
         let lend = decide(&mut lender, &sight(1_000 * (step as u64 + 1), mib));
-        assert_eq!((lend.deed, lend.offer), (LendDeed::Keep, first.offer));
+        assert_eq!((lend.deed, lend.headroom), (LendDeed::Keep, first.headroom));
     }
 }
 
@@ -105,10 +105,10 @@ fn donor_that_waits_takes_a_step_back_even_if_nothing_is_missing() {
     let mut sight = idle(10);
     sight.pressure = pressure(100, 0);
     let lend = decide(&mut lender, &sight);
-    assert_eq!((lend.deed, lend.offer), (LendDeed::Shrink, MIB(7_168)));
+    assert_eq!((lend.deed, lend.headroom), (LendDeed::Shrink, MIB(7_168)));
     assert!(matches!(lend.reason, LendReason::Pressed { .. }));
     sight.at = at(11);
-    assert_eq!(decide(&mut lender, &sight).offer, MIB(7_168));
+    assert_eq!(decide(&mut lender, &sight).headroom, MIB(7_168));
 }
 
 #[test]
@@ -120,13 +120,13 @@ fn emergency_takes_all_that_is_missing_at_once() {
     (sight.available, sight.lent) = (MIB(100), MIB(2_048));
     let lend = decide(&mut lender, &sight);
     assert_eq!(lend.deed, LendDeed::ShrinkNow);
-    assert_eq!(lend.offer, MIB(448));
+    assert_eq!(lend.headroom, MIB(448));
     let mut stalled = idle(2);
     stalled.pressure = pressure(100, 100);
     let mut lender = super::Lender::new(Some(MIB(4_096)), Seasons::default());
     let lend = decide(&mut lender, &stalled);
     assert!(matches!(lend.reason, LendReason::Stalled { .. }));
-    assert_eq!(lend.offer, MIB(3_072));
+    assert_eq!(lend.headroom, MIB(3_072));
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn what_it_needed_at_this_time_of_day_is_kept_for_it() {
     let yesterday = Seasons::from_entries([(1_000 - 24, MIB(12_288))]);
     let mut lender = super::Lender::new(None, yesterday);
     let lend = decide(&mut lender, &idle(0));
-    assert_eq!(lend.offer, MIB(2_432));
+    assert_eq!(lend.headroom, MIB(2_432));
     let figures = lend.explain().figures;
     assert!(figures.contains("by season 12.0 GiB"), "{figures}");
 }
@@ -142,15 +142,15 @@ fn what_it_needed_at_this_time_of_day_is_kept_for_it() {
 #[test]
 fn rising_use_is_followed_ahead() {
     let mut lender = lender();
-    let mut offers = Vec::new();
+    let mut headrooms = Vec::new();
     for step in 0..30_u32 {
         let mut sight = idle(u64::from(step) * 10);
         sight.available = MIB(14_336 - step * 200);
-        offers.push(decide(&mut lender, &sight).offer);
+        headrooms.push(decide(&mut lender, &sight).headroom);
     }
     // At the end 7848 MiB are in use: 6897 could be lent, and 2400 less will be in 120 s. The dead
-    // band of 245 MiB lies between figures and offer.
-    assert!(offers[29] <= MIB(4_736), "{offers:?}");
+    // band of 245 MiB lies between figures and headroom.
+    assert!(headrooms[29] <= MIB(4_736), "{headrooms:?}");
 }
 
 prop_compose! {
@@ -175,7 +175,7 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn offer_is_whole_slabs_and_never_over_capacity(
+    fn headroom_is_whole_slabs_and_never_over_capacity(
         history in prop::collection::vec(sight(), 1..60),
     ) {
         let settings = LendSettings::default();
@@ -184,8 +184,8 @@ proptest! {
             (now, hour) = (now + millis, hour + hours);
             (sight.at, sight.hour) = (at(0).after(Duration::from_millis(now)), hour);
             let lend = lender.decide(&sight, &settings);
-            prop_assert!(lend.offer <= sight.capacity);
-            prop_assert_eq!(lend.offer.get() % settings.slab.bytes().get(), 0);
+            prop_assert!(lend.headroom <= sight.capacity);
+            prop_assert_eq!(lend.headroom.get() % settings.slab.bytes().get(), 0);
             let told = lend.explain();
             for part in [&*told.decided, &*told.figures, told.rule, &*told.change] {
                 prop_assert!(part.chars().count() <= PART_CHARS_MAX, "{}", part);
@@ -205,20 +205,20 @@ proptest! {
             sight.at = at(0).after(Duration::from_millis(now));
             sight.capacity = MIB(8_192);
             let lend = lender.decide(&sight, &settings);
-            let was = before.unwrap_or(lend.offer);
-            let down = was.saturating_sub(lend.offer);
+            let was = before.unwrap_or(lend.headroom);
+            let down = was.saturating_sub(lend.headroom);
             if lend.deed != LendDeed::ShrinkNow {
                 prop_assert!(down <= MIB(1_024));
             }
-            if lend.offer > was {
+            if lend.headroom > was {
                 let (since, _) = grown.unwrap_or((0, was));
                 let allowed = MIB(820).get() * (now - since) / 60_000;
-                prop_assert!(lend.offer.get() - was.get() <= allowed);
+                prop_assert!(lend.headroom.get() - was.get() <= allowed);
             }
             if lend.deed == LendDeed::Grow {
-                grown = Some((now, lend.offer));
+                grown = Some((now, lend.headroom));
             }
-            before = Some(lend.offer);
+            before = Some(lend.headroom);
         }
     }
 }

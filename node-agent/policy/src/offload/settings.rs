@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use dynamicswap_types::Bytes;
+use dynamicswap_types::{Bytes, PAGE_SIZE};
 
 use crate::share::Share;
 
@@ -40,7 +40,7 @@ pub struct OffloadSettings {
     /// side containers have in all. From 0.
     pub size_min: Bytes,
     /// No probing while the node sends more than this per second to the device. 32 MiB/s, our
-    /// own: a twentieth of what 10 Gbit/s leaves after headers, halved. (TMO's 1 MB/s saves
+    /// own: a fortieth of 10 Gbit/s. (TMO's 1 MB/s saves
     /// flash from wear, which memory has not.) From 1 MiB/s.
     pub writes_per_s_max: Bytes,
     /// What probing leaves free in the pool, for those who reach their limit. 64 MiB, a slab of
@@ -60,8 +60,8 @@ pub struct OffloadSettings {
 pub struct AheadSettings {
     /// Room kept below the limit, as a share of it. 5 %. 1 to 25 %.
     pub room: Share,
-    /// But at least this. 8 MiB: what one CPU dirties while the kernel writes one batch to a
-    /// device that takes a millisecond. 1 MiB to 1 GiB.
+    /// But at least this. 8 MiB: what one CPU fills in the few milliseconds that a batch takes
+    /// to a slow device. 1 MiB to 1 GiB.
     pub room_min: Bytes,
     /// And at most this, unless it grows faster. 256 MiB. From `room_min`.
     pub room_max: Bytes,
@@ -80,6 +80,19 @@ impl AheadSettings {
         let millis = u64::try_from(self.growth.as_millis()).unwrap_or(u64::MAX);
         let of_growth = Bytes::new(growth_per_s.get().saturating_mul(millis) / 1_000);
         of_size.max(of_growth).min(Bytes::new(limit.get() / 4))
+    }
+
+    /// The `memory.high` of a container that may swap and has this `memory.max`: half of the room
+    /// below it. At `memory.max` the kernel kills while a slow device still writes; at
+    /// `memory.high` it makes the tasks wait. Who keeps its room never comes there.
+    ///
+    /// It is no limit in the sense of [`crate::OffloadSight::limit`]: room is kept below the one
+    /// that the container was given.
+    #[must_use]
+    pub fn guard(&self, limit: Bytes) -> Bytes {
+        let half = Bytes::new(self.room(limit, Bytes::ZERO).get() / 2);
+        let guard = limit.saturating_sub(half).get();
+        Bytes::new(guard / PAGE_SIZE.get() * PAGE_SIZE.get())
     }
 
     /// The same with each constant within its bounds.

@@ -122,3 +122,19 @@ pub struct Offload {
     /// Why.
     pub reason: OffloadReason,
 }
+
+impl Offload {
+    /// Whether the time since the last probe has been judged, so that the caller begins a new
+    /// [`SinceProbe`].
+    #[must_use]
+    pub const fn is_look(&self) -> bool {
+        matches!(
+            self.reason,
+            OffloadReason::Probe(_)
+                | OffloadReason::Pressed { .. }
+                | OffloadReason::Inaccurate { .. }
+                | OffloadReason::DeviceSlow { .. }
+                | OffloadReason::WriteRate { .. }
+        )
+    }
+}

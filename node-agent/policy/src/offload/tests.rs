@@ -76,6 +76,16 @@ fn calm_container_is_probed_by_the_ratio() {
 }
 
 #[test]
+fn what_is_not_due_is_no_look_and_a_refusal_for_the_past_is_one() {
+    let mut sight = calm();
+    assert!(decide(&sight, &fast()).is_look());
+    sight.pressure = pressed(10);
+    assert!(decide(&sight, &fast()).is_look());
+    sight.since_probe.elapsed = Duration::ZERO;
+    assert!(!decide(&sight, &fast()).is_look());
+}
+
+#[test]
 fn pressure_makes_a_probe_less_and_at_the_mark_nothing() {
     let mut sight = calm();
     sight.pressure = pressed(5);
@@ -205,6 +215,16 @@ fn fast_growth_widens_the_room_and_a_small_limit_bounds_it() {
     assert_eq!(ahead.room(MIB(1_000), MIB(900)), MIB(250));
     assert_eq!(ahead.room(MIB(16), Bytes::ZERO), MIB(4));
     assert_eq!(ahead.room(MIB(100_000), Bytes::ZERO), MIB(256));
+}
+
+#[test]
+fn guard_lies_within_the_room_that_is_kept() {
+    let ahead = AheadSettings::default();
+    assert_eq!(ahead.guard(MIB(1_000)), MIB(975));
+    for limit in [MIB(1), MIB(100), MIB(9_999)] {
+        let kept = limit.saturating_sub(ahead.room(limit, Bytes::ZERO));
+        assert!(kept < ahead.guard(limit) && ahead.guard(limit) < limit);
+    }
 }
 
 #[test]
