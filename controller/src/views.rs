@@ -128,7 +128,7 @@ impl Views<'_> {
                 "DryRun",
                 "spec.dryRun has it decide and report, and change nothing".to_owned(),
             ),
-            (false, false) => ("InForce", policy.without_effect().join("; ")),
+            (false, false) => ("InForce", String::new()),
         };
         let verdicts = vec![
             verdict("Accepted", true, "Understood", String::new()),

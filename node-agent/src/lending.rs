@@ -61,7 +61,9 @@ impl Lending {
     /// What the node can lend in all now; what it was started with before the first decision.
     #[must_use]
     pub fn offer(&self) -> Option<Bytes> {
-        self.decided.map(|decided| decided.offer).or(self.lend_max)
+        self.decided
+            .map(|decided| decided.headroom)
+            .or(self.lend_max)
     }
 
     /// Why; empty before the first decision.
@@ -86,13 +88,13 @@ impl Lending {
         let before = self.decided;
         let decided = self.lender.decide(&sight, &settings);
         self.decided = Some(decided);
-        self.tell(decided.offer, slab, server);
-        let is_news = before.is_none_or(|before| before.offer != decided.offer);
+        self.tell(decided.headroom, slab, server);
+        let is_news = before.is_none_or(|before| before.headroom != decided.headroom);
         if !is_news || decided.deed == LendDeed::Keep {
             return None;
         }
         let explained = decided.explain();
-        info!("lends {}: {explained}", decided.offer);
+        info!("lends {}: {explained}", decided.headroom);
         Some(explained)
     }
 

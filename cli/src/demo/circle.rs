@@ -29,6 +29,8 @@ const REST: Duration = Duration::from_secs(1);
 /// Share of the memory that may stay out when pages have come home: what a fork still shares, or
 /// what was never asked for, in one part of this many.
 const LEFT_OUT: u64 = 32;
+/// The same of the device: the kernel hands back whole clusters of 2 MiB, so a few pages keep many.
+const PLACES_LEFT: u64 = 8;
 
 impl Demo {
     /// Plays the second half, unless the policies let nothing come home.
@@ -118,9 +120,13 @@ impl Demo {
     fn drop_and_return(&mut self, ui: &mut Ui) -> Result<(Option<u64>, f64)> {
         self.rest(ui)?;
         let began = Instant::now();
-        let most = self.memory.get() / LEFT_OUT;
+        let (most, places) = (
+            self.memory.get() / LEFT_OUT,
+            self.memory.get() / PLACES_LEFT,
+        );
         self.wait(ui, "pages to come home by themselves", STEP_LIMIT, |seen| {
-            (seen.summary.used() <= most).then_some(())
+            let swapped: u64 = seen.summary.containers.iter().map(|it| it.swap).sum();
+            (swapped <= most && seen.summary.used() <= places).then_some(())
         })?;
         let told = format!(
             "{:.1} s later all pages are home, and nobody has asked for one",

@@ -44,6 +44,7 @@ pub fn report(demo: &Demo, args: &DemoArgs, error: Option<&anyhow::Error>) -> Re
     let seen = demo.recorder.seen().clone();
     let end = seen.end.clone().unwrap_or_default();
     let digest = digest(&seen);
+    let circle = demo.circle.unwrap_or_default();
     let lost = lost(demo, &seen);
     let mut failures: Vec<String> = error.iter().map(|error| format!("{error:#}")).collect();
     let engines = engines_lost(seen.engine_starts, &demo.kills);
@@ -51,20 +52,15 @@ pub fn report(demo: &Demo, args: &DemoArgs, error: Option<&anyhow::Error>) -> Re
         failures.push(engines_lost_told(engines));
     }
     failures.extend(seen.wrong.iter().cloned());
-    failures.extend(
-        demo.left_behind
-            .iter()
-            .map(|left| format!("left behind: {left}")),
-    );
+    let left = demo.left_behind.iter();
+    failures.extend(left.map(|left| format!("left behind: {left}")));
     if digest
         .as_ref()
         .is_some_and(|digest| digest.before != digest.after)
     {
         failures.push("the data set's digest is another one than before".to_owned());
     }
-    if let Some(circle) = &demo.circle {
-        failures.extend(circle_failures(circle));
-    }
+    failures.extend(demo.circle.iter().flat_map(circle_failures));
     if seen.pages_peak == 0 && error.is_none() {
         failures.push("no page was ever remote".to_owned());
     }

@@ -20,6 +20,8 @@ use super::pages::{Run, Swapped, append};
 pub const RUNS_MAX: usize = 1024;
 /// Pages that one call maps: what the kernel holds of them at once in one array of pointers.
 pub const MAPPED_PAGES_MAX: u64 = 1024;
+/// Pagemap entries that are read at once.
+const ENTRIES_READ: usize = 512;
 /// Regions that one call of PAGEMAP_SCAN answers.
 const REGIONS_MAX: usize = 1024;
 /// Bit of a pagemap entry: the page is swapped out, and the entry has its offset.
@@ -206,28 +208,13 @@ impl Foreign {
 
     /// Appends the swapped pages of `run` by its pagemap entries.
     fn entries(&self, run: Run, most: usize, found: &mut Vec<Swapped>) -> io::Result<()> {
-        const CHUNK: usize = 512;
-        let mut bytes = [0; CHUNK * size_of::<u64>()];
-        let mut address = run.start;
-        while address < run.end() && found.len() < most {
-            let left = (run.end() - address) / PAGE_SIZE.get();
-            let wanted = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK) * size_of::<u64>();
-            let offset = address / PAGE_SIZE.get() * size_of::<u64>() as u64;
-            let read = self.pagemap.read_at(&mut bytes[..wanted], offset)?;
-            let (entries, _) = bytes[..read].as_chunks::<{ size_of::<u64>() }>();
-            if entries.is_empty() {
-                return Ok(());
+        self.each_entry(run, |address, entry| {
+            if entry & SWAPPED != 0 && found.len() < most {
+                let offset = (entry >> DEVICE_BITS) & OFFSET_MASK;
+                found.push(Swapped { address, offset });
             }
-            for entry in entries {
-                let entry = u64::from_ne_bytes(*entry);
-                if entry & SWAPPED != 0 && found.len() < most {
-                    let offset = (entry >> DEVICE_BITS) & OFFSET_MASK;
-                    found.push(Swapped { address, offset });
-                }
-                address += PAGE_SIZE.get();
-            }
-        }
-        Ok(())
+            Ok(found.len() < most)
+        })
     }
 
     /// The pages of `run` that are in RAM, of this process alone, and still have a place in swap, as
@@ -236,12 +223,28 @@ impl Foreign {
     /// # Errors
     /// The kernel's.
     pub fn with_place(&self, run: Run, flags: &FrameFlags, found: &mut Vec<Run>) -> io::Result<()> {
-        const CHUNK: usize = 512;
-        let mut bytes = [0; CHUNK * size_of::<u64>()];
+        self.each_entry(run, |address, entry| {
+            let frame = entry & FRAME_MASK;
+            let is_own = entry & (PRESENT | EXCLUSIVE | OF_FILE) == PRESENT | EXCLUSIVE;
+            if is_own && frame > 0 && flags.of(frame)? & IN_SWAP_CACHE != 0 {
+                append(found, address);
+            }
+            Ok(true)
+        })
+    }
+
+    /// Calls `look` with the address and the pagemap entry of each page of `run`, until it says false.
+    fn each_entry(
+        &self,
+        run: Run,
+        mut look: impl FnMut(u64, u64) -> io::Result<bool>,
+    ) -> io::Result<()> {
+        let mut bytes = [0; ENTRIES_READ * size_of::<u64>()];
         let mut address = run.start;
         while address < run.end() {
             let left = (run.end() - address) / PAGE_SIZE.get();
-            let wanted = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK) * size_of::<u64>();
+            let left = usize::try_from(left).unwrap_or(ENTRIES_READ);
+            let wanted = left.min(ENTRIES_READ) * size_of::<u64>();
             let offset = address / PAGE_SIZE.get() * size_of::<u64>() as u64;
             let read = self.pagemap.read_at(&mut bytes[..wanted], offset)?;
             let (entries, _) = bytes[..read].as_chunks::<{ size_of::<u64>() }>();
@@ -249,11 +252,8 @@ impl Foreign {
                 return Ok(());
             }
             for entry in entries {
-                let entry = u64::from_ne_bytes(*entry);
-                let frame = entry & FRAME_MASK;
-                let is_own = entry & (PRESENT | EXCLUSIVE | OF_FILE) == PRESENT | EXCLUSIVE;
-                if is_own && frame > 0 && flags.of(frame)? & IN_SWAP_CACHE != 0 {
-                    append(found, address);
+                if !look(address, u64::from_ne_bytes(*entry))? {
+                    return Ok(());
                 }
                 address += PAGE_SIZE.get();
             }

@@ -123,9 +123,11 @@ impl History {
     /// The kernel was asked to take `bytes`.
     pub const fn asked(&mut self, bytes: Bytes, is_probe: bool) {
         self.asked = Some(Asked { bytes, is_probe });
-        if is_probe {
-            self.base = self.last;
-        }
+    }
+
+    /// The time since the last probe has been judged: the next one counts from here.
+    pub const fn looked(&mut self) {
+        self.base = self.last;
     }
 
     /// What happened since the last probe.

@@ -355,6 +355,9 @@ impl Repaging {
                 None
             };
             let explained = observe::explain_offload(decision.as_ref(), wishes);
+            if decision.is_some_and(|it| it.is_look()) {
+                track.history.looked();
+            }
             let acts = decision.is_some_and(|it| it.deed.bytes() > Bytes::ZERO);
             if acts || track.acted.0 {
                 let told = decided(

@@ -148,6 +148,7 @@ pub fn breaker_sight(node: &NodeFigures, device: &DeviceFigures) -> BreakerSight
     BreakerSight {
         full: node.pressure.map(|pressure| pressure.full.avg10),
         swap_ins_per_s: device.swap_ins_per_s,
+        swap_outs_per_s: device.swap_outs_per_s,
         refaults_per_s: device.swap_ins_per_s.min(device.swap_outs_per_s),
         p99: device.p99,
     }
