@@ -200,3 +200,12 @@ pub(super) fn note_falls(lab: &mut Lab, report: &str) {
         lab.note("last_fall", *last);
     }
 }
+
+/// Notes why engines ended, in the holder's words.
+pub(super) fn note_ends(lab: &mut Lab, borrower: &mut Guest) -> Result<()> {
+    let ends = "grep -E 'the engine( |.s heartbeat)' /run/ds/swapd.log || true";
+    let ends = borrower.succeed(ends, SHORT)?;
+    let ends: Vec<&str> = ends.lines().map(str::trim).collect();
+    lab.note("engine_ends", ends);
+    Ok(())
+}

@@ -9,6 +9,7 @@ mod rdma_strangers;
 mod two_machines;
 mod ublk_choice;
 mod ublk_kills;
+mod ublk_rdma;
 
 use anyhow::Result;
 
@@ -66,5 +67,10 @@ pub const ALL: &[Scenario] = &[
         name: "ublk_kills",
         proves: "a ublk device outlives 50 killed engines, a hung one, and its holder, under a swap storm, 0 wrong pages",
         play: ublk_kills::play,
+    },
+    Scenario {
+        name: "ublk_rdma",
+        proves: "a ublk device's pages go by RDMA, also after a kill -9 of its engine under load, 0 wrong pages",
+        play: ublk_rdma::play,
     },
 ];
