@@ -73,6 +73,11 @@ pub const READ_STALL_UNTIL_DOCUMENT: std::time::Duration = std::time::Duration::
 /// Time between two looks at deadlines while anything is under way.
 pub const TICK: std::time::Duration = std::time::Duration::from_millis(20);
 
+/// The slowest link that is not given up while it works: 100 Mb/s. Swapping over less than that is
+/// of no use, and an emulated machine's network carries it. A whole request of 1 MiB gets 84 ms
+/// more than a page.
+pub const LINK_BYTES_PER_SECOND_MIN: u64 = 100_000_000 / 8;
+
 const _: () = assert!(COPY_PAGES_BUSY_MAX <= COPY_PAGES_MAX);
 const _: () = assert!(READ_ROUNDS_AT_ONCE <= READ_ROUNDS_MAX);
 const _: () = assert!(SCRATCH_PAGES as usize == COPY_PAGES_MAX as usize * COPY_JOBS_MAX);
