@@ -26,6 +26,7 @@ use crate::limits::{
 use crate::link::Link;
 use crate::operation::{Direction, Operation, OperationError, OperationId, OperationResult};
 use crate::page_guard::PageGuard;
+use crate::patience::time_max;
 use crate::request::{Request, RequestError, RequestKind, RequestTag, SubmitError};
 use crate::sets::{Replica, ReplicaState};
 use crate::tables::{Counter, EngineState, Geometry, Tables, TablesError};
@@ -41,8 +42,9 @@ pub struct EngineConfig {
     pub scratch: BufferRange,
     /// Whether there is a spill file.
     pub spill: bool,
-    /// An operation that takes longer makes the engine reset the link. 300 ms by default: a tenth
-    /// of the second that a read may stall, with room for a busy host.
+    /// An operation of a page on a quiet link that takes longer makes the engine reset the link; one
+    /// behind others gets the time that their bytes need, see `patience.rs`. 300 ms by default: under
+    /// a third of the second that a read may stall, with room for a busy host.
     pub operation_timeout: Duration,
 }
 
@@ -61,6 +63,8 @@ pub struct ServerState {
     pub since: MonotonicTime,
     /// Operations under way.
     pub in_flight: u32,
+    /// Pages that they move.
+    pub pages_in_flight: u32,
     /// Pages read over the engine's life.
     pub pages_read: u64,
     /// Pages written over the engine's life.
@@ -90,6 +94,7 @@ impl ServerState {
         link: LinkState::Connecting,
         since: MonotonicTime::ZERO,
         in_flight: 0,
+        pages_in_flight: 0,
         pages_read: 0,
         pages_written: 0,
     };
@@ -473,6 +478,7 @@ impl<'m> Engine<'m> {
         };
         let server = &mut self.servers[place.server.as_usize()];
         server.in_flight -= 1;
+        server.pages_in_flight -= state.run.1;
         match result {
             Ok(()) if matches!(state.purpose, Purpose::ReadReplica(_)) => {
                 server.pages_read += u64::from(state.run.1);
@@ -526,7 +532,7 @@ impl<'m> Engine<'m> {
             part,
             purpose,
             run,
-            posted: now,
+            due: now,
             overdue: false,
             disowned: false,
         };
@@ -554,7 +560,11 @@ impl<'m> Engine<'m> {
                 }));
             }
         };
-        self.servers[target.server.as_usize()].in_flight += 1;
+        let load = &mut self.servers[target.server.as_usize()];
+        load.in_flight += 1;
+        load.pages_in_flight += run.1;
+        let patience = time_max(self.config.operation_timeout, load.pages_in_flight);
+        self.operations[place].due = now.after(patience);
         let set = self.tables.slabs[slab].set();
         let set = set.and_then(|set| self.tables.sets[set].id());
         let (server, slot) = (target.server, target.slot);
@@ -670,8 +680,7 @@ impl<'m> Engine<'m> {
     fn reset_overdue(&mut self, now: MonotonicTime) {
         for index in 0..self.operations.len() {
             let state = &mut self.operations[index];
-            let late = now.since(state.posted) > self.config.operation_timeout;
-            if !state.taken || state.overdue || !late {
+            if !state.taken || state.overdue || now <= state.due {
                 continue;
             }
             state.overdue = true;

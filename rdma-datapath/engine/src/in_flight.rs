@@ -240,7 +240,8 @@ pub(crate) struct OperationState {
     pub(crate) purpose: Purpose,
     /// First page and number of pages, within the part.
     pub(crate) run: (u32, u32),
-    pub(crate) posted: MonotonicTime,
+    /// When its link is reset because of it.
+    pub(crate) due: MonotonicTime,
     /// A reset of the link was asked for because of it.
     pub(crate) overdue: bool,
     /// Its copy is no longer the one that it was posted for: another place, or another life of
@@ -256,7 +257,7 @@ impl OperationState {
         part: 0,
         purpose: Purpose::ReadDisk,
         run: (0, 0),
-        posted: MonotonicTime::ZERO,
+        due: MonotonicTime::ZERO,
         overdue: false,
         disowned: false,
     };

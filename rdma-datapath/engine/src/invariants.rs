@@ -30,6 +30,10 @@ impl Engine<'_> {
         );
         let in_flight: u32 = self.servers.iter().map(|server| server.in_flight).sum();
         assert!(in_flight as usize <= under_way);
+        for server in &self.servers {
+            assert!(server.pages_in_flight >= server.in_flight);
+            assert!(server.in_flight > 0 || server.pages_in_flight == 0);
+        }
         for (slab, used) in self.slab_used.iter().enumerate() {
             let first = slab * self.config.geometry.slab_pages as usize;
             let end = self

@@ -73,6 +73,11 @@ pub const READ_STALL_UNTIL_DOCUMENT: std::time::Duration = std::time::Duration::
 /// Time between two looks at deadlines while anything is under way.
 pub const TICK: std::time::Duration = std::time::Duration::from_millis(20);
 
+/// The slowest link that is not given up while it works: 32 Mb/s, what Soft-RoCE carries between two
+/// emulated machines that are busy swapping; over less nobody would want to swap. A whole request of
+/// 1 MiB gets a quarter of a second more than a page.
+pub const LINK_BYTES_PER_SECOND_MIN: u64 = 32_000_000 / 8;
+
 const _: () = assert!(COPY_PAGES_BUSY_MAX <= COPY_PAGES_MAX);
 const _: () = assert!(READ_ROUNDS_AT_ONCE <= READ_ROUNDS_MAX);
 const _: () = assert!(SCRATCH_PAGES as usize == COPY_PAGES_MAX as usize * COPY_JOBS_MAX);

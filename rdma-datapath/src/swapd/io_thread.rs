@@ -11,7 +11,7 @@ use std::time::Duration;
 use dynamicswap_engine::document::Document;
 use dynamicswap_engine::effect::{Effect, EngineEvent};
 use dynamicswap_engine::engine::Engine;
-use dynamicswap_engine::limits::{OPERATIONS_MAX, SERVERS_MAX};
+use dynamicswap_engine::limits::{OPERATIONS_MAX, REQUEST_PAGES_MAX, SERVERS_MAX};
 use dynamicswap_engine::operation::OperationError;
 use dynamicswap_engine::request::{Request, SubmitError};
 use dynamicswap_engine::tables::Counter;
@@ -34,6 +34,11 @@ use crate::transport::remote::Endpoint;
 /// Requests taken before the engine's effects are carried out: enough to share a doorbell, few
 /// enough that the first does not wait for the last.
 const REQUESTS_PER_ROUND: usize = 16;
+/// Pages of these requests after which no more are taken: one request of the largest kind. A round
+/// copies and seals each page of a write, with one look at the clock; sixteen requests of 1 MiB
+/// kept a slow host from its links and its heartbeat for over a second, and what they posted was
+/// overdue when it was sent.
+const PAGES_PER_ROUND: u32 = REQUEST_PAGES_MAX;
 /// The heartbeat's longest pause; the holder's shortest timeout is 200 ms.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -155,8 +160,8 @@ impl<'m, F: FrontEnd> IoThread<'m, F> {
     }
 
     fn take_requests(&mut self, now: MonotonicTime) -> Result<bool, IoError> {
-        let mut taken = 0;
-        while taken < REQUESTS_PER_ROUND {
+        let (mut taken, mut pages) = (0, 0);
+        while taken < REQUESTS_PER_ROUND && pages < PAGES_PER_ROUND {
             let parts = &mut self.parts;
             let request = match self.refused.take() {
                 Some(request) => request,
@@ -166,6 +171,7 @@ impl<'m, F: FrontEnd> IoThread<'m, F> {
                 },
             };
             taken += 1;
+            pages += request.pages;
             match parts.engine.submit(request, &mut parts.pool, now) {
                 Ok(()) => {}
                 Err(SubmitError::Full) => {

@@ -1,5 +1,5 @@
-//! The engine process's start, in the order of the design: protection, memory, epoch, pools,
-//! connections, rings, threads, and only then the first request.
+//! The engine process's start, in the order of the design: protection, memory, rings, epoch,
+//! connections, threads, and only then the first request.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -87,6 +87,10 @@ fn serve(options: &Options) -> anyhow::Result<()> {
         spill: options.spill_fd,
     });
     let identity = memory.identity()?;
+    // Rings, and the front end with them, before connections: a host may keep io_uring for those
+    // who may administer it, and the ublk front end gives that right up before anything of RDMA is
+    // opened, whose files are for the credentials that opened them.
+    let spill = inherited.spill.map(open_spill).transpose()?;
     let engine = Start {
         options,
         warnings,
@@ -96,7 +100,7 @@ fn serve(options: &Options) -> anyhow::Result<()> {
         identity,
         listener: UnixListener::from(inherited.control),
         _lock: inherited.lock,
-        spill: inherited.spill,
+        spill,
     };
     match (options.ublk, inherited.fuse) {
         (Some(number), _) => {
@@ -121,14 +125,13 @@ struct Start<'o> {
     listener: UnixListener,
     /// Never looked at, only kept.
     _lock: OwnedFd,
-    spill: Option<OwnedFd>,
+    spill: Option<SpillFile>,
 }
 
 impl Start<'_> {
     fn serve<F: FrontEnd>(mut self, front_end: F, kind: FrontEndKind) -> anyhow::Result<()> {
         let (options, memory, identity) = (self.options, &self.memory, self.identity);
         let epoch = memory.take_epoch();
-        let spill = self.spill.map(open_spill).transpose()?;
         let mut carrier = make_carrier(options.backend, &identity, epoch, &self.paths)?;
         carrier
             .transport()
@@ -138,10 +141,10 @@ impl Start<'_> {
         let latencies = Arc::new(Latencies::default());
         let pool = Pool::new(self.pool.as_mut_slice());
         let mut io = IoThread::new(Parts {
-            engine: make_engine(memory, epoch, spill.is_some())?,
+            engine: make_engine(memory, epoch, self.spill.is_some())?,
             front_end,
             carrier,
-            spill,
+            spill: self.spill,
             pool: pool.context("the memory file's pool is too short")?,
             memory,
             inbox,

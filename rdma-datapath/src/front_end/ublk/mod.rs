@@ -64,7 +64,9 @@ enum Taken {
 }
 
 impl Ublk {
-    /// Serves device `number`, which has `size`. To be called by the thread that will serve it.
+    /// Serves device `number`, which has `size`. To be called by the thread that will serve it, once
+    /// it has all else that needs the right to administer the host, which is given up here, and
+    /// before it opens any file of RDMA: see `starter.rs`.
     ///
     /// # Errors
     /// [`FrontEndError`] if the host does not permit it.
@@ -77,7 +79,7 @@ impl Ublk {
             number,
             size,
             queue,
-            starter: Starter::default(),
+            starter: Starter::new()?,
             buffers: BufferClasses::new(),
             in_flight: InFlight::new(),
             parked: None,

@@ -3,11 +3,20 @@
 //! Both commands wait until every tag is fetched, and requests may flow before they return, so a
 //! thread of its own gives them. It does nothing else.
 //!
+//! That thread alone keeps the right to administer the host, which the control device asks for: it
+//! is started before the I/O thread gives the right up, and a thread's credentials are its own.
+//! Every change of them makes new ones, even to the same rights, and the kernel's RDMA files take
+//! calls only under the very credentials that opened them (`ib_safe_file_access` compares pointers;
+//! anything else is "Permission denied"). So the I/O thread changes its own once, in
+//! [`Starter::new`], before it opens any such file, and never again; the threads that it starts
+//! after that share them.
+//!
 //! One of the few files with unsafe code: a thread's scheduling class has no safe call.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
@@ -23,14 +32,43 @@ const RECOVERY_TIME_MAX: Duration = Duration::from_secs(4);
 /// Time between two tries.
 const RECOVERY_PAUSE: Duration = Duration::from_millis(5);
 
-/// The outcome of the start, which the I/O thread looks at.
-#[derive(Debug, Default)]
+/// The I/O thread's end of the thread that starts the device.
+#[derive(Debug)]
 pub struct Starter {
+    /// Says which device to take over.
+    number: SyncSender<u32>,
+    /// Whether it was taken over: its tags may be fetched.
+    taken_over: Receiver<Result<(), FrontEndError>>,
     /// The error number of a start that failed.
     failure: Arc<AtomicI32>,
 }
 
 impl Starter {
+    /// Starts the thread, and gives up the calling thread's right to administer the host: to be
+    /// called by the I/O thread, before it opens any file of RDMA.
+    ///
+    /// # Errors
+    /// [`FrontEndError`]: the host gives no thread.
+    pub fn new() -> Result<Self, FrontEndError> {
+        let (number, numbers) = sync_channel(1);
+        let (taken, taken_over) = sync_channel(1);
+        let failure = Arc::new(AtomicI32::new(0));
+        let noted = Arc::clone(&failure);
+        let run = move || {
+            // Without a number the front end was dropped before it was begun.
+            if let Ok(number) = numbers.recv() {
+                take_over_and_start(number, &taken, &noted);
+            }
+        };
+        threads::spawn("starter", run).map_err(no_starter)?;
+        give_up_admin();
+        Ok(Self {
+            number,
+            taken_over,
+            failure,
+        })
+    }
+
     /// Takes the device over, lets `fetch` fetch every tag, and starts the device or ends its
     /// recovery.
     ///
@@ -41,28 +79,9 @@ impl Starter {
         number: u32,
         fetch: impl FnOnce(u32) -> io::Result<()>,
     ) -> Result<(), FrontEndError> {
-        let mut control = Control::open().map_err(|error| failed("opening", error))?;
-        let info = control
-            .info(number)
-            .map_err(|error| failed("asking about", error))?;
-        let is_new = info.state == state::DEAD;
-        if !is_new {
-            start_recovery(&mut control, number)?;
-        }
-        let failure = Arc::clone(&self.failure);
-        let run = move || {
-            if let Err(error) = start(number, is_new) {
-                let hint = hint(&error);
-                tracing::error!("{error}: {}{hint}", source(&error));
-                let errno = error.errno().unwrap_or(libc::EIO);
-                failure.store(errno, Ordering::Release);
-            }
-        };
-        threads::spawn("starter", run).map_err(|source| FrontEndError::Io {
-            action: "starting",
-            source,
-        })?;
-        give_up_admin();
+        let gone = || no_starter(io::ErrorKind::BrokenPipe.into());
+        self.number.try_send(number).map_err(|_| gone())?;
+        self.taken_over.recv().map_err(|_| gone())??;
         fetch(number).map_err(|source| FrontEndError::Io {
             action: "fetching the tags of",
             source,
@@ -84,6 +103,51 @@ impl Starter {
     }
 }
 
+/// The thread's work: what [`Starter::begin`] waits for, and then what waits for its fetches.
+fn take_over_and_start(
+    number: u32,
+    taken: &SyncSender<Result<(), FrontEndError>>,
+    failure: &AtomicI32,
+) {
+    // Before the first command: the driver's worker is started by that one and does the rest, too.
+    hurry();
+    let (mut control, is_new) = match take_over(number) {
+        Ok(ours) => ours,
+        Err(error) => {
+            // Nobody waits where the front end was dropped.
+            let _told = taken.try_send(Err(error));
+            return;
+        }
+    };
+    if taken.try_send(Ok(())).is_err() {
+        return;
+    }
+    let own = std::process::id();
+    let started = if is_new {
+        control.start(number, own)
+    } else {
+        control.end_recovery(number, own)
+    };
+    if let Err(error) = started {
+        let hint = hint(&error);
+        tracing::error!("{error}: {}{hint}", source(&error));
+        failure.store(error.errno().unwrap_or(libc::EIO), Ordering::Release);
+    }
+}
+
+/// Makes the device ready for this server; also tells whether it never had one.
+fn take_over(number: u32) -> Result<(Control, bool), FrontEndError> {
+    let mut control = Control::open().map_err(|error| failed("opening", error))?;
+    let info = control
+        .info(number)
+        .map_err(|error| failed("asking about", error))?;
+    let is_new = info.state == state::DEAD;
+    if !is_new {
+        start_recovery(&mut control, number)?;
+    }
+    Ok((control, is_new))
+}
+
 /// Makes the device ready for this server, as soon as the driver has noticed that the one before
 /// has gone.
 fn start_recovery(control: &mut Control, number: u32) -> Result<(), FrontEndError> {
@@ -98,17 +162,6 @@ fn start_recovery(control: &mut Control, number: u32) -> Result<(), FrontEndErro
             }
             Err(error) => return Err(failed("recovering", error)),
         }
-    }
-}
-
-fn start(number: u32, is_new: bool) -> Result<(), ControlError> {
-    hurry();
-    let mut control = Control::open()?;
-    let own = std::process::id();
-    if is_new {
-        control.start(number, own)
-    } else {
-        control.end_recovery(number, own)
     }
 }
 
@@ -138,6 +191,13 @@ fn give_up_admin() {
     }
 }
 
+fn no_starter(source: io::Error) -> FrontEndError {
+    FrontEndError::Io {
+        action: "starting",
+        source,
+    }
+}
+
 fn failed(action: &'static str, error: ControlError) -> FrontEndError {
     tracing::error!("{error}: {}", source(&error));
     let source = io::Error::from_raw_os_error(error.errno().unwrap_or(libc::EIO));
@@ -156,4 +216,39 @@ fn hint(error: &ControlError) -> &'static str {
 /// Why, in the system's words.
 fn source(error: &ControlError) -> String {
     std::error::Error::source(error).map_or_else(String::new, ToString::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_admin() -> bool {
+        let sets = capabilities(None).expect("own capabilities");
+        sets.effective.contains(CapabilitySet::SYS_ADMIN)
+    }
+
+    #[test]
+    fn right_to_administer_is_given_up_by_the_thread_that_makes_a_starter_and_by_no_other() {
+        let before = is_admin();
+        let other = std::thread::spawn(|| {
+            let _starter = Starter::new().expect("a thread");
+            is_admin()
+        });
+        assert!(!other.join().expect("no panic"));
+        assert_eq!(is_admin(), before);
+    }
+
+    #[test]
+    fn device_that_cannot_be_taken_over_is_never_fetched() {
+        let begun = std::thread::spawn(|| {
+            let starter = Starter::new().expect("a thread");
+            let fetched = std::cell::Cell::new(false);
+            let begun = starter.begin(u32::MAX, |_| {
+                fetched.set(true);
+                Ok(())
+            });
+            (begun.is_err(), fetched.get())
+        });
+        assert_eq!(begun.join().expect("no panic"), (true, false));
+    }
 }

@@ -40,6 +40,8 @@ const COMPLETIONS_MAX: usize = 32;
 /// One operation of so many in a batch has a completion of its own, and so has the last: fewer
 /// completions to poll, and no operation of a long batch waits long for its end to be told.
 const SIGNAL_EVERY: u64 = 4;
+/// One that moves as much has its own always: completions are what tells a slow link from a dead one.
+const SIGNAL_BYTES: u32 = 128 << 10;
 
 const _: () = assert!(PING_AFTER.as_millis() + SILENCE_MAX.as_millis() < 1000);
 
@@ -230,15 +232,16 @@ impl Link {
             return false;
         }
         let number = self.flights.push(Flight::Operation(*operation));
+        let len = u32::try_from(operation.buffer.byte_len()).unwrap_or(u32::MAX);
         self.batch.push(Posting {
             id: number,
             read: operation.direction == Direction::Read,
             local: fabric.pool + operation.buffer.byte_offset() as u64,
-            len: u32::try_from(operation.buffer.byte_len()).unwrap_or(u32::MAX),
+            len,
             lkey: self.pool_key,
             remote: window.address + u64::from(operation.page) * PAGE_SIZE.get(),
             rkey: window.key,
-            signalled: number.is_multiple_of(SIGNAL_EVERY),
+            signalled: number.is_multiple_of(SIGNAL_EVERY) || len >= SIGNAL_BYTES,
         });
         true
     }

@@ -69,17 +69,45 @@ pub(super) fn memory_server(guest: &mut Guest, capacity: &str) -> Result<()> {
     Ok(())
 }
 
+/// What of a swap device differs between scenarios.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Device {
+    /// Its size.
+    pub(super) size: &'static str,
+    /// What else the holder is told.
+    pub(super) holder: &'static str,
+    /// Its durability class.
+    pub(super) class: &'static str,
+}
+
+impl Device {
+    /// One copy and no disk.
+    pub(super) const fn plain(size: &'static str) -> Self {
+        Self {
+            size,
+            holder: "",
+            class: "--copies 1",
+        }
+    }
+}
+
 /// Starts swapd, grants it slots of the donor, and waits until the kernel swaps to it.
-pub(super) fn swap_device(borrower: &mut Guest, donor: &Guest, size: &str) -> Result<()> {
+pub(super) fn swap_device(borrower: &mut Guest, donor: &Guest, size: &'static str) -> Result<()> {
+    swap_device_of(borrower, donor, Device::plain(size))
+}
+
+/// As [`swap_device`], for a device that is not plain.
+pub(super) fn swap_device_of(borrower: &mut Guest, donor: &Guest, device: Device) -> Result<()> {
     borrower.succeed("modprobe -a fuse loop", SHORT)?;
-    swapd(borrower, size)?;
+    holder(borrower, device)?;
     let reach = format!(
         "socat UNIX-LISTEN:{PLACE}/donor.sock,fork TCP:{}:7100",
         donor.address()
     );
     spawn(borrower, "socat", &reach)?;
     let grant = format!(
-        "/lab/grant --swapd {PLACE}/swapd.sock --server donor={PLACE}/donor.sock --copies 1"
+        "/lab/grant --swapd {PLACE}/swapd.sock --server donor={PLACE}/donor.sock {}",
+        device.class
     );
     wait_for(borrower, "the grants", SHORT, &grant)?;
     let on = "grep -q /dev/ /proc/swaps || { /lab/grant --swapd /run/ds/swapd.sock --report | grep -A6 Event; tail -5 /run/ds/swapd.log; false; }";
@@ -88,17 +116,67 @@ pub(super) fn swap_device(borrower: &mut Guest, donor: &Guest, size: &str) -> Re
 }
 
 /// Starts the holder of a swap device, and waits until it has its control socket.
-pub(super) fn swapd(borrower: &mut Guest, size: &str) -> Result<()> {
+pub(super) fn swapd(borrower: &mut Guest, size: &'static str) -> Result<()> {
+    holder(borrower, Device::plain(size))
+}
+
+fn holder(borrower: &mut Guest, device: Device) -> Result<()> {
+    let Device { size, holder, .. } = device;
     spawn(
         borrower,
         "swapd",
         &format!(
             "/lab/dynamicswap-swapd --node borrower --state-dir {PLACE}/swapd --size {size} \
-             --slab {SLAB} --control-socket {PLACE}/swapd.sock"
+             --slab {SLAB} --control-socket {PLACE}/swapd.sock {holder}"
         ),
     )?;
     let up = format!("test -S {PLACE}/swapd.sock || {{ cat {PLACE}/swapd.log; false; }}");
     wait_for(borrower, "swapd", SHORT, &up)?;
+    Ok(())
+}
+
+/// A donor with memory to lend, and a borrower that swaps to it as in production: a ublk device
+/// whose pages go by RDMA.
+pub(super) fn production(lab: &mut Lab, device: Device) -> Result<(Guest, Guest)> {
+    let (mut donor, mut borrower) = donor_and_borrower(lab)?;
+    memory_server(&mut donor, "256Mi")?;
+    borrower.succeed("modprobe ublk_drv", SHORT)?;
+    swap_device_of(&mut borrower, &donor, device)?;
+    borrower.succeed("grep ^/dev/ublkb /proc/swaps", SHORT)?;
+    is_by_rdma(&report(&mut borrower)?)?;
+    Ok((donor, borrower))
+}
+
+/// Starts the workload on a ublk device, and waits until it is at work there.
+pub(super) fn storm(borrower: &mut Guest, size: &str, accesses: u32) -> Result<()> {
+    verify(borrower, size, accesses)?;
+    let swapping = "test $(awk '/ublkb/{print $4}' /proc/swaps) -gt 16000";
+    wait_for(borrower, "16 MB in the device", LONG, swapping)?;
+    Ok(())
+}
+
+/// Notes what a device that has gone through a fault says, and fails if it has lost or mistaken
+/// anything.
+pub(super) fn unharmed(lab: &mut Lab, borrower: &mut Guest) -> Result<String> {
+    let after = report(borrower)?;
+    note_falls(lab, &after);
+    note_ends(lab, borrower)?;
+    for name in ["engine_starts", "bytes_read", "bytes_written"] {
+        let value = number(&after, name)?;
+        lab.note(name, value);
+    }
+    for name in ["integrity_failures", "pages_lost", "read_failures"] {
+        ensure!(number(&after, name)? == 0, "{name}: {after}");
+    }
+    let waiting = "! ps -eo pid,stat,wchan:32,comm | awk '$2 ~ /^D/' | grep .";
+    wait_for(borrower, "tasks that wait for ever", SHORT, waiting)?;
+    Ok(after)
+}
+
+/// Waits until the link goes by RDMA.
+pub(super) fn by_rdma_again(borrower: &mut Guest) -> Result<()> {
+    let again = "/lab/grant --swapd /run/ds/swapd.sock --report | grep -q 'transport: \"rdma\"'";
+    wait_for(borrower, "RDMA again", LONG, again)?;
     Ok(())
 }
 
@@ -199,4 +277,13 @@ pub(super) fn note_falls(lab: &mut Lab, report: &str) {
     if let Some(last) = falls.last() {
         lab.note("last_fall", *last);
     }
+}
+
+/// Notes why engines ended, in the holder's words.
+pub(super) fn note_ends(lab: &mut Lab, borrower: &mut Guest) -> Result<()> {
+    let ends = "grep -E 'the engine( |.s heartbeat)' /run/ds/swapd.log || true";
+    let ends = borrower.succeed(ends, SHORT)?;
+    let ends: Vec<&str> = ends.lines().map(str::trim).collect();
+    lab.note("engine_ends", ends);
+    Ok(())
 }

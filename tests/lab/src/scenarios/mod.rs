@@ -1,6 +1,7 @@
 //! The scenarios. Each is a function over a fresh lab.
 
 mod daemons;
+mod link_faults;
 mod rdma_choice;
 mod rdma_engine;
 mod rdma_pages;
@@ -9,6 +10,7 @@ mod rdma_strangers;
 mod two_machines;
 mod ublk_choice;
 mod ublk_kills;
+mod ublk_rdma;
 
 use anyhow::Result;
 
@@ -66,5 +68,30 @@ pub const ALL: &[Scenario] = &[
         name: "ublk_kills",
         proves: "a ublk device outlives 50 killed engines, a hung one, and its holder, under a swap storm, 0 wrong pages",
         play: ublk_kills::play,
+    },
+    Scenario {
+        name: "ublk_rdma",
+        proves: "a ublk device's pages go by RDMA, also after a kill -9 of its engine under load, 0 wrong pages",
+        play: ublk_rdma::play,
+    },
+    Scenario {
+        name: "link_cut",
+        proves: "a link that flaps and is then cut for 5 s costs no word and no process",
+        play: link_faults::cut,
+    },
+    Scenario {
+        name: "link_slow",
+        proves: "a network that takes 50 ms there and back costs no word and no process",
+        play: link_faults::slow,
+    },
+    Scenario {
+        name: "link_lossy",
+        proves: "a network that loses 5 % each way costs no word and no process",
+        play: link_faults::lossy,
+    },
+    Scenario {
+        name: "donor_off",
+        proves: "a donor whose power fails costs no word and no process where the disk has its pages",
+        play: link_faults::donor_off,
     },
 ];
