@@ -85,11 +85,9 @@ pub fn report(demo: &Demo, args: &DemoArgs, error: Option<&anyhow::Error>) -> Re
         processes_lost_names: lost,
         left_behind: demo.left_behind.clone(),
         digest,
-        pages_returned: demo.circle.map_or(0, |circle| circle.pages_returned),
-        return_speedup: demo.circle.and_then(|circle| circle.speedup()),
-        donor_bytes_given_back: demo
-            .circle
-            .map_or(0, |circle| circle.donor_bytes_given_back),
+        pages_returned: circle.pages_returned,
+        return_speedup: circle.speedup(),
+        donor_bytes_given_back: circle.donor_bytes_given_back,
         circle: demo.circle,
         swap_in: SwapIn {
             count: end.swap_ins,

@@ -2,9 +2,8 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -47,12 +46,33 @@ pub struct Outcome {
     pub error: Option<String>,
 }
 
+/// Whether what is under way shall end.
+#[derive(Debug, Default)]
+struct Stop {
+    said: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Stop {
+    fn set(&self, said: bool) {
+        *self.said.lock().unwrap_or_else(PoisonError::into_inner) = said;
+        self.changed.notify_all();
+    }
+
+    /// Waits for `time`, or until it is said; whether it is.
+    fn within(&self, time: Duration) -> bool {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(said, time, |said| !*said);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
 /// The agent's end; see the module. With it the thread ends.
 #[derive(Debug)]
 pub struct Homecoming {
     orders: Sender<Order>,
     outcomes: UnboundedReceiver<Outcome>,
-    stop: Arc<AtomicBool>,
+    stop: Arc<Stop>,
     under_way: Option<ContainerName>,
 }
 
@@ -65,7 +85,7 @@ impl Homecoming {
         let unreadable = Unreadable::new().context("cannot reserve a range of addresses")?;
         let (orders, ordered) = channel();
         let (done, outcomes) = unbounded_channel();
-        let stop = Arc::new(AtomicBool::new(false));
+        let stop = Arc::new(Stop::default());
         let worker = Worker {
             orders: ordered,
             done,
@@ -92,7 +112,7 @@ impl Homecoming {
 
     /// Gives an order; to be called when none is under way.
     pub fn begin(&mut self, order: Order) {
-        self.stop.store(false, Ordering::Relaxed);
+        self.stop.set(false);
         self.under_way = Some(order.container.clone());
         if self.orders.send(order).is_err() {
             self.under_way = None;
@@ -101,7 +121,7 @@ impl Homecoming {
 
     /// Ends what is under way after the batch in hand.
     pub fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.set(true);
     }
 
     /// What became of the order under way. Cancelling loses nothing.
@@ -126,7 +146,7 @@ impl Drop for Homecoming {
 struct Worker {
     orders: Receiver<Order>,
     done: UnboundedSender<Outcome>,
-    stop: Arc<AtomicBool>,
+    stop: Arc<Stop>,
     unreadable: Unreadable,
 }
 
@@ -183,7 +203,7 @@ impl Worker {
         let began = Instant::now();
         for batch in batches {
             let is_enough = outcome.brought >= order.bytes;
-            if is_enough || self.stop.load(Ordering::Relaxed) {
+            if is_enough || self.stop.within(Duration::ZERO) {
                 break;
             }
             let Some(foreign) = held.get(batch.process) else {
@@ -199,7 +219,7 @@ impl Worker {
             }
             outcome.brought = outcome.brought.saturating_add(pages(batch.pages()));
             let pause = time_for(outcome.brought, order.bandwidth).saturating_sub(began.elapsed());
-            std::thread::sleep(pause);
+            self.stop.within(pause);
         }
         if outcome.brought >= outcome.found {
             self.free_places(order, &held, outcome)?;
@@ -249,14 +269,14 @@ impl Worker {
     ) -> io::Result<bool> {
         let found = processes::with_place(foreign, flags)?;
         for groups in groups(&found, HOMECOMING_BATCH_PAGES).chunks(GROUPS_OUT_MAX) {
-            if self.stop.load(Ordering::Relaxed) {
+            if self.stop.within(Duration::ZERO) {
                 return Ok(false);
             }
             for group in groups {
                 foreign.page_out(group)?;
             }
             // One that is still being written would keep its place.
-            std::thread::sleep(WRITTEN_AFTER);
+            self.stop.within(WRITTEN_AFTER);
             for group in groups {
                 let batch = Batch {
                     process: 0,
@@ -267,7 +287,7 @@ impl Worker {
                 outcome.freed = outcome.freed.saturating_add(pages(batch.pages()));
             }
             let pause = time_for(outcome.freed, order.bandwidth).saturating_sub(began.elapsed());
-            std::thread::sleep(pause);
+            self.stop.within(pause);
         }
         Ok(!found.is_empty())
     }

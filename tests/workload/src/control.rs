@@ -225,7 +225,7 @@ mod tests {
         control.rest(true);
         std::thread::scope(|scope| {
             let taken = scope.spawn(|| control.take_op());
-            std::thread::sleep(Duration::from_millis(20));
+            control.wait(Duration::from_millis(20), || false);
             assert!(!taken.is_finished());
             control.rest(false);
             assert!(taken.join().expect("no panic"));
