@@ -382,6 +382,7 @@ impl Agent {
                 .map(Lending::reason)
                 .unwrap_or_default(),
             decisions: self.journal.decisions(),
+            events: self.journal.events(),
             warnings: self.pressure.warnings(),
             ..NodeReport::default()
         };

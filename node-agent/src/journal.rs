@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use dynamicswap_policy::ContainerName;
+use dynamicswap_proto::common::v1::DaemonEvent;
 use dynamicswap_proto::control::v1::Decision;
 
 use crate::limits::DECISIONS_MAX;
@@ -55,6 +56,20 @@ pub struct Decided {
 struct Entry {
     rule: &'static str,
     decision: Decision,
+    /// What it was when it came up, as an event; none where that would be noise.
+    event: Option<DaemonEvent>,
+}
+
+impl Action {
+    /// What an event of it is called; none if it happens all the time.
+    const fn event(self) -> Option<&'static str> {
+        match self {
+            Self::Offload => None,
+            Self::Return => Some("Return"),
+            Self::Lend => Some("Headroom"),
+            Self::Break => Some("Breaker"),
+        }
+    }
 }
 
 /// The last decisions; see the module.
@@ -84,8 +99,18 @@ impl Journal {
             return;
         }
         self.last += 1;
+        let event = decided.action.event().map(|kind| DaemonEvent {
+            sequence: self.last,
+            unix_ms,
+            kind: kind.to_owned(),
+            message: match &decided.container {
+                Some(name) => format!("{name}: {}: {}", decided.decision, decided.reason),
+                None => format!("{}: {}", decided.decision, decided.reason),
+            },
+        });
         self.entries.push_back(Entry {
             rule: decided.rule,
+            event,
             decision: Decision {
                 sequence: self.last,
                 first_unix_ms: unix_ms,
@@ -108,6 +133,15 @@ impl Journal {
     pub fn decisions(&self) -> Vec<Decision> {
         let entries = self.entries.iter();
         entries.map(|entry| entry.decision.clone()).collect()
+    }
+}
+
+impl Journal {
+    /// What is worth an event, oldest first; an event never changes.
+    #[must_use]
+    pub fn events(&self) -> Vec<DaemonEvent> {
+        let events = self.entries.iter().filter_map(|entry| entry.event.as_ref());
+        events.cloned().collect()
     }
 }
 
@@ -152,6 +186,23 @@ mod tests {
             ]
         );
         assert_eq!((all[0].first_unix_ms, all[0].last_unix_ms), (1, 3));
+    }
+
+    #[test]
+    fn event_is_what_the_decision_was_when_it_came_up() {
+        let mut journal = Journal::default();
+        journal.note(1, decided("web", "room", "4Mi"));
+        let first = journal.events();
+        journal.note(2, decided("web", "room", "8Mi"));
+        assert_eq!(journal.events(), first);
+        assert_eq!((first[0].kind.as_str(), first[0].unix_ms), ("Return", 1));
+        assert!(first[0].message.starts_with("default/web: 4Mi"));
+        let offload = Decided {
+            action: Action::Offload,
+            ..decided("db", "probe", "1Mi")
+        };
+        journal.note(3, offload);
+        assert_eq!(journal.events().len(), 1);
     }
 
     #[test]

@@ -163,9 +163,12 @@ impl Recorder {
         let t_ms = self.now_ms();
         let mut seen = self.seen();
         let held = seen.series.donors.iter().map(|d| summary.held_by(d));
+        let held = held.collect();
+        let memory = seen.series.donors.iter().map(|d| summary.memory_of(d));
         let sample = ClusterSample {
             t_ms,
-            held: held.collect(),
+            memory: memory.collect(),
+            held,
             used: summary.used(),
             degraded: summary.degraded(),
         };

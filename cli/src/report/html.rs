@@ -106,6 +106,7 @@ fn class_of(mark: Mark) -> &'static str {
 
 fn cards(report: &Report) -> Vec<Card> {
     let mut cards = vec![throughput(report), remote(report)];
+    cards.extend(report.circle.map(|_| lent(report)));
     cards.push(latency(report));
     cards.push(pressure(report));
     cards.push(device(report));
@@ -197,6 +198,42 @@ fn remote(report: &Report) -> Card {
             format: |bytes| format!("{:.0} MiB", bytes / f64::from(1 << 20)),
             binary_unit: f64::from(1 << 20),
             layers,
+            named: false,
+        },
+    }
+}
+
+/// What the donors' hosts are without.
+fn lent(report: &Report) -> Card {
+    let samples = &report.series.cluster;
+    let memory = |donor: usize| {
+        let of = move |s: &ClusterSample| s.memory.get(donor).copied().unwrap_or(0);
+        samples
+            .iter()
+            .map(move |s| (float(s.t_ms), Some(float(of(s)))))
+    };
+    let donors = report.series.donors.iter().enumerate();
+    let layers = donors.map(|(number, donor)| {
+        let colour = DONOR_COLOURS[number % DONOR_COLOURS.len()];
+        layer(donor, colour, Shape::Line, memory(number).collect())
+    });
+    let end = |donor: usize| samples.last().and_then(|s| s.memory.get(donor)).copied();
+    let whole = (0..report.series.donors.len()).map(|donor| {
+        let end = human_bytes(end(donor).unwrap_or(0));
+        format!("at the end {end}")
+    });
+    Card {
+        title: "Memory of the donors' hosts",
+        note: "what each memory server takes, lent or ready to be".to_owned(),
+        form: "bytes",
+        whole: whole.collect(),
+        plot: Plot {
+            height: 160.0,
+            scale: Scale::Linear,
+            at_least: f64::from(16 << 20),
+            format: |bytes| format!("{:.0} MiB", bytes / f64::from(1 << 20)),
+            binary_unit: f64::from(1 << 20),
+            layers: layers.collect(),
             named: false,
         },
     }

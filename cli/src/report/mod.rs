@@ -378,6 +378,7 @@ pub(crate) mod tests {
                 } else {
                     0
                 },
+                memory: Vec::new(),
             });
             series.pressure.push(series::PressureSample {
                 t_ms,

@@ -47,6 +47,9 @@ pub struct ClusterSample {
     pub used: u64,
     /// Bytes of pages with too few copies.
     pub degraded: u64,
+    /// Bytes of its host that each donor's memory server takes.
+    #[serde(default)]
+    pub memory: Vec<u64>,
 }
 
 /// PSI of the workload since the last sample.

@@ -230,6 +230,13 @@ impl Summary {
         self.devices.iter().map(|device| device.degraded).sum()
     }
 
+    /// What a donor's memory server takes of its host; nothing while it is dead.
+    #[must_use]
+    pub fn memory_of(&self, donor: &str) -> u64 {
+        let donor = self.donors.iter().find(|d| d.node == donor);
+        donor.map_or(0, |donor| donor.memory)
+    }
+
     /// What a donor holds.
     #[must_use]
     pub fn held_by(&self, donor: &str) -> u64 {

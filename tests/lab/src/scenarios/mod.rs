@@ -1,6 +1,7 @@
 //! The scenarios. Each is a function over a fresh lab.
 
 mod daemons;
+mod demo;
 mod link_faults;
 mod rdma_choice;
 mod rdma_engine;
@@ -29,6 +30,11 @@ pub struct Scenario {
 
 /// All of them, in the order of a whole run.
 pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "demo",
+        proves: "the demo's whole story on cgroup v2 with ublk: kills, pages that come home, memory given back",
+        play: demo::play,
+    },
     Scenario {
         name: "rdma_rules",
         proves: "slots, keys, epochs: the rules of the data path hold over RDMA",
