@@ -89,6 +89,10 @@ fn cases_of_policies() -> Vec<Case> {
             json!({"rebuild": {"bandwidthMax": "4Ki"}}),
             "write 1Mi to 100Gi",
         ),
+        (
+            json!({"return": {"startRoomPercent": 10}}),
+            "write less than startRoomPercent has",
+        ),
     ];
     let cases = cases.map(|(spec, said)| (Kind::RemoteMemoryPolicy, policy(&spec), None, said));
     let mut cases = cases.to_vec();

@@ -114,10 +114,10 @@ fn only_the_data_plane_is_privileged() {
             &test["spec"],
         ];
         for pod in pods {
-            assert!(
-                pod["hostPID"].is_null() && pod["hostNetwork"].is_null(),
-                "{case}"
-            );
+            assert!(pod["hostNetwork"].is_null(), "{case}");
+            // The agent brings pages of other containers' processes home.
+            let is_agent = pod["serviceAccountName"] == "dynamicswap-agent";
+            assert_eq!(pod["hostPID"] == true, is_agent, "{case}");
             let context = &pod["containers"][0]["securityContext"];
             assert!(context["privileged"].is_null(), "{case}");
             assert_eq!(context["allowPrivilegeEscalation"], false, "{case}");
