@@ -12,7 +12,7 @@ use dynamicswap_types::{Bytes, PAGE_SIZE};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::foreign::{Foreign, FrameFlags, MAPPED_PAGES_MAX, RUNS_MAX, Touch, Unreadable};
-use super::pages::{Batch, Run, batches, groups};
+use super::pages::{Away, Batch, Run, batches, groups};
 use super::processes;
 use crate::limits::HOMECOMING_BATCH_PAGES;
 
@@ -199,11 +199,29 @@ impl Worker {
             }
         }
         outcome.found = pages(away.len() as u64);
-        let batches = batches(away, order.slab_pages, HOMECOMING_BATCH_PAGES);
+        let handled = self.bring_all(order, &held, away)?;
+        // What could not be mapped is still out, and counts with the next order.
+        away = Vec::new();
+        for (index, foreign) in held.iter_mut().enumerate() {
+            match processes::swapped_of(foreign, index, &mut away) {
+                Err(error) if !is_gone(&error) => return Err(error).context("cannot count anew"),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        let left = pages(away.len() as u64);
+        outcome.brought = outcome.found.saturating_sub(left).min(handled);
+        if left == Bytes::ZERO {
+            self.free_places(order, &held, outcome)?;
+        }
+        Ok(())
+    }
+
+    /// Brings batch after batch until it is enough; gives what it has handled.
+    fn bring_all(&self, order: &Order, held: &[Foreign], away: Vec<Away>) -> anyhow::Result<Bytes> {
         let began = Instant::now();
-        for batch in batches {
-            let is_enough = outcome.brought >= order.bytes;
-            if is_enough || self.stop.within(Duration::ZERO) {
+        let mut handled = Bytes::ZERO;
+        for batch in batches(away, order.slab_pages, HOMECOMING_BATCH_PAGES) {
+            if handled >= order.bytes || self.stop.within(Duration::ZERO) {
                 break;
             }
             let Some(foreign) = held.get(batch.process) else {
@@ -217,14 +235,11 @@ impl Worker {
                     return Err(error).with_context(|| refused(pid));
                 }
             }
-            outcome.brought = outcome.brought.saturating_add(pages(batch.pages()));
-            let pause = time_for(outcome.brought, order.bandwidth).saturating_sub(began.elapsed());
+            handled = handled.saturating_add(pages(batch.pages()));
+            let pause = time_for(handled, order.bandwidth).saturating_sub(began.elapsed());
             self.stop.within(pause);
         }
-        if outcome.brought >= outcome.found {
-            self.free_places(order, &held, outcome)?;
-        }
-        Ok(())
+        Ok(handled)
     }
 
     /// Frees the places in swap of pages that are in RAM: the kernel keeps them until swap is half

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use dynamicswap_policy::{
     Breaker, ContainerName, Device, Explain, Explanation, Mode, Offload, OffloadDeed,
-    OffloadReason, Passage, Pressure, ReturnDeed, ReturnLaw, ReturnRuling, in_canary, offload,
+    OffloadReason, Passage, Pressure, ReturnDeed, ReturnLaw, ReturnReason, ReturnRuling, StopCause,
+    in_canary, offload,
 };
 use dynamicswap_proto::common::v1::SwapDeviceReport;
 use dynamicswap_proto::control::v1::ContainerReport;
@@ -273,11 +274,13 @@ impl Repaging {
         let sights = sights.collect();
         let node_sight = self.watch.return_node(node);
         let rulings = self.law.step(node.now, &node_sight, &sights, &settings);
-        let is_returning = rulings
-            .iter()
-            .any(|(_, ruling)| matches!(ruling.deed, ReturnDeed::Bring(_)));
-        if !is_returning && let Some(homecoming) = &self.homecoming {
-            homecoming.stop();
+        if let Some(homecoming) = &self.homecoming {
+            let of_it =
+                |(name, _): &&(ContainerName, ReturnRuling)| Some(name) == homecoming.under_way();
+            let ruling = rulings.iter().find(of_it);
+            if ruling.is_some_and(|(_, ruling)| ends(&ruling.reason)) {
+                homecoming.stop();
+            }
         }
         let figures = (device, settings.bytes_per_s);
         let rulings = rulings.into_iter();
@@ -451,6 +454,19 @@ impl Repaging {
             report.return_reason = told(&track.homecoming);
         }
     }
+}
+
+/// Whether a reason ends what is under way. That all are home does not: their places in swap are still
+/// being freed.
+const fn ends(reason: &ReturnReason) -> bool {
+    !matches!(
+        reason,
+        ReturnReason::Brings { .. }
+            | ReturnReason::Waits { .. }
+            | ReturnReason::Stopped(StopCause::Home)
+            | ReturnReason::Cooling { .. }
+            | ReturnReason::StaysOut { .. }
+    )
 }
 
 /// Work that has ended.

@@ -1,13 +1,13 @@
 //! The scenarios. Each is a function over a fresh lab.
 
 mod daemons;
-mod demo;
 mod link_faults;
 mod rdma_choice;
 mod rdma_engine;
 mod rdma_pages;
 mod rdma_rules;
 mod rdma_strangers;
+mod repaging;
 mod two_machines;
 mod ublk_choice;
 mod ublk_kills;
@@ -31,9 +31,9 @@ pub struct Scenario {
 /// All of them, in the order of a whole run.
 pub const ALL: &[Scenario] = &[
     Scenario {
-        name: "demo",
-        proves: "the demo's whole story on cgroup v2 with ublk: kills, pages that come home, memory given back",
-        play: demo::play,
+        name: "repaging",
+        proves: "on cgroup v2 pages leave ahead of a limit and come home when there is room, 0 wrong pages",
+        play: repaging::play,
     },
     Scenario {
         name: "rdma_rules",
