@@ -7,6 +7,9 @@ use dynamicswap_types::MonotonicTime;
 
 /// An engine that has not served yet gets this long before it counts as hung.
 const START_TIME_MAX: Duration = Duration::from_secs(5);
+/// The first engine of a device's life gets this long: nothing is on the device yet, and a node that
+/// starts everything at once is slow. Below the time after which an unserved device is given up.
+const FIRST_START_TIME_MAX: Duration = Duration::from_secs(20);
 /// An engine that served this long before it died did not die in a loop.
 const STABLE_TIME: Duration = Duration::from_millis(500);
 /// The first replacement comes at once, the next ones after these delays.
@@ -148,6 +151,8 @@ impl Supervisor {
                 }
                 let timeout = if *served {
                     self.limits.heartbeat_timeout
+                } else if self.heartbeat == 0 {
+                    self.limits.heartbeat_timeout.max(FIRST_START_TIME_MAX)
                 } else {
                     self.limits.heartbeat_timeout.max(START_TIME_MAX)
                 };
@@ -212,8 +217,20 @@ mod tests {
     fn engine_that_starts_slowly_gets_more_time() {
         let mut supervisor = Supervisor::new(LIMITS, ms(0));
         supervisor.started(ms(0));
-        let killed = silence(&mut supervisor, 100, 9000, 0);
-        assert_eq!(killed.map(|(at, _)| at), Some(5000));
+        assert_eq!(supervisor.look(ms(100), 7), None);
+        supervisor.exited(ms(200));
+        assert_eq!(supervisor.look(ms(200), 7), Some(Step::Start));
+        supervisor.started(ms(200));
+        let killed = silence(&mut supervisor, 300, 9000, 7);
+        assert_eq!(killed.map(|(at, _)| at), Some(5200));
+    }
+
+    #[test]
+    fn first_engine_of_a_device_gets_more_time_still() {
+        let mut supervisor = Supervisor::new(LIMITS, ms(0));
+        supervisor.started(ms(0));
+        let killed = silence(&mut supervisor, 100, 40_000, 0);
+        assert_eq!(killed.map(|(at, _)| at), Some(20_000));
     }
 
     #[test]
