@@ -183,12 +183,7 @@ fn server(status: &pb::ClusterStatus, wanted: &str) -> Result<String, String> {
         (false, false) => "new slabs",
     };
     line(&mut text, "takes", takes);
-    let Some(report) = &node.report else {
-        line(
-            &mut text,
-            "report",
-            "its agent has not reported since the controller started",
-        );
+    let Some(report) = reported(&mut text, node) else {
         return Ok(text);
     };
     if let Some(it) = &report.memory_server {
@@ -211,6 +206,15 @@ fn server(status: &pb::ClusterStatus, wanted: &str) -> Result<String, String> {
     Ok(text)
 }
 
+/// A node's report; says so if there is none.
+fn reported<'a>(text: &mut String, node: &'a pb::NodeStatus) -> Option<&'a pb::NodeReport> {
+    if node.report.is_none() {
+        let why = "its agent has not reported since the controller started";
+        line(text, "report", why);
+    }
+    node.report.as_ref()
+}
+
 /// What the plan says of a subject.
 fn plan(text: &mut String, status: &pb::ClusterStatus, subject: &str) {
     for said in status
@@ -227,12 +231,7 @@ fn node(status: &pb::ClusterStatus, wanted: &str) -> Result<String, String> {
     let node = status.nodes.iter().find(|node| node.node == wanted);
     let node = node.ok_or_else(|| nothing("node", wanted, &known))?;
     let mut text = format!("node {wanted}\n");
-    let Some(report) = &node.report else {
-        line(
-            &mut text,
-            "report",
-            "its agent has not reported since the controller started",
-        );
+    let Some(report) = reported(&mut text, node) else {
         return Ok(text);
     };
     if let Some(it) = &report.node_pressure {

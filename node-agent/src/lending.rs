@@ -100,10 +100,7 @@ impl Lending {
 
     /// Tells the memory server for how many slots it may hold memory, if it was not told so.
     fn tell(&mut self, offer: Bytes, slab: SlabSize, server: &MemoryServerReport) {
-        if let Some(task) = self.under_way.take_if(|task| task.is_finished()) {
-            // Its answer is of no use once it is over: what counts is what was told last.
-            drop(task);
-        }
+        self.under_way.take_if(|task| task.is_finished());
         let slots = offer.get() / slab.bytes().get();
         let slots_max = u32::try_from(slots).unwrap_or(u32::MAX);
         let wanted = (server.pid, slots_max);

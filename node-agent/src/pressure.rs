@@ -25,6 +25,7 @@ use crate::kubernetes::PodSource;
 use crate::limits::WARNINGS_MAX;
 use crate::node::{NodeMemory, PRESSURE_FILE};
 use crate::policies::Policies;
+use crate::repaging::settings::Wishes;
 use crate::repaging::{NodeFigures, Pageable};
 use crate::report::{self, sentence};
 use crate::watches::{Subject, WatchEvent, Watches};
@@ -52,8 +53,9 @@ pub struct ContainerSource {
 struct Known {
     container: Container,
     policy: Option<String>,
-    /// What the policies say about its swap.
+    /// What the policies say about its swap, and what the one that decides says of re-paging.
     selection: Selection,
+    wishes: Option<Wishes>,
     /// Why its pressure is not known, or not guarded.
     problem: Option<String>,
 }
@@ -174,8 +176,10 @@ impl PressureMonitor {
                 self.thresholds.insert(name.clone(), thresholds);
                 key.to_string()
             });
+            let selection = self.policies.selection(&container);
             let known = Known {
-                selection: self.policies.selection(&container),
+                wishes: self.policies.wishes(&selection),
+                selection,
                 container,
                 policy,
                 problem: None,
@@ -351,7 +355,7 @@ impl PressureMonitor {
             Some(Pageable {
                 name: name.clone(),
                 cgroup: known.container.memory_cgroup.clone(),
-                wishes: self.policies.wishes(&known.selection),
+                wishes: known.wishes,
                 used: sight.memory.used,
                 limit: sight.memory.limit,
                 swapped: sight.memory.swapped,

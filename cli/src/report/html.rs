@@ -191,15 +191,20 @@ fn remote(report: &Report) -> Card {
         note: "pages on each donor, every copy counted".to_owned(),
         form: "bytes",
         whole,
-        plot: Plot {
-            height: 220.0,
-            scale: Scale::Linear,
-            at_least: f64::from(16 << 20),
-            format: |bytes| format!("{:.0} MiB", bytes / f64::from(1 << 20)),
-            binary_unit: f64::from(1 << 20),
-            layers,
-            named: false,
-        },
+        plot: memory_plot(220.0, layers),
+    }
+}
+
+/// Memory over time, in MiB.
+fn memory_plot(height: f64, layers: Vec<Layer>) -> Plot {
+    Plot {
+        height,
+        scale: Scale::Linear,
+        at_least: f64::from(16 << 20),
+        format: |bytes| format!("{:.0} MiB", bytes / f64::from(1 << 20)),
+        binary_unit: f64::from(1 << 20),
+        layers,
+        named: false,
     }
 }
 
@@ -227,15 +232,7 @@ fn lent(report: &Report) -> Card {
         note: "what each memory server takes, lent or ready to be".to_owned(),
         form: "bytes",
         whole: whole.collect(),
-        plot: Plot {
-            height: 160.0,
-            scale: Scale::Linear,
-            at_least: f64::from(16 << 20),
-            format: |bytes| format!("{:.0} MiB", bytes / f64::from(1 << 20)),
-            binary_unit: f64::from(1 << 20),
-            layers: layers.collect(),
-            named: false,
-        },
+        plot: memory_plot(160.0, layers.collect()),
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use dynamicswap_policy::ContainerName;
 use dynamicswap_types::{Bytes, PAGE_SIZE};
+use rustix::process::Pid;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::foreign::{Foreign, FrameFlags, MAPPED_PAGES_MAX, RUNS_MAX, Touch, Unreadable};
@@ -189,13 +190,10 @@ impl Worker {
                 processes::swapped_of(&mut foreign, held.len(), &mut away)?;
                 Ok(foreign)
             });
-            match looked {
-                Ok(foreign) => held.push(foreign),
+            match unless_gone(looked, pid)? {
+                Some(foreign) => held.push(foreign),
                 // What it had was dropped with it.
-                Err(error) if is_gone(&error) => away.retain(|page| page.process < held.len()),
-                Err(error) => {
-                    return Err(error).with_context(|| refused(pid.as_raw_nonzero().get()));
-                }
+                None => away.retain(|page| page.process < held.len()),
             }
         }
         outcome.found = pages(away.len() as u64);
@@ -227,13 +225,9 @@ impl Worker {
             let Some(foreign) = held.get(batch.process) else {
                 continue;
             };
-            match self.bring_batch(foreign, &batch) {
-                Ok(()) => {}
-                Err(error) if is_gone(&error) => continue,
-                Err(error) => {
-                    let pid = foreign.pid().as_raw_nonzero().get();
-                    return Err(error).with_context(|| refused(pid));
-                }
+            let brought = self.bring_batch(foreign, &batch);
+            if unless_gone(brought, foreign.pid())?.is_none() {
+                continue;
             }
             handled = handled.saturating_add(pages(batch.pages()));
             let pause = time_for(handled, order.bandwidth).saturating_sub(began.elapsed());
@@ -260,14 +254,8 @@ impl Worker {
             // A page that another processor still has in hand keeps its place once more.
             for _ in 0..PLACE_PASSES_MAX {
                 let freed = self.free_places_of(foreign, &flags, (order, began), outcome);
-                match freed {
-                    Ok(true) => {}
-                    Ok(false) => break,
-                    Err(error) if is_gone(&error) => break,
-                    Err(error) => {
-                        let pid = foreign.pid().as_raw_nonzero().get();
-                        return Err(error).with_context(|| refused(pid));
-                    }
+                if unless_gone(freed, foreign.pid())? != Some(true) {
+                    break;
                 }
             }
         }
@@ -341,11 +329,19 @@ fn time_for(bytes: Bytes, bandwidth: Bytes) -> Duration {
     Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
 }
 
-fn refused(pid: i32) -> String {
-    format!(
-        "cannot bring the pages of process {pid} home: give the agent CAP_SYS_PTRACE and \
-         CAP_SYS_NICE, and on Kubernetes hostPID"
-    )
+/// What was done with a process; none if it has ended meanwhile.
+fn unless_gone<T>(done: io::Result<T>, pid: Pid) -> anyhow::Result<Option<T>> {
+    match done {
+        Ok(done) => Ok(Some(done)),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error).with_context(|| {
+            format!(
+                "cannot bring the pages of process {} home: give the agent CAP_SYS_PTRACE and \
+                 CAP_SYS_NICE, and on Kubernetes hostPID",
+                pid.as_raw_nonzero()
+            )
+        }),
+    }
 }
 
 /// Whether a process or a cgroup is simply no longer there.

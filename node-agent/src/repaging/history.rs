@@ -37,7 +37,7 @@ pub struct History {
     growth_per_s: Bytes,
     swap_ins: VecDeque<(MonotonicTime, u64)>,
     unscanned_since: Option<MonotonicTime>,
-    stalled_at: MonotonicTime,
+    stalls: Stalls,
     account: SwapAccount,
     /// What was asked of the kernel since the last look, and whether as a probe.
     asked: Option<Asked>,
@@ -49,10 +49,38 @@ struct Asked {
     is_probe: bool,
 }
 
-/// Whether so much stall within `elapsed` is one: over a hundredth of the time.
-#[must_use]
-pub fn is_stall(stalled: Duration, elapsed: Duration) -> bool {
-    stalled.saturating_mul(100) > elapsed
+/// Since when hardly a task has waited for memory. The kernel's averages take half a minute to say so;
+/// the growth of the total says it at the next look.
+#[derive(Debug, Clone, Copy)]
+pub struct Stalls {
+    /// The last look, and the total of `some` then.
+    last: (MonotonicTime, Duration),
+    stalled_at: MonotonicTime,
+}
+
+impl Stalls {
+    /// Of what is first seen: what was before is not known.
+    #[must_use]
+    pub const fn new(at: MonotonicTime, total: Duration) -> Self {
+        Self {
+            last: (at, total),
+            stalled_at: at,
+        }
+    }
+
+    /// Takes the next total. Over a hundredth of the time since the last one is a stall.
+    pub fn see(&mut self, at: MonotonicTime, total: Duration) {
+        let (before, known) = std::mem::replace(&mut self.last, (at, total));
+        if total.saturating_sub(known).saturating_mul(100) > at.since(before) {
+            self.stalled_at = at;
+        }
+    }
+
+    /// For how long there was none, at the last look.
+    #[must_use]
+    pub fn quiet_for(&self) -> Duration {
+        self.last.0.since(self.stalled_at)
+    }
 }
 
 impl History {
@@ -71,7 +99,7 @@ impl History {
             growth_per_s: Bytes::ZERO,
             swap_ins: VecDeque::from([(reading.at, reading.stat.swap_ins)]),
             unscanned_since: reading.stat.scanned.map(|_| reading.at),
-            stalled_at: reading.at,
+            stalls: Stalls::new(reading.at, reading.stalled),
             account,
             asked: None,
         }
@@ -97,9 +125,7 @@ impl History {
             }) => self.account.after_probe(bytes, reading.swapped),
             _ => self.account.seen(reading.swapped),
         };
-        if is_stall(reading.stalled.saturating_sub(self.last.stalled), elapsed) {
-            self.stalled_at = reading.at;
-        }
+        self.stalls.see(reading.at, reading.stalled);
         self.count_swap_ins(&reading);
         self.last = reading;
     }
@@ -172,11 +198,10 @@ impl History {
         self.last.stat.swap_ins.saturating_sub(first)
     }
 
-    /// For how long hardly a task of it has waited for memory. The kernel's averages take half a
-    /// minute to say so; the growth of the total says it at the next look.
+    /// For how long hardly a task of it has waited for memory.
     #[must_use]
     pub fn unstalled_for(&self) -> Duration {
-        self.last.at.since(self.stalled_at)
+        self.stalls.quiet_for()
     }
 
     /// For how long the kernel has not looked for pages to take; none if it does not say.

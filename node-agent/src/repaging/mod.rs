@@ -12,13 +12,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use dynamicswap_policy::{
-    Breaker, ContainerName, Device, Explain, Explanation, Mode, Offload, OffloadDeed,
-    OffloadReason, Passage, Pressure, ReturnDeed, ReturnLaw, ReturnReason, ReturnRuling, StopCause,
-    in_canary, offload,
+    AheadSettings, Breaker, ContainerName, Device, Explain, Explanation, Level, Mode, Offload,
+    OffloadDeed, OffloadReason, OffloadSight, Passage, Pressure, ReturnDeed, ReturnLaw,
+    ReturnReason, ReturnRuling, StopCause, ask, in_canary, offload,
 };
 use dynamicswap_proto::common::v1::SwapDeviceReport;
 use dynamicswap_proto::control::v1::ContainerReport;
-use dynamicswap_types::{Bytes, MonotonicTime, PAGE_SIZE};
+use dynamicswap_types::{Bytes, MonotonicTime};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
@@ -48,7 +48,7 @@ pub struct Pageable {
     /// Its pressure.
     pub pressure: Option<Pressure>,
     /// Its level, and for how long it has been Calm.
-    pub level: dynamicswap_policy::Level,
+    pub level: Level,
     /// See `level`; none if it is not Calm, or not known.
     pub calm_for: Option<Duration>,
 }
@@ -215,9 +215,7 @@ impl Repaging {
                 stat,
                 used: container.used,
                 swapped: container.swapped,
-                stalled: container
-                    .pressure
-                    .map_or(Duration::ZERO, |it| it.some.total),
+                stalled: observe::stalled(container.pressure),
             };
             let track = match before.remove(&container.name) {
                 Some(mut track) => {
@@ -329,19 +327,21 @@ impl Repaging {
         if !self.layout.can_reclaim() {
             return decisions;
         }
-        let asked = self.asked_by_node(node, containers);
+        let sights = self.offload_sights(containers);
+        let asked = asked_by_node(node, containers, &sights);
         let backend = observe::backend(device, self.breaker.passage(), figures);
         for container in containers {
             let Some(wishes) = &container.wishes else {
                 continue;
             };
-            let Some(track) = self.tracks.get_mut(&container.name) else {
+            let track = self.tracks.get_mut(&container.name);
+            let (Some(track), Some(sight)) = (track, sights.get(&container.name)) else {
                 continue;
             };
             let settings = settings::offload(&wishes.offload);
             let percent = settings::canary_percent(&wishes.offload);
             let decision = if in_canary(&container.name, percent) {
-                let mut sight = observe::offload_sight(&self.layout, container, &track.history);
+                let mut sight = *sight;
                 sight.asked = asked.get(&container.name).copied().unwrap_or_default();
                 sight.returning = self.law.is_returning(&container.name);
                 sight.since_return = self.law.since_return(&container.name, node.now);
@@ -379,23 +379,14 @@ impl Repaging {
         decisions
     }
 
-    /// What the node, if it is short, asks of each container.
-    fn asked_by_node(
-        &self,
-        node: &NodeFigures,
-        containers: &[Pageable],
-    ) -> BTreeMap<ContainerName, Bytes> {
-        let spare = containers.iter().filter_map(|container| {
-            let wishes = container.wishes.as_ref().filter(|wishes| !wishes.dry_run)?;
-            let track = self.tracks.get(&container.name)?;
-            let sight = observe::offload_sight(&self.layout, container, &track.history);
-            let floor = sight.min.max(sight.low);
-            let spare = sight.anon.min(sight.swap_room);
-            let spare = spare.min(sight.current.saturating_sub(floor));
-            settings::stays_ahead(&wishes.offload).then_some((container.name.clone(), spare))
+    /// What the law of offload sees of each container, but for what others ask of it.
+    fn offload_sights(&self, containers: &[Pageable]) -> BTreeMap<ContainerName, OffloadSight> {
+        let sights = containers.iter().filter_map(|container| {
+            let history = &self.tracks.get(&container.name)?.history;
+            let sight = observe::offload_sight(&self.layout, container, history);
+            Some((container.name.clone(), sight))
         });
-        let ahead = dynamicswap_policy::AheadSettings::default();
-        dynamicswap_policy::ask(node.available, node.total, &spare.collect(), &ahead)
+        sights.collect()
     }
 
     fn ask_kernel(&mut self, container: &Pageable, decision: &Offload) {
@@ -456,6 +447,24 @@ impl Repaging {
     }
 }
 
+/// What the node, if it is short, asks of each container.
+fn asked_by_node(
+    node: &NodeFigures,
+    containers: &[Pageable],
+    sights: &BTreeMap<ContainerName, OffloadSight>,
+) -> BTreeMap<ContainerName, Bytes> {
+    let spare = containers.iter().filter_map(|container| {
+        let wishes = container.wishes.as_ref().filter(|wishes| !wishes.dry_run)?;
+        let sight = sights.get(&container.name)?;
+        let floor = sight.min.max(sight.low);
+        let spare = sight.anon.min(sight.swap_room);
+        let spare = spare.min(sight.current.saturating_sub(floor));
+        settings::stays_ahead(&wishes.offload).then_some((container.name.clone(), spare))
+    });
+    let ahead = AheadSettings::default();
+    ask(node.available, node.total, &spare.collect(), &ahead)
+}
+
 /// Whether a reason ends what is under way. That all are home does not: their places in swap are still
 /// being freed.
 const fn ends(reason: &ReturnReason) -> bool {
@@ -494,6 +503,3 @@ pub fn decided(
         remedy: explained.change,
     }
 }
-
-/// Pages of a slab of which nothing is known: any number does for an order.
-const SLAB_PAGES_UNKNOWN: u64 = (16 << 20) / PAGE_SIZE.get();

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use dynamicswap_policy::{
     Backend, BreakerSight, Device, Explain, Explanation, Offload, OffloadReason, OffloadSight,
-    Passage, Rest, ReturnNode, ReturnSight, SwapLimit,
+    Passage, Pressure, Rest, ReturnNode, ReturnSight, SwapLimit,
 };
 use dynamicswap_proto::common::v1::SwapDeviceReport;
 use dynamicswap_types::{Bytes, MonotonicTime, PAGE_SIZE};
 
-use super::history::{History, is_stall};
+use super::history::{History, Stalls};
 use super::settings::Wishes;
-use super::{NodeFigures, Pageable, SLAB_PAGES_UNKNOWN};
+use super::{NodeFigures, Pageable};
 use crate::cgroup::Layout;
 use crate::node::pages_scanned;
 
@@ -19,6 +19,14 @@ use crate::node::pages_scanned;
 const READS_MIN: u64 = 50;
 /// A calm device's p99 is never taken for less: below, noise would look like load.
 const REFERENCE_P99_MIN: Duration = Duration::from_micros(200);
+
+/// Pages of a slab of which nothing is known: any number does for an order.
+const SLAB_PAGES_UNKNOWN: u64 = (16 << 20) / PAGE_SIZE.get();
+
+/// All time in which some task waited; zero if the host does not say.
+pub fn stalled(pressure: Option<Pressure>) -> Duration {
+    pressure.map_or(Duration::ZERO, |pressure| pressure.some.total)
+}
 
 /// The swap device at one look.
 #[derive(Debug, Clone, Copy)]
@@ -51,8 +59,7 @@ pub struct DeviceWatch {
     lowest_p99: Option<Duration>,
     scanned: Option<u64>,
     scanned_at: Option<MonotonicTime>,
-    stalled: Option<(MonotonicTime, Duration)>,
-    stalled_at: MonotonicTime,
+    stalls: Option<Stalls>,
 }
 
 impl DeviceWatch {
@@ -92,15 +99,10 @@ impl DeviceWatch {
             self.scanned_at = scanned.map(|_| node.now);
             self.scanned = scanned;
         }
-        let stalled = node.pressure.map_or(Duration::ZERO, |it| it.some.total);
-        let (before, total) = self
-            .stalled
-            .replace((node.now, stalled))
-            .unwrap_or_default();
-        if is_stall(stalled.saturating_sub(total), node.now.since(before)) {
-            self.stalled_at = node.now;
-        }
-        let unstalled = node.now.since(self.stalled_at);
+        let stalled = stalled(node.pressure);
+        let stalls = self.stalls.get_or_insert(Stalls::new(node.now, stalled));
+        stalls.see(node.now, stalled);
+        let unstalled = stalls.quiet_for();
         ReturnNode {
             rest: Rest {
                 calm_for: Some(node.calm_for.unwrap_or_default().max(unstalled)),
@@ -167,9 +169,7 @@ pub fn return_sight(container: &Pageable, history: &History) -> Option<ReturnSig
                     .max(history.unstalled_for()),
             ),
             unscanned_for: history.unscanned_for(),
-            stalled: container
-                .pressure
-                .map_or(Duration::ZERO, |it| it.some.total),
+            stalled: stalled(container.pressure),
         },
         used: container.used.saturating_sub(history.droppable()),
         limit: container.limit,

@@ -184,6 +184,8 @@ pub(super) struct SlotTable {
     held_max: u32,
     /// The last document wants the donor emptied.
     emptied: bool,
+    /// Slots whose memory the host has.
+    given_back: u32,
 }
 
 impl SlotTable {
@@ -213,6 +215,7 @@ impl SlotTable {
             slots,
             held_max: u32::MAX,
             emptied: false,
+            given_back: 0,
         }
     }
 
@@ -302,6 +305,7 @@ impl SlotTable {
             }
             (SlotState::GivenBack, None) => {}
             (SlotState::GivenBack, next) => {
+                self.given_back -= 1;
                 slot.state = SlotState::Zeroing { next };
                 applied.waiting += 1;
                 effects.push(SlotEffect::Record(index, SlotRecord::Dirty { next }));
@@ -319,11 +323,16 @@ impl SlotTable {
     /// so that as many have it as may.
     fn balance(&mut self, effects: &mut Vec<SlotEffect>) {
         let held_max = if self.emptied { 0 } else { self.held_max };
-        let held = self.geometry.slots - self.slots_given_back();
+        let held = self.geometry.slots - self.given_back;
         let (mut over, mut under) = (held.saturating_sub(held_max), held_max.saturating_sub(held));
+        // As a rule; and this is called for each slot that is zeroed.
+        if over == 0 && (under == 0 || self.given_back == 0) {
+            return;
+        }
         for (index, slot) in (0..self.geometry.slots).zip(&mut self.slots).rev() {
             if over > 0 && slot.state == SlotState::Ready {
                 over -= 1;
+                self.given_back += 1;
                 slot.state = SlotState::GivenBack;
                 slot.serial += 1;
                 let index = SlotIndex::new(index);
@@ -336,6 +345,7 @@ impl SlotTable {
         for (index, slot) in (0..self.geometry.slots).zip(&mut self.slots) {
             if under > 0 && slot.state == SlotState::GivenBack {
                 under -= 1;
+                self.given_back -= 1;
                 slot.state = SlotState::Zeroing { next: None };
                 effects.push(SlotEffect::Zero(SlotIndex::new(index)));
             }
@@ -412,9 +422,8 @@ impl SlotTable {
             })
     }
 
-    pub(super) fn slots_given_back(&self) -> u32 {
-        let given_back = |slot: &Slot| u32::from(slot.state == SlotState::GivenBack);
-        self.slots.iter().map(given_back).sum()
+    pub(super) const fn slots_given_back(&self) -> u32 {
+        self.given_back
     }
 
     pub(super) fn slots_ready(&self) -> u32 {
