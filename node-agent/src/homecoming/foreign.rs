@@ -411,9 +411,13 @@ mod tests {
 
     #[test]
     fn process_that_is_gone_is_an_error() {
-        let mut child = std::process::Command::new("true").spawn().expect("started");
+        // It lives until its input is closed: one that ends by itself may be gone before it is opened.
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .expect("started");
         let pid = Pid::from_child(&child);
-        let foreign = Foreign::open(pid).expect("not yet waited for");
+        let foreign = Foreign::open(pid).expect("it waits for input");
         child.wait().expect("ended");
         let run = Run {
             start: PAGE_SIZE.get(),
