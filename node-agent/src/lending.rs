@@ -3,6 +3,7 @@
 //! Owns the offer and what the memory server was last told of it.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dynamicswap_policy::{
     Explain, Explanation, Lend, LendDeed, LendSettings, LendSight, Lender, Pressure, Seasons,
@@ -27,8 +28,9 @@ pub struct Lending {
     lender: Lender,
     /// The last decision, in the memory server's life of that process number.
     decided: Option<Lend>,
-    told: Option<(u32, u32)>,
-    under_way: Option<JoinHandle<anyhow::Result<()>>>,
+    /// What the memory server has taken: its process number, and the slots that it may hold.
+    told: Arc<Mutex<Option<(u32, u32)>>>,
+    under_way: Option<JoinHandle<()>>,
 }
 
 /// A node at one look.
@@ -53,7 +55,7 @@ impl Lending {
             lend_max,
             lender: Lender::new(None, Seasons::default()),
             decided: None,
-            told: None,
+            told: Arc::default(),
             under_way: None,
         }
     }
@@ -104,21 +106,27 @@ impl Lending {
         let slots = offer.get() / slab.bytes().get();
         let slots_max = u32::try_from(slots).unwrap_or(u32::MAX);
         let wanted = (server.pid, slots_max);
-        if self.under_way.is_some() || self.told == Some(wanted) {
+        if self.under_way.is_some() || *locked(&self.told) == Some(wanted) {
             return;
         }
-        self.told = Some(wanted);
-        let socket = self.socket.clone();
+        let (socket, told) = (self.socket.clone(), Arc::clone(&self.told));
         self.under_way = Some(tokio::spawn(async move {
             let kind = request::Kind::HoldSlots(HoldSlots { slots_max });
-            hand_over(&socket, kind).await.inspect_err(|error| {
-                warn!(
+            match hand_over(&socket, kind).await {
+                Ok(()) => *locked(&told) = Some(wanted),
+                // The next look tells it again.
+                Err(error) => warn!(
                     "{}: does not hold {slots_max} slots: {error:#}",
                     socket.display()
-                );
-            })
+                ),
+            }
         }));
     }
+}
+
+/// No holder of the lock can panic between two of its words.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What the law sees.
@@ -180,7 +188,20 @@ mod tests {
         assert!(told.is_some());
         assert_eq!(lending.offer(), Some(Bytes::from_mib(1_024)));
         assert!(lending.reason().contains("reserve"), "{}", lending.reason());
-        assert_eq!(lending.told, Some((7, 64)));
+    }
+
+    #[tokio::test]
+    async fn offer_that_the_memory_server_has_not_taken_is_told_again() {
+        let mut lending = Lending::new(PathBuf::from("/nonexistent"), None);
+        for _ in 0..2 {
+            lending.look(&figures(Bytes::from_mib(12_000)), &server());
+            let telling = lending.under_way.take().expect("it is told");
+            telling.await.expect("it ends");
+            assert_eq!(*locked(&lending.told), None);
+        }
+        *locked(&lending.told) = Some((7, 64));
+        lending.look(&figures(Bytes::from_mib(12_000)), &server());
+        assert!(lending.under_way.is_none(), "it knows");
     }
 
     #[tokio::test]
