@@ -10,6 +10,10 @@ const START_TIME_MAX: Duration = Duration::from_secs(5);
 /// The first engine of a device's life gets this long: nothing is on the device yet, and a node that
 /// starts everything at once is slow. Below the time after which an unserved device is given up.
 const FIRST_START_TIME_MAX: Duration = Duration::from_secs(20);
+/// Each engine in a row that was killed before it served gives the next one twice the time, this often:
+/// on a node that is short of processor or has to read the programs back from its disk, another start is
+/// no faster than the one before, and the device is served only if one of them comes to its end.
+const START_DOUBLINGS_MAX: u32 = 4;
 /// An engine that served this long before it died did not die in a loop.
 const STABLE_TIME: Duration = Duration::from_millis(500);
 /// The first replacement comes at once, the next ones after these delays.
@@ -64,6 +68,8 @@ pub struct Supervisor {
     phase: Phase,
     /// Engines that died in a row without having been stable.
     failures: usize,
+    /// Engines that were killed in a row before they served.
+    slow_starts: u32,
     heartbeat: u64,
     served_at: MonotonicTime,
     looked_at: MonotonicTime,
@@ -78,6 +84,7 @@ impl Supervisor {
             limits,
             phase: Phase::Waiting { at: now },
             failures: 0,
+            slow_starts: 0,
             heartbeat: 0,
             served_at: now,
             looked_at: now,
@@ -131,7 +138,25 @@ impl Supervisor {
         self.step(now, beats, gap).or_else(|| self.give_up(now))
     }
 
+    /// How long the engine that runs may be silent.
+    fn patience(&self, served: bool) -> Duration {
+        if served {
+            return self.limits.heartbeat_timeout;
+        }
+        let start = if self.heartbeat == 0 {
+            FIRST_START_TIME_MAX
+        } else {
+            START_TIME_MAX
+        };
+        let start = start * (1 << self.slow_starts.min(START_DOUBLINGS_MAX));
+        start.max(self.limits.heartbeat_timeout)
+    }
+
     fn step(&mut self, now: MonotonicTime, beats: bool, gap: Duration) -> Option<Step> {
+        let patience = match self.phase {
+            Phase::Running { served, .. } => self.patience(served),
+            Phase::Waiting { .. } | Phase::Killed { .. } => Duration::ZERO,
+        };
         match &mut self.phase {
             Phase::Waiting { at } if *at <= now => Some(Step::Start),
             Phase::Waiting { .. } | Phase::Killed { .. } => None,
@@ -142,6 +167,7 @@ impl Supervisor {
             } => {
                 if beats {
                     (*served, *beat_at) = (true, now);
+                    self.slow_starts = 0;
                     return None;
                 }
                 if gap > self.limits.heartbeat_timeout / 2 {
@@ -149,18 +175,12 @@ impl Supervisor {
                     *beat_at = beat_at.after(gap);
                     return None;
                 }
-                let timeout = if *served {
-                    self.limits.heartbeat_timeout
-                } else if self.heartbeat == 0 {
-                    self.limits.heartbeat_timeout.max(FIRST_START_TIME_MAX)
-                } else {
-                    self.limits.heartbeat_timeout.max(START_TIME_MAX)
-                };
                 let silent = now.since(*beat_at);
-                if silent < timeout {
+                if silent < patience {
                     return None;
                 }
                 let (since, served) = (*since, *served);
+                self.slow_starts += u32::from(!served);
                 self.phase = Phase::Killed { since, served };
                 Some(Step::Kill(silent))
             }
@@ -231,6 +251,32 @@ mod tests {
         supervisor.started(ms(0));
         let killed = silence(&mut supervisor, 100, 40_000, 0);
         assert_eq!(killed.map(|(at, _)| at), Some(20_000));
+    }
+
+    /// A node that needs 12 s for a start has an engine at last.
+    #[test]
+    fn engines_that_were_killed_before_they_served_give_the_next_one_twice_the_time() {
+        let mut supervisor = Supervisor::new(LIMITS, ms(0));
+        supervisor.started(ms(0));
+        assert_eq!(supervisor.look(ms(100), 1), None);
+        supervisor.exited(ms(100));
+        let mut given = Vec::new();
+        let mut at = 200;
+        for _ in 0..6 {
+            supervisor.started(ms(at));
+            let killed = silence(&mut supervisor, at, at + 200_000, 1);
+            let (end, _) = killed.expect("killed");
+            given.push((end - at) / 1000);
+            supervisor.exited(ms(end));
+            at = end + 100;
+        }
+        assert_eq!(given, [5, 10, 20, 40, 80, 80]);
+        supervisor.started(ms(at));
+        assert_eq!(supervisor.look(ms(at + 100), 2), None);
+        supervisor.exited(ms(at + 200));
+        supervisor.started(ms(at + 300));
+        let killed = silence(&mut supervisor, at + 400, at + 100_000, 2);
+        assert_eq!(killed.map(|(end, _)| end - at), Some(5_300), "one served");
     }
 
     #[test]
