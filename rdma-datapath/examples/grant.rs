@@ -1,19 +1,23 @@
 //! Grants slots by hand: makes a swap device work with memory servers without any control plane.
 //!
 //! `cargo run --example grant -- --swapd SOCKET --server NODE=SOCKET... [--copies 2] [--detach]`
-//! Reads every daemon's report, spreads the device's slabs over the servers, hands each its
-//! document, and prints the device's report.
+//! Reads every daemon's report, takes slots of other devices back, spreads the device's slabs over the
+//! servers, hands each its document, and prints the device's generation.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Parser;
 use dynamicswap_proto::common::v1 as pb;
 use dynamicswap_proto::daemon::v1::{ReportRequest, Request, Response, report, request, response};
 use dynamicswap_proto::frame;
+
+/// A server zeroes what it took back within it.
+const ZERO_TIME_MAX: Duration = Duration::from_secs(20);
 
 #[derive(Parser)]
 struct Options {
@@ -32,6 +36,9 @@ struct Options {
     /// Sets beyond those the device needs.
     #[arg(long, default_value_t = 0)]
     spare: u64,
+    /// Keep the servers' RDMA addresses from the device, which then goes by TCP.
+    #[arg(long)]
+    tcp: bool,
     /// Detach the device instead of attaching it.
     #[arg(long)]
     detach: bool,
@@ -75,6 +82,13 @@ fn device_report(socket: &Path) -> anyhow::Result<pb::SwapDeviceReport> {
     }
 }
 
+fn server_report(socket: &Path) -> anyhow::Result<pb::MemoryServerReport> {
+    match report(socket)? {
+        report::Kind::MemoryServer(report) => Ok(report),
+        report::Kind::SwapDevice(_) => anyhow::bail!("{} is no memory server", socket.display()),
+    }
+}
+
 struct Server {
     node: String,
     socket: PathBuf,
@@ -85,16 +99,39 @@ fn servers(options: &Options) -> anyhow::Result<Vec<Server>> {
     let named = options.server.iter().map(|text| {
         let (node, socket) = text.split_once('=').context("--server is NODE=SOCKET")?;
         let socket = PathBuf::from(socket);
-        match report(&socket)? {
-            report::Kind::MemoryServer(report) => Ok(Server {
-                node: node.to_owned(),
-                socket,
-                report,
-            }),
-            report::Kind::SwapDevice(_) => anyhow::bail!("{node} is no memory server"),
-        }
+        Ok(Server {
+            node: node.to_owned(),
+            report: server_report(&socket)?,
+            socket,
+        })
     });
     named.collect()
+}
+
+/// Takes back what other devices have, and waits until it may be granted again: a server grants no slot
+/// that still belongs to somebody.
+fn take_back(server: &Server, device: &[u8]) -> anyhow::Result<()> {
+    let is_foreign = |grant: &pb::SlotReport| grant.device_id != device;
+    if !server.report.grants.iter().any(is_foreign) {
+        return Ok(());
+    }
+    let document = pb::MemoryServerDocument {
+        generation: server.report.generation + 1,
+        incarnation: server.report.incarnation.clone(),
+        grants: Vec::new(),
+        emptied: false,
+    };
+    ask(&server.socket, request::Kind::ApplyMemoryServer(document))?;
+    let deadline = Instant::now() + ZERO_TIME_MAX;
+    while server_report(&server.socket)?.slots_ready < server.report.slots_total {
+        anyhow::ensure!(
+            Instant::now() < deadline,
+            "{} has not zeroed its slots in {ZERO_TIME_MAX:?}",
+            server.node
+        );
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    Ok(())
 }
 
 /// Sets whose copies go around the servers.
@@ -134,6 +171,9 @@ fn main() -> anyhow::Result<()> {
         println!("{device:#?}");
         return Ok(());
     }
+    for server in servers(&options)? {
+        take_back(&server, &device.device_id)?;
+    }
     let servers = servers(&options)?;
     let slabs = device.size_bytes.div_ceil(device.slab_bytes) + options.spare;
     let sets = compose(&options, &servers, slabs)?;
@@ -162,7 +202,10 @@ fn main() -> anyhow::Result<()> {
         tcp_address: server.report.tcp_address.clone(),
         failure_domain: server.node.clone(),
         incarnation: server.report.incarnation.clone(),
-        rdma_address: server.report.rdma_address.clone(),
+        rdma_address: match options.tcp {
+            true => String::new(),
+            false => server.report.rdma_address.clone(),
+        },
     };
     let document = pb::SwapDeviceDocument {
         generation: device.generation + 1,

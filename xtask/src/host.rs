@@ -167,6 +167,19 @@ pub fn cluster_obstacle() -> Option<String> {
     None
 }
 
+/// Why virtual machines cannot run here; `None` if they can.
+pub fn lab_obstacle() -> Option<String> {
+    if !is_root() {
+        return Some("it needs root (the guests' root file system is made of packages)".to_owned());
+    }
+    let lacking = missing(&LAB_NEEDS);
+    if !lacking.is_empty() {
+        let names: Vec<&str> = lacking.iter().map(|need| need.program).collect();
+        return Some(format!("missing programs: {}", names.join(", ")));
+    }
+    None
+}
+
 /// Why swap tests cannot run with the swap that is on, from the text of /proc/swaps. The native
 /// tests look at the same lines and would run nothing.
 fn other_swap(swaps: &str) -> Option<String> {

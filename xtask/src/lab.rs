@@ -15,7 +15,13 @@ const PROGRAM: &str = "dynamicswap-lab";
 pub fn run(root: &Path, arguments: &[String]) -> Result<ExitCode> {
     host::install(&host::LAB_NEEDS)?;
     exec::run(exec::cargo(root).args(["build", "--workspace", "--all-targets", "--quiet"]))?;
+    exec::become_program(built(root).args(arguments))
+}
+
+/// The lab as the workspace's build left it.
+pub fn built(root: &Path) -> Command {
     let program = demo::target_folder(root).join("debug").join(PROGRAM);
     let mut lab = Command::new(program);
-    exec::become_program(lab.current_dir(root).args(arguments))
+    lab.current_dir(root);
+    lab
 }

@@ -32,7 +32,11 @@ pub fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     let required = std::env::var_os("DYNAMICSWAP_REQUIRE");
     let required = host::required_layers(required.as_deref(), &LAYERS)?;
     let steps = steps::chosen(&options.only)?;
-    for needs in [&host::RUN_NEEDS[..], &host::CONTROL_PLANE_NEEDS] {
+    for needs in [
+        &host::RUN_NEEDS[..],
+        &host::CONTROL_PLANE_NEEDS,
+        &host::LAB_NEEDS,
+    ] {
         if let Err(error) = host::install(needs) {
             eprintln!("{error:#}");
         }

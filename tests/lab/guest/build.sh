@@ -14,7 +14,7 @@ mkdir kernel rootfs
 dpkg -x "$image"_*.deb kernel
 version=$(ls kernel/boot | sed -n 's/^vmlinuz-//p')
 cp "kernel/boot/vmlinuz-$version" vmlinuz
-packages=rdma-core,ibverbs-providers,ibverbs-utils,rdmacm-utils,perftest,iproute2,kmod,procps,socat,util-linux,mount,fuse3,iputils-ping,systemd,runc
+packages=rdma-core,ibverbs-providers,ibverbs-utils,rdmacm-utils,perftest,iproute2,kmod,procps,socat,util-linux,mount,fuse3,iputils-ping,systemd,runc,nbd-server,nbd-client,redis-server
 mmdebstrap --quiet --variant=minbase --include="$packages" trixie - "$mirror" | tar -C rootfs -xf -
 cp -r kernel/usr/lib/modules rootfs/usr/lib/
 chroot rootfs depmod "$version"

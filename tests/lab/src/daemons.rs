@@ -8,16 +8,19 @@ use crate::guest::Guest;
 use crate::{Lab, wait_for};
 
 /// A short command in a guest without hardware help.
-pub(super) const SHORT: Duration = Duration::from_secs(30);
+pub const SHORT: Duration = Duration::from_secs(30);
 /// Something that several processes must agree on.
-pub(super) const LONG: Duration = Duration::from_secs(90);
+pub const LONG: Duration = Duration::from_secs(90);
 
 const SLAB: &str = "8Mi";
 /// Every daemon's files in a guest.
 const PLACE: &str = "/run/ds";
 
 /// Gives the guest an RDMA device over its network card.
-pub(super) fn soft_roce(guest: &mut Guest) -> Result<()> {
+///
+/// # Errors
+/// If a guest, or what runs in it, does not do it in time.
+pub fn soft_roce(guest: &mut Guest) -> Result<()> {
     guest.succeed(
         "modprobe -a ib_core ib_uverbs rdma_ucm rdma_cm rdma_rxe && \
          rdma link add rxe0 type rxe netdev $net && rdma link",
@@ -27,7 +30,10 @@ pub(super) fn soft_roce(guest: &mut Guest) -> Result<()> {
 }
 
 /// A donor and a borrower with RDMA devices, not joined by any grant yet.
-pub(super) fn donor_and_borrower(lab: &mut Lab) -> Result<(Guest, Guest)> {
+///
+/// # Errors
+/// If a guest, or what runs in it, does not do it in time.
+pub fn donor_and_borrower(lab: &mut Lab) -> Result<(Guest, Guest)> {
     let mut donor = lab.start("donor", 640)?;
     let mut borrower = lab.start("borrower", 512)?;
     soft_roce(&mut donor)?;
@@ -36,7 +42,10 @@ pub(super) fn donor_and_borrower(lab: &mut Lab) -> Result<(Guest, Guest)> {
 }
 
 /// Starts a program in the background; its output goes to `/run/ds/NAME.log`.
-pub(super) fn spawn(guest: &mut Guest, name: &str, command: &str) -> Result<()> {
+///
+/// # Errors
+/// If a guest, or what runs in it, does not do it in time.
+pub fn spawn(guest: &mut Guest, name: &str, command: &str) -> Result<()> {
     guest.succeed(
         &format!(
             "mkdir -p {PLACE}; setsid nohup {command} </dev/null >>{PLACE}/{name}.log 2>&1 3>&- & \
@@ -49,13 +58,16 @@ pub(super) fn spawn(guest: &mut Guest, name: &str, command: &str) -> Result<()> 
 
 /// Starts the memory server and waits until it answers; its control socket is offered to the
 /// other guests.
-pub(super) fn memory_server(guest: &mut Guest, capacity: &str) -> Result<()> {
-    let address = guest.address().to_owned();
+///
+/// # Errors
+/// If a guest, or what runs in it, does not do it in time.
+pub fn memory_server(guest: &mut Guest, capacity: &str) -> Result<()> {
+    let (name, address) = (guest.name().to_owned(), guest.address().to_owned());
     spawn(
         guest,
         "server",
         &format!(
-            "/lab/dynamicswap-memory-server --node donor --listen {address}:7000 \
+            "/lab/dynamicswap-memory-server --node {name} --listen {address}:7000 \
              --rdma-listen {address}:7000 --state-dir {PLACE}/server --capacity {capacity} \
              --slab {SLAB} --control-socket {PLACE}/server.sock"
         ),
@@ -71,44 +83,61 @@ pub(super) fn memory_server(guest: &mut Guest, capacity: &str) -> Result<()> {
 
 /// What of a swap device differs between scenarios.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Device {
+pub struct Device {
     /// Its size.
-    pub(super) size: &'static str,
+    pub size: &'static str,
     /// What else the holder is told.
-    pub(super) holder: &'static str,
+    pub holder: &'static str,
     /// Its durability class.
-    pub(super) class: &'static str,
+    pub class: &'static str,
 }
 
 impl Device {
     /// One copy and no disk.
-    pub(super) const fn plain(size: &'static str) -> Self {
+    #[must_use]
+    pub const fn plain(size: &'static str) -> Self {
         Self {
             size,
             holder: "",
             class: "--copies 1",
         }
     }
+
+    /// One copy, and the disk has every page a little later.
+    #[must_use]
+    pub const fn with_disk(size: &'static str) -> Self {
+        Self {
+            size,
+            // With a spill file ublk is not chosen unasked.
+            holder: "--spill-file /var/spill --front-end ublk",
+            class: "--copies 1 --spill Async",
+        }
+    }
 }
 
 /// Starts swapd, grants it slots of the donor, and waits until the kernel swaps to it.
-pub(super) fn swap_device(borrower: &mut Guest, donor: &Guest, size: &'static str) -> Result<()> {
-    swap_device_of(borrower, donor, Device::plain(size))
+///
+/// # Errors
+/// If a guest, or what runs in it, does not do it in time.
+pub fn swap_device(borrower: &mut Guest, donor: &Guest, size: &'static str) -> Result<()> {
+    swap_device_of(borrower, &[donor], Device::plain(size))
 }
 
-/// As [`swap_device`], for a device that is not plain.
-pub(super) fn swap_device_of(borrower: &mut Guest, donor: &Guest, device: Device) -> Result<()> {
+/// As [`swap_device`], for a device that is not plain, or of several donors.
+///
+/// # Errors
+/// If a guest, or what runs in it, does not do it in time.
+pub fn swap_device_of(borrower: &mut Guest, donors: &[&Guest], device: Device) -> Result<()> {
     borrower.succeed("modprobe -a fuse loop", SHORT)?;
     holder(borrower, device)?;
-    let reach = format!(
-        "socat UNIX-LISTEN:{PLACE}/donor.sock,fork TCP:{}:7100",
-        donor.address()
-    );
-    spawn(borrower, "socat", &reach)?;
-    let grant = format!(
-        "/lab/grant --swapd {PLACE}/swapd.sock --server donor={PLACE}/donor.sock {}",
-        device.class
-    );
+    let mut grant = format!("/lab/grant --swapd {PLACE}/swapd.sock {}", device.class);
+    for donor in donors {
+        let (name, address) = (donor.name(), donor.address());
+        let reach = format!("socat UNIX-LISTEN:{PLACE}/{name}.sock,fork TCP:{address}:7100");
+        spawn(borrower, &format!("socat-{name}"), &reach)?;
+        let server = format!(" --server {name}={PLACE}/{name}.sock");
+        grant.push_str(&server);
+    }
     wait_for(borrower, "the grants", SHORT, &grant)?;
     let on = "grep -q /dev/ /proc/swaps || { /lab/grant --swapd /run/ds/swapd.sock --report | grep -A6 Event; tail -5 /run/ds/swapd.log; false; }";
     wait_for(borrower, "swap on", LONG, on)?;
@@ -116,7 +145,10 @@ pub(super) fn swap_device_of(borrower: &mut Guest, donor: &Guest, device: Device
 }
 
 /// Starts the holder of a swap device, and waits until it has its control socket.
-pub(super) fn swapd(borrower: &mut Guest, size: &'static str) -> Result<()> {
+///
+/// # Errors
+/// If a guest, or what runs in it, does not do it in time.
+pub fn swapd(borrower: &mut Guest, size: &'static str) -> Result<()> {
     holder(borrower, Device::plain(size))
 }
 
@@ -137,18 +169,32 @@ fn holder(borrower: &mut Guest, device: Device) -> Result<()> {
 
 /// A donor with memory to lend, and a borrower that swaps to it as in production: a ublk device
 /// whose pages go by RDMA.
-pub(super) fn production(lab: &mut Lab, device: Device) -> Result<(Guest, Guest)> {
+///
+/// # Errors
+/// If a guest, or what runs in it, does not do it in time.
+pub fn production(lab: &mut Lab, device: Device) -> Result<(Guest, Guest)> {
     let (mut donor, mut borrower) = donor_and_borrower(lab)?;
     memory_server(&mut donor, "256Mi")?;
-    borrower.succeed("modprobe ublk_drv", SHORT)?;
-    swap_device_of(&mut borrower, &donor, device)?;
-    borrower.succeed("grep ^/dev/ublkb /proc/swaps", SHORT)?;
-    is_by_rdma(&report(&mut borrower)?)?;
+    production_device(&mut borrower, &[&donor], device)?;
     Ok((donor, borrower))
 }
 
+/// The same, in a guest that has its RDMA device already.
+///
+/// # Errors
+/// If a guest, or what runs in it, does not do it in time.
+pub fn production_device(borrower: &mut Guest, donors: &[&Guest], device: Device) -> Result<()> {
+    borrower.succeed("modprobe ublk_drv", SHORT)?;
+    swap_device_of(borrower, donors, device)?;
+    borrower.succeed("grep ^/dev/ublkb /proc/swaps", SHORT)?;
+    is_by_rdma(&report(borrower)?)
+}
+
 /// Starts the workload on a ublk device, and waits until it is at work there.
-pub(super) fn storm(borrower: &mut Guest, size: &str, accesses: u32) -> Result<()> {
+///
+/// # Errors
+/// If a guest, or what runs in it, does not do it in time.
+pub fn storm(borrower: &mut Guest, size: &str, accesses: u32) -> Result<()> {
     verify(borrower, size, accesses)?;
     let swapping = "test $(awk '/ublkb/{print $4}' /proc/swaps) -gt 16000";
     wait_for(borrower, "16 MB in the device", LONG, swapping)?;
@@ -157,7 +203,10 @@ pub(super) fn storm(borrower: &mut Guest, size: &str, accesses: u32) -> Result<(
 
 /// Notes what a device that has gone through a fault says, and fails if it has lost or mistaken
 /// anything.
-pub(super) fn unharmed(lab: &mut Lab, borrower: &mut Guest) -> Result<String> {
+///
+/// # Errors
+/// If a guest, or what runs in it, does not do it in time.
+pub fn unharmed(lab: &mut Lab, borrower: &mut Guest) -> Result<String> {
     let after = report(borrower)?;
     note_falls(lab, &after);
     note_ends(lab, borrower)?;
@@ -174,14 +223,20 @@ pub(super) fn unharmed(lab: &mut Lab, borrower: &mut Guest) -> Result<String> {
 }
 
 /// Waits until the link goes by RDMA.
-pub(super) fn by_rdma_again(borrower: &mut Guest) -> Result<()> {
+///
+/// # Errors
+/// If a guest, or what runs in it, does not do it in time.
+pub fn by_rdma_again(borrower: &mut Guest) -> Result<()> {
     let again = "/lab/grant --swapd /run/ds/swapd.sock --report | grep -q 'transport: \"rdma\"'";
     wait_for(borrower, "RDMA again", LONG, again)?;
     Ok(())
 }
 
 /// The device's report, in the words of the `grant` example.
-pub(super) fn report(borrower: &mut Guest) -> Result<String> {
+///
+/// # Errors
+/// If a guest, or what runs in it, does not do it in time.
+pub fn report(borrower: &mut Guest) -> Result<String> {
     borrower.succeed(
         &format!("/lab/grant --swapd {PLACE}/swapd.sock --report"),
         SHORT,
@@ -189,7 +244,8 @@ pub(super) fn report(borrower: &mut Guest) -> Result<String> {
 }
 
 /// The sentences of a report.
-pub(super) fn events(report: &str) -> String {
+#[must_use]
+pub fn events(report: &str) -> String {
     let lines = report.lines().map(str::trim);
     let told = lines.filter(|line| line.starts_with("message:") || line.starts_with("transport"));
     let told: Vec<&str> = told
@@ -199,7 +255,10 @@ pub(super) fn events(report: &str) -> String {
 }
 
 /// A number out of a report: `name: 12,`.
-pub(super) fn number(report: &str, name: &str) -> Result<u64> {
+///
+/// # Errors
+/// If a guest, or what runs in it, does not do it in time.
+pub fn number(report: &str, name: &str) -> Result<u64> {
     let key = format!("{name}: ");
     let line = report
         .lines()
@@ -211,7 +270,10 @@ pub(super) fn number(report: &str, name: &str) -> Result<u64> {
 }
 
 /// Fails unless the device's link goes over RDMA.
-pub(super) fn is_by_rdma(report: &str) -> Result<()> {
+///
+/// # Errors
+/// If a guest, or what runs in it, does not do it in time.
+pub fn is_by_rdma(report: &str) -> Result<()> {
     ensure!(
         report.contains("transport: \"rdma\""),
         "the link does not go over RDMA: {}",
@@ -221,7 +283,10 @@ pub(super) fn is_by_rdma(report: &str) -> Result<()> {
 }
 
 /// The workload that checks every page, in a container with 96 MiB, in the background.
-pub(super) fn verify(borrower: &mut Guest, size: &str, accesses: u32) -> Result<()> {
+///
+/// # Errors
+/// If a guest, or what runs in it, does not do it in time.
+pub fn verify(borrower: &mut Guest, size: &str, accesses: u32) -> Result<()> {
     spawn(
         borrower,
         "verify",
@@ -234,7 +299,10 @@ pub(super) fn verify(borrower: &mut Guest, size: &str, accesses: u32) -> Result<
 
 /// Waits for the workload's end; gives its last line. Fails if a page was wrong, if it died, or
 /// if the kernel complains.
-pub(super) fn verified(borrower: &mut Guest, time: Duration) -> Result<serde_json::Value> {
+///
+/// # Errors
+/// If a guest, or what runs in it, does not do it in time.
+pub fn verified(borrower: &mut Guest, time: Duration) -> Result<serde_json::Value> {
     let ended = "! pgrep -f 'workload verify' >/dev/null || { tail -1 /run/ds/verify.log; false; }";
     wait_for(borrower, "the workload's end", time, ended)?;
     let last = borrower.succeed("tail -1 /run/ds/verify.log", SHORT)?;
@@ -252,14 +320,20 @@ pub(super) fn verified(borrower: &mut Guest, time: Duration) -> Result<serde_jso
 
 /// kill -9 of the process that serves the device; its holder starts another. The device's report
 /// names it: its program is a memory file.
-pub(super) fn kill_engine(borrower: &mut Guest) -> Result<()> {
+///
+/// # Errors
+/// If a guest, or what runs in it, does not do it in time.
+pub fn kill_engine(borrower: &mut Guest) -> Result<()> {
     let engine = number(&report(borrower)?, "engine_pid")?;
     borrower.succeed(&format!("kill -9 {engine}"), SHORT)?;
     Ok(())
 }
 
 /// Replaces the engine, which then sees the host as it is now.
-pub(super) fn restart_swapd(borrower: &mut Guest) -> Result<()> {
+///
+/// # Errors
+/// If a guest, or what runs in it, does not do it in time.
+pub fn restart_swapd(borrower: &mut Guest) -> Result<()> {
     kill_engine(borrower)?;
     let up = "/lab/grant --swapd /run/ds/swapd.sock --report >/dev/null";
     wait_for(borrower, "a new engine", SHORT, up)?;
@@ -268,7 +342,7 @@ pub(super) fn restart_swapd(borrower: &mut Guest) -> Result<()> {
 
 /// Notes how often the device's links fell, and why the last time: a slow guest loses a link to
 /// its own time limits now and then, which costs time and no page.
-pub(super) fn note_falls(lab: &mut Lab, report: &str) {
+pub fn note_falls(lab: &mut Lab, report: &str) {
     let falls = report
         .lines()
         .filter(|line| line.contains("is not reachable"));
@@ -280,7 +354,10 @@ pub(super) fn note_falls(lab: &mut Lab, report: &str) {
 }
 
 /// Notes why engines ended, in the holder's words.
-pub(super) fn note_ends(lab: &mut Lab, borrower: &mut Guest) -> Result<()> {
+///
+/// # Errors
+/// If a guest, or what runs in it, does not do it in time.
+pub fn note_ends(lab: &mut Lab, borrower: &mut Guest) -> Result<()> {
     let ends = "grep -E 'the engine( |.s heartbeat)' /run/ds/swapd.log || true";
     let ends = borrower.succeed(ends, SHORT)?;
     let ends: Vec<&str> = ends.lines().map(str::trim).collect();

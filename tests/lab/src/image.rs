@@ -9,20 +9,8 @@ use anyhow::{Context as _, Result, ensure};
 
 const BUILD: &str = include_str!("../guest/build.sh");
 const INIT: &str = include_str!("../guest/init");
-/// The project's programs that guests run.
-const PROGRAMS: [&str; 9] = [
-    "dynamicswap",
-    "dynamicswap-agent",
-    "dynamicswap-controller",
-    "dynamicswap-memory-server",
-    "dynamicswap-swapd",
-    "dynamicswap-swapd-engine",
-    "dynamicswap-workload",
-    "examples/grant",
-    "examples/foreign_key",
-];
-/// A test program that guests run, and its name there.
-const TESTS: (&str, &str) = ("rdma", "rdma-tests");
+/// Where cargo leaves test programs, whose names it gives a hash.
+const TESTS: &str = "deps/";
 
 /// Files that guests boot from.
 #[derive(Debug, Clone)]
@@ -32,15 +20,19 @@ pub struct Image {
 }
 
 impl Image {
-    /// The kept image, made if it is not there, and the programs that stand beside this one.
+    /// The kept image, made if it is not there, and `programs` of those that stand beside this one:
+    /// `examples/NAME` is an example, `deps/NAME` a test program, which guests know as `NAME-tests`.
     ///
     /// # Errors
     /// With the step that failed.
-    pub fn prepare(directory: &Path) -> Result<Self> {
+    pub fn prepare(directory: &Path, programs: &[&str]) -> Result<Self> {
         let kept = keep()?;
-        let programs = directory.join("programs.ext4");
-        pack(&programs)?;
-        Ok(Self { kept, programs })
+        let packed = directory.join("programs.ext4");
+        pack(&packed, programs)?;
+        Ok(Self {
+            kept,
+            programs: packed,
+        })
     }
 
     /// The kernel.
@@ -100,20 +92,22 @@ fn keep() -> Result<PathBuf> {
 }
 
 /// Packs the programs that the workspace's build left beside this one.
-fn pack(target: &Path) -> Result<()> {
+fn pack(target: &Path, programs: &[&str]) -> Result<()> {
     let own = std::env::current_exe().context("cannot find this program")?;
     let built = own.parent().context("this program is in no directory")?;
     let folder = tempfile::tempdir().context("cannot make a directory")?;
-    let mut programs = vec![(test_program(&built.join("deps"))?, TESTS.1.to_owned())];
-    for program in PROGRAMS {
-        let (_, name) = program.rsplit_once('/').unwrap_or(("", program));
-        programs.push((built.join(program), name.to_owned()));
-    }
-    for (from, name) in programs {
+    for program in programs {
+        let (from, name) = match program.strip_prefix(TESTS) {
+            Some(name) => (test_program(built, name)?, format!("{name}-tests")),
+            None => {
+                let (_, name) = program.rsplit_once('/').unwrap_or(("", program));
+                (built.join(program), name.to_owned())
+            }
+        };
         let to = folder.path().join(&name);
         ensure!(
             from.exists(),
-            "{} is not built: run this by `cargo xtask lab`",
+            "{} is not built: run this by `cargo xtask`",
             from.display()
         );
         std::fs::copy(&from, &to).with_context(|| format!("cannot copy {}", from.display()))?;
@@ -132,19 +126,19 @@ fn pack(target: &Path) -> Result<()> {
     run(pack.arg(folder.path()).arg(target))
 }
 
-/// The newest build of the test program: cargo adds a hash to its name.
-fn test_program(deps: &Path) -> Result<PathBuf> {
+/// The newest build of a test program: cargo adds a hash to its name.
+fn test_program(built: &Path, name: &str) -> Result<PathBuf> {
     let is_ours = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let hash = name
-            .strip_prefix(TESTS.0)
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        let hash = file
+            .strip_prefix(name)
             .and_then(|rest| rest.strip_prefix('-'));
         hash.is_some_and(|hash| hash.chars().all(|c| c.is_ascii_hexdigit()))
     };
-    let entries = std::fs::read_dir(deps).context("cannot read the built programs")?;
+    let entries = std::fs::read_dir(built.join(TESTS)).context("cannot read the built programs")?;
     let found = entries.flatten().map(|entry| entry.path()).filter(is_ours);
     let newest = found.max_by_key(|path| path.metadata().and_then(|it| it.modified()).ok());
-    newest.context("the rdma tests are not built: run this by `cargo xtask lab`")
+    newest.with_context(|| format!("the {name} tests are not built: run this by `cargo xtask`"))
 }
 
 fn run(command: &mut Command) -> Result<()> {

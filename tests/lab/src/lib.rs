@@ -5,6 +5,7 @@
 //! deadline, and whatever a scenario started is gone when it ends.
 #![forbid(unsafe_code)]
 
+pub mod daemons;
 pub mod guest;
 pub mod image;
 pub mod report;
@@ -110,5 +111,13 @@ pub fn wait_for(guest: &mut Guest, what: &str, time: Duration, script: &str) -> 
             );
         }
         std::thread::park_timeout(LOOK_EVERY);
+    }
+}
+
+/// Lets a fault last: it is its time that is played, so there is no condition to wait for.
+pub fn stay(time: Duration) {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        std::thread::park_timeout(end.saturating_duration_since(Instant::now()));
     }
 }

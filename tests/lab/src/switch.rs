@@ -15,6 +15,15 @@ use tempfile::TempDir;
 /// Longest frame: the guests' MTU is 4500.
 const FRAME_MAX: usize = 16 << 10;
 
+/// Which frames of a guest are lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Those that it sends.
+    From,
+    /// Those that it is sent.
+    To,
+}
+
 /// One guest's end.
 #[derive(Debug)]
 struct Port {
@@ -81,9 +90,18 @@ impl Switch {
 
     /// Cuts a guest's link, or joins it again: guests count from 0 in the order of their start.
     pub fn set_link(&self, guest: usize, up: bool) {
+        self.set_way(guest, Way::From, up);
+        self.set_way(guest, Way::To, up);
+    }
+
+    /// Cuts one way of a guest's link, or joins it again.
+    pub fn set_way(&self, guest: usize, way: Way, up: bool) {
         if let Some(port) = self.ports().get(guest) {
-            port.deaf.store(!up, Ordering::Relaxed);
-            port.mute.store(!up, Ordering::Relaxed);
+            let lost = match way {
+                Way::From => &port.deaf,
+                Way::To => &port.mute,
+            };
+            lost.store(!up, Ordering::Relaxed);
         }
     }
 }

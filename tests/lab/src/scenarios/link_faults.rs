@@ -1,13 +1,14 @@
 //! What a network does to a swap device, and a donor that goes for good: a workload that checks every
 //! page goes through it on a ublk device over RDMA, and nobody dies.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::daemons::{Device, LONG, SHORT, number, production, storm, unharmed, verified};
+use crate::daemons::{Device, LONG, SHORT, number, production, storm, unharmed, verified};
 use crate::guest::Guest;
-use crate::{Lab, wait_for};
+use crate::switch::Way;
+use crate::{Lab, stay, wait_for};
 
 /// The borrower's place at the switch.
 const BORROWER: usize = 1;
@@ -34,18 +35,24 @@ pub(super) fn cut(lab: &mut Lab) -> Result<()> {
     end(lab, &mut borrower)
 }
 
+/// Cut one way only, then the other: one end hears and is not heard.
+pub(super) fn one_way(lab: &mut Lab) -> Result<()> {
+    let (_donor, mut borrower) = production(lab, Device::plain("224Mi"))?;
+    storm(&mut borrower, "120Mi", 3_000)?;
+    for way in [Way::From, Way::To] {
+        lab.switch().set_way(BORROWER, way, false);
+        stay(CUT);
+        lab.switch().set_way(BORROWER, way, true);
+        stay(CUT);
+    }
+    borrower.succeed("pgrep -f 'workload verify'", SHORT)?;
+    end(lab, &mut borrower)
+}
+
 fn cut_for(lab: &Lab, time: Duration) {
     lab.switch().set_link(BORROWER, false);
     stay(time);
     lab.switch().set_link(BORROWER, true);
-}
-
-/// Lets a fault last: it is its time that is played, so there is no condition to wait for.
-fn stay(time: Duration) {
-    let end = Instant::now() + time;
-    while Instant::now() < end {
-        std::thread::park_timeout(end.saturating_duration_since(Instant::now()));
-    }
 }
 
 /// Every frame comes 25 ms late: 50 ms there and back.
@@ -70,13 +77,7 @@ fn shaped(lab: &mut Lab, shape: &str, accesses: u32) -> Result<()> {
 
 /// The donor's power fails, for good: the disk has what it held.
 pub(super) fn donor_off(lab: &mut Lab) -> Result<()> {
-    let device = Device {
-        size: "224Mi",
-        // With a spill file ublk is not chosen unasked.
-        holder: "--spill-file /var/spill --front-end ublk",
-        class: "--copies 1 --spill Async",
-    };
-    let (mut donor, mut borrower) = production(lab, device)?;
+    let (mut donor, mut borrower) = production(lab, Device::with_disk("224Mi"))?;
     storm(&mut borrower, "120Mi", 6_000)?;
     donor.power_off();
     let noticed = "/lab/grant --swapd /run/ds/swapd.sock --report | grep 'is not reachable'";

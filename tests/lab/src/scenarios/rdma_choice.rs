@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::daemons::{
+use crate::daemons::{
     LONG, SHORT, events, memory_server, report, restart_swapd, soft_roce, swap_device, verified,
     verify,
 };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::daemons::{
+use crate::daemons::{
     LONG, donor_and_borrower, is_by_rdma, kill_engine, memory_server, number, report, swap_device,
     verified, verify,
 };

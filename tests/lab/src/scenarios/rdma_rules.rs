@@ -2,8 +2,8 @@
 
 use anyhow::{Result, ensure};
 
-use super::daemons::{LONG, soft_roce};
 use crate::Lab;
+use crate::daemons::{LONG, soft_roce};
 
 pub(super) fn play(lab: &mut Lab) -> Result<()> {
     let mut donor = lab.start("donor", 512)?;

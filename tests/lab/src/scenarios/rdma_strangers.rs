@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::daemons::{
+use crate::daemons::{
     LONG, donor_and_borrower, events, is_by_rdma, memory_server, note_falls, report, swap_device,
     verified, verify,
 };

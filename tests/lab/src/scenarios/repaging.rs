@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::daemons::{LONG, SHORT, spawn};
+use crate::daemons::{LONG, SHORT, spawn};
 use crate::guest::Guest;
 use crate::{Lab, wait_for};
 

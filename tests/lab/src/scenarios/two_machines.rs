@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::daemons::{SHORT, soft_roce};
 use crate::Lab;
+use crate::daemons::{SHORT, soft_roce};
 use crate::guest::{Guest, Init};
 
 const DOCUMENT: &str = include_str!("../../../../docs/two-machines.md");

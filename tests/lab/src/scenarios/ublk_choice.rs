@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::daemons::{LONG, SHORT, report, spawn};
+use crate::daemons::{LONG, SHORT, report, spawn};
 use crate::guest::Guest;
 use crate::{Lab, wait_for};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::daemons::{
+use crate::daemons::{
     LONG, SHORT, memory_server, number, report, spawn, swap_device, swapd, verified,
 };
 use crate::guest::Guest;

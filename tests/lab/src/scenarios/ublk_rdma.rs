@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::daemons::{
+use crate::Lab;
+use crate::daemons::{
     Device, SHORT, by_rdma_again, is_by_rdma, kill_engine, number, production, storm, unharmed,
     verified,
 };
-use crate::Lab;
 
 /// The workload's longest time.
 const WORK: Duration = Duration::from_secs(300);

@@ -1,0 +1,49 @@
+//! A machine of 192 MiB, and a workload of three times what the kernel and swapd leave of it: no limit
+//! holds it back, so that swapd, the network and the kernel's own needs compete with it for every page,
+//! and a task that waits too long ends the machine.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::daemons::{
+    Device, LONG, SHORT, memory_server, production_device, soft_roce, spawn, unharmed, verified,
+};
+use crate::{Lab, wait_for};
+
+/// The workload's longest time.
+const WORK: Duration = Duration::from_secs(540);
+const MEMORY_MIB: u32 = 192;
+/// How many times what is available the workload owns.
+const OVERCOMMIT: u64 = 3;
+
+pub(super) fn play(lab: &mut Lab) -> Result<()> {
+    let mut donor = lab.start("donor", 768)?;
+    let mut borrower = lab.start("borrower", MEMORY_MIB)?;
+    soft_roce(&mut donor)?;
+    soft_roce(&mut borrower)?;
+    memory_server(&mut donor, "384Mi")?;
+    production_device(&mut borrower, &[&donor], Device::plain("352Mi"))?;
+    borrower.succeed("sysctl -qw kernel.hung_task_panic=1", SHORT)?;
+    let memory = borrower.succeed(
+        "grep -E 'MemTotal|MemAvailable|Mlocked' /proc/meminfo",
+        SHORT,
+    )?;
+    lab.note("memory", memory.trim());
+    let available = borrower.succeed("awk '/MemAvailable/{print $2}' /proc/meminfo", SHORT)?;
+    let available: u64 = available.trim().parse().context("a number of KiB")?;
+    let size = format!("{}Mi", OVERCOMMIT * available / 1024);
+    lab.note("workload_size", size.clone());
+    let command = format!(
+        "/lab/dynamicswap-workload verify --size {size} --threads 2 --ops 2000 --progress-ms 5000"
+    );
+    spawn(&mut borrower, "verify", &command)?;
+    let swapping = "test $(awk '/ublkb/{print $4}' /proc/swaps) -gt 60000";
+    wait_for(&mut borrower, "60 MB in the device", LONG, swapping)?;
+    let end = verified(&mut borrower, WORK)?;
+    let pages = end["pages_final"].as_u64().context("a number of pages")?;
+    lab.note("pages_checked_at_the_end", pages);
+    lab.note("workload", end);
+    unharmed(lab, &mut borrower)?;
+    Ok(())
+}
