@@ -9,15 +9,20 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use dynamicswap_cli::failure::{Interrupted, exit_code};
 use dynamicswap_cli::interrupt::Interrupt;
 
+mod borrower;
 mod cluster;
 mod counting_allocator;
 mod engine_cost;
 mod faults;
+mod lab;
+mod link_cost;
+mod memory_server;
 mod peers;
+mod plot;
 mod report;
 mod round_trip;
 mod swap_in;
@@ -39,6 +44,21 @@ struct Args {
     /// Seconds of each swap measurement.
     #[arg(long, default_value_t = 6)]
     seconds: u32,
+    /// In virtual machines: ublk and RDMA, against NBD, NVMe over fabrics and perftest.
+    #[arg(long)]
+    lab: bool,
+    /// Runs in virtual machines, each with new ones; figures are their medians.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    runs: u32,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+/// What a guest of the lab runs of this program.
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// Measures a link to a memory server, without a device.
+    Link(link_cost::Options),
 }
 
 /// One measurement: its name and what runs it.
@@ -85,7 +105,12 @@ fn run(args: &Args) -> Result<bool> {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    match run(&args) {
+    let done = match &args.part {
+        Some(Part::Link(options)) => link_cost::run(options).map(|()| true),
+        None if args.lab => lab::run(&args),
+        None => run(&args),
+    };
+    match done {
         Ok(all_ran) => ExitCode::from(u8::from(!all_ran)),
         Err(error) if error.downcast_ref::<Interrupted>().is_some() => exit_code(&error),
         Err(error) => {

@@ -29,6 +29,8 @@ pub struct Figure {
     pub peer_value: Option<f64>,
     /// `value` over `peer_value`, or `value` itself where there is no peer.
     pub ratio: f64,
+    /// The smallest and the largest ratio of all runs; absent where there is one run only.
+    pub spread: Option<[f64; 2]>,
     /// The bar as text, such as "<= 1.8".
     pub bar: String,
     /// Whether the bar is reached; true where none is promised.
@@ -55,8 +57,18 @@ pub struct Report {
 impl Report {
     /// Adds a figure that is judged against a peer of the same run.
     pub fn against(&mut self, name: &str, value: f64, peer: (&str, f64), bar: Bar) -> &mut Figure {
-        let ratio = value / peer.1;
-        self.push(name, value, Some(peer), (ratio, bar))
+        self.between(name, value, peer, (value / peer.1, bar))
+    }
+
+    /// Adds a figure whose ratio is not that of the two values: the median of several runs' ratios.
+    pub fn between(
+        &mut self,
+        name: &str,
+        value: f64,
+        peer: (&str, f64),
+        judged: (f64, Bar),
+    ) -> &mut Figure {
+        self.push(name, value, Some(peer), judged)
     }
 
     /// Adds a figure that is judged by itself.
@@ -72,6 +84,7 @@ impl Report {
             peer: None,
             peer_value: None,
             ratio: f64::NAN,
+            spread: None,
             bar: "measured".to_owned(),
             holds: false,
             reason: Some(reason.to_owned()),
@@ -98,6 +111,7 @@ impl Report {
             peer: peer.map(|(name, _)| name.to_owned()),
             peer_value: peer.map(|(_, value)| value),
             ratio,
+            spread: None,
             bar,
             holds,
             reason: None,
@@ -107,14 +121,17 @@ impl Report {
 
     /// Prints the table.
     pub fn print(&self) {
-        println!("| measure | value | peer | peer's | ratio | bar | holds |");
+        println!("| measure | value | peer | peer's | ratio (spread) | bar | holds |");
         println!("|---|---:|---|---:|---:|---|---|");
         for figure in &self.figures {
             let peer_value = figure
                 .peer_value
                 .map_or_else(String::new, |v| format!("{v:.3}"));
+            let spread = figure.spread.map_or_else(String::new, |[least, most]| {
+                format!(" ({least:.2} to {most:.2})")
+            });
             println!(
-                "| {} | {:.3} | {} | {peer_value} | {:.3} | {} | {} |",
+                "| {} | {:.3} | {} | {peer_value} | {:.3}{spread} | {} | {} |",
                 figure.name,
                 figure.value,
                 figure.peer.as_deref().unwrap_or("-"),
