@@ -12,7 +12,7 @@ use crate::client::Client;
 /// Where it is installed.
 pub const NAMESPACE: &str = "dynamicswap-system";
 /// The release's name.
-const RELEASE: &str = "dynamicswap";
+pub(crate) const RELEASE: &str = "dynamicswap";
 /// What lends memory and what borrows it.
 const LABELS: [&str; 2] = ["dynamicswap.io/borrower=true", "dynamicswap.io/donor=true"];
 /// The controller answers within it; its pods are the last that a busy node starts.

@@ -19,4 +19,5 @@ pub mod namespace;
 pub mod node;
 pub mod programs;
 pub mod record;
+pub mod scenarios;
 pub mod up;

@@ -15,6 +15,7 @@ use dynamicswap_cluster::down::down;
 use dynamicswap_cluster::install::{self, install};
 use dynamicswap_cluster::node::{self, NODES_MAX, Node};
 use dynamicswap_cluster::record::{Paths, Record};
+use dynamicswap_cluster::scenarios;
 use dynamicswap_cluster::up::{Plan, up};
 
 /// A whole Kubernetes on one machine: its control plane in a network namespace, its nodes as
@@ -32,6 +33,9 @@ enum Command {
     Up(Up),
     /// Removes a cluster: processes, shells in its network, network, folder.
     Down(Target),
+    /// Plays the scenarios on a cluster that was brought up with --install; the last one takes the
+    /// product away.
+    Scenarios(Scenarios),
     /// Opens a shell in a cluster's network, with kubectl and helm.
     Shell(Target),
     /// Runs one command in a cluster's network, with kubectl and helm: `run -- kubectl get nodes`.
@@ -79,6 +83,18 @@ struct Run {
     command: Vec<String>,
 }
 
+#[derive(Debug, Args)]
+struct Scenarios {
+    #[command(flatten)]
+    target: Target,
+    /// Only this one; may be given more than once.
+    #[arg(long)]
+    scenario: Vec<String>,
+    /// Where cluster.json goes.
+    #[arg(long, default_value = "target/cluster")]
+    out: PathBuf,
+}
+
 /// A label, for one node or for all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct NodeLabel {
@@ -111,6 +127,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Up(options) => bring_up(&options),
         Command::Down(target) => take_down(&target),
+        Command::Scenarios(scenarios) => play(&scenarios),
         Command::Shell(target) => shell(&target),
         Command::Run(run) => run_one(&run),
     };
@@ -210,6 +227,15 @@ fn take_down(target: &Target) -> Result<ExitCode> {
         println!("the cluster '{}' is gone, nothing is left", target.name);
     }
     Ok(ExitCode::from(u8::from(!left.is_empty())))
+}
+
+fn play(options: &Scenarios) -> Result<ExitCode> {
+    check_root()?;
+    let paths = Paths::of(&options.target.name);
+    let client = Record::load(&paths)?.client(&paths);
+    let interrupt = Interrupt::listen()?;
+    let failed = scenarios::play(&client, &options.scenario, &options.out, &interrupt)?;
+    Ok(ExitCode::from(u8::from(failed > 0)))
 }
 
 fn shell(target: &Target) -> Result<ExitCode> {

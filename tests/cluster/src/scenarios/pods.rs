@@ -1,0 +1,127 @@
+//! Pods of the scenarios: a workload that checks every word of twice its memory.
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+
+use crate::client::Client;
+
+/// A workload in a pod.
+#[derive(Debug)]
+pub struct Pod {
+    name: &'static str,
+    seconds: u32,
+}
+
+impl Pod {
+    /// One that works for so long once it has filled its memory.
+    pub const fn new(name: &'static str, seconds: u32) -> Self {
+        Self { name, seconds }
+    }
+
+    /// Its name.
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// What is applied.
+    pub fn manifest(&self) -> Result<String> {
+        let seconds = self.seconds.to_string();
+        let arguments = [
+            "verify",
+            "--size",
+            "192Mi",
+            "--threads",
+            "1",
+            "--seconds",
+            &seconds,
+            "--progress-ms",
+            "2000",
+        ];
+        let manifest = json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": self.name, "labels": {"app": "verify"}},
+            "spec": {
+                "restartPolicy": "Never",
+                "nodeSelector": {"dynamicswap.io/borrower": "true"},
+                "automountServiceAccountToken": false,
+                "containers": [{
+                    "name": "verify",
+                    "image": "localhost/dynamicswap-workload:0.1.0",
+                    "imagePullPolicy": "Never",
+                    "args": arguments,
+                    "resources": {
+                        "limits": {"memory": "96Mi"},
+                        "requests": {"memory": "96Mi", "cpu": "100m"},
+                    },
+                }],
+            },
+        });
+        serde_json::to_string(&manifest).context("a manifest is plain values")
+    }
+
+    fn phase(&self, client: &Client) -> Result<String> {
+        client.kubectl(&[
+            "get",
+            "pod",
+            self.name,
+            "--output",
+            "jsonpath={.status.phase}",
+        ])
+    }
+
+    fn last_line(&self, client: &Client) -> Result<String> {
+        client.kubectl(&["logs", self.name, "--tail", "1"])
+    }
+
+    /// Fails if it has died.
+    pub fn check_alive(&self, client: &Client) -> Result<()> {
+        if self.phase(client)? == "Failed" {
+            bail!(
+                "{} has died; it said last: {}",
+                self.name,
+                self.last_line(client)?
+            );
+        }
+        Ok(())
+    }
+
+    /// The last line of one that has ended; none while it runs.
+    pub fn end(&self, client: &Client) -> Result<Option<Value>> {
+        match self.phase(client)?.as_str() {
+            "Succeeded" | "Failed" => {
+                let last = self.last_line(client)?;
+                let end = serde_json::from_str(&last);
+                // A line that is none of the workload's own: it was killed.
+                Ok(Some(end.unwrap_or_else(|_| json!({"died_with": last}))))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Whether a pod, as kubectl gives it, is ready.
+pub fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    let mut conditions = conditions.into_iter().flatten();
+    let is_ready = conditions.any(|it| it["type"] == "Ready" && it["status"] == "True");
+    is_ready && pod["metadata"]["deletionTimestamp"].is_null()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pod_is_ready_by_its_condition_and_not_while_it_is_deleted() {
+        let condition = |status: &str| json!({"type": "Ready", "status": status});
+        let ready = json!({"status": {"conditions": [condition("True")]}});
+        assert!(is_ready(&ready));
+        assert!(!is_ready(
+            &json!({"status": {"conditions": [condition("False")]}})
+        ));
+        let mut going = ready;
+        going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        assert!(!is_ready(&going));
+    }
+}
