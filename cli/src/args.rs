@@ -157,8 +157,12 @@ pub struct StatusArgs {
     /// has its copies.
     #[arg(long)]
     pub wait: bool,
+    /// Wait until nothing swaps any more, and so nothing would be lost if everything were removed; exit
+    /// code 1 at once while a policy is in force.
+    #[arg(long, conflicts_with = "wait")]
+    pub unused: bool,
     /// Longest wait, such as 30s or 5m; exit code 1 when it is over.
-    #[arg(long, requires = "wait", value_name = "TIME", default_value = "1m")]
+    #[arg(long, value_name = "TIME", default_value = "1m")]
     pub timeout: PolicyDuration,
 }
 
@@ -493,7 +497,8 @@ mod tests {
         assert_eq!(limit, PolicyDuration::from_secs(60));
         let limit = status(&["--wait", "--timeout", "90s"]).expect("valid");
         assert_eq!(limit, PolicyDuration::from_secs(90));
-        assert!(status(&["--timeout", "90s"]).is_err(), "waits for nothing");
+        assert!(status(&["--unused", "--timeout", "90s"]).is_ok());
+        assert!(status(&["--unused", "--wait"]).is_err(), "one or the other");
         assert!(status(&["--wait", "--timeout", "soon"]).is_err());
     }
 

@@ -29,7 +29,9 @@ pub fn run(args: &StatusArgs) -> Result<ExitCode> {
     let (mut client, title) = connect(&args.connect)?;
     let interrupt = Interrupt::listen()?;
     let mut ui = Ui::new();
-    let summary = if args.wait {
+    let summary = if args.unused {
+        wait_unused(args, &mut client, &interrupt, &mut ui)?
+    } else if args.wait {
         wait(args, &mut client, &interrupt, &mut ui)?
     } else {
         Summary::of(&client.status(0)?)
@@ -80,6 +82,55 @@ fn wait(
     }
 }
 
+/// Waits until no device is attached. While a policy is in force that would never come.
+fn wait_unused(
+    args: &StatusArgs,
+    client: &mut Client,
+    interrupt: &Interrupt,
+    ui: &mut Ui,
+) -> Result<Summary> {
+    let deadline = Instant::now() + args.timeout.as_duration();
+    loop {
+        let policies = policies(client)?;
+        let in_force = policies.iter().filter(|policy| policy.in_force());
+        let names: Vec<String> = in_force
+            .map(|policy| policy.metadata.name.clone().unwrap_or_default())
+            .collect();
+        if !names.is_empty() {
+            ui.clear_live();
+            bail!(
+                "in use: {} in force, so devices stay attached; delete the policies (kubectl delete rmp) and try again",
+                names.join(", ")
+            );
+        }
+        let summary = Summary::of(&client.status(0)?);
+        let attached = attached(&summary);
+        let Some(first) = attached.first() else {
+            ui.clear_live();
+            return Ok(summary);
+        };
+        if Instant::now() >= deadline {
+            ui.clear_live();
+            bail!("in use after {}: {}", args.timeout, attached.join("; "));
+        }
+        ui.live(&format!("waiting: {first}"));
+        interrupt.wait(LOOK_EVERY)?;
+    }
+}
+
+/// Devices that still are swap, one sentence each.
+fn attached(summary: &Summary) -> Vec<String> {
+    let attached = summary.devices.iter().filter(|device| device.attached);
+    let told = attached.map(|device| {
+        let used = human_bytes(device.used);
+        format!(
+            "the swap device of {} is attached, {used} in use",
+            device.node
+        )
+    });
+    told.collect()
+}
+
 /// The nodes that a local cluster was started with; none are known of another one.
 fn nodes_of_record(args: &StatusArgs) -> Result<Vec<String>> {
     if args.connect.controller.is_some() {
@@ -92,16 +143,22 @@ fn nodes_of_record(args: &StatusArgs) -> Result<Vec<String>> {
 /// The cluster, and whether a policy in force wants its devices attached.
 fn look(client: &mut Client) -> Result<(Summary, bool)> {
     let summary = Summary::of(&client.status(0)?);
+    let is_swap_wanted = policies(client)?.iter().any(RemoteMemoryPolicy::in_force);
+    Ok((summary, is_swap_wanted))
+}
+
+/// The policies that this program understands; the controller, of the same version, puts no other in
+/// force.
+fn policies(client: &mut Client) -> Result<Vec<RemoteMemoryPolicy>> {
     let request = GetRequest {
         kind: RemoteMemoryPolicy::KIND.to_owned(),
         ..GetRequest::default()
     };
-    let policies = client.get(request)?;
-    let in_force = |text: &String| {
-        let policy: Result<RemoteMemoryPolicy, _> = serde_json::from_str(text);
-        policy.is_ok_and(|policy| policy.in_force())
-    };
-    Ok((summary, policies.iter().any(in_force)))
+    let texts = client.get(request)?;
+    let understood = texts
+        .iter()
+        .filter_map(|text| serde_json::from_str(text).ok());
+    Ok(understood.collect())
 }
 
 /// What is missing until the cluster is ready, one sentence each.
@@ -177,6 +234,17 @@ mod tests {
         assert_eq!(missing(&summary, &[], true), told);
         summary.devices.clear();
         assert_eq!(missing(&summary, &[], true), ["no swap device is reported"]);
+    }
+
+    #[test]
+    fn attached_devices_are_named_with_what_is_on_them() {
+        let mut summary = healthy();
+        summary.devices[0].attached = true;
+        summary.devices[0].used = 3 << 30;
+        let told = ["the swap device of borrower is attached, 3.0 GiB in use"];
+        assert_eq!(attached(&summary), told);
+        summary.devices[0].attached = false;
+        assert!(attached(&summary).is_empty());
     }
 
     #[test]
