@@ -10,6 +10,7 @@ use dynamicswap_proto::SESSION_PROTOCOL;
 use dynamicswap_proto::control::v1::{DesiredDocument, Hello, NodeReport};
 use dynamicswap_proto::daemon::v1::report;
 use dynamicswap_types::Bytes;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
@@ -23,6 +24,8 @@ use crate::journal::{Action, Journal};
 use crate::kubernetes::{Cluster, PodSource};
 use crate::lending::{DonorFigures, Lending};
 use crate::limits::{COUNTS_REFRESH, REPORT_SPACING, TICK, WARNINGS_MAX};
+use crate::metrics::Snapshot;
+use crate::metrics::serve::Scrape;
 use crate::node;
 use crate::originals::{Originals, OriginalsError};
 use crate::pressure::{ContainerSource, Origin, PressureMonitor};
@@ -74,6 +77,8 @@ pub struct Agent {
     refreshed: Instant,
     report_due: bool,
     reported: Instant,
+    /// Who wants metrics, if they are served.
+    scrapes: Option<mpsc::Receiver<Scrape>>,
 }
 
 /// What has happened.
@@ -85,6 +90,7 @@ enum Happened {
     LookDue,
     CountsDue,
     Tick,
+    Scrape(Scrape),
 }
 
 impl Agent {
@@ -130,9 +136,15 @@ impl Agent {
             refreshed: now,
             report_due: true,
             reported: now,
+            scrapes: None,
             config,
             kept,
         }
+    }
+
+    /// Answers those who want metrics, from now on.
+    pub fn answer(&mut self, scrapes: mpsc::Receiver<Scrape>) {
+        self.scrapes = Some(scrapes);
     }
 
     /// Runs for ever. While the controller is away, the node goes on by the kept document.
@@ -161,6 +173,8 @@ impl Agent {
                     self.refreshed = Instant::now();
                     self.pressure.refresh_counts();
                 }
+                // One that has not waited for it is gone.
+                Happened::Scrape(scrape) => drop(scrape.send(self.snapshot())),
                 Happened::Tick => {
                     self.tick_at = Instant::now() + TICK;
                     self.report_due = true;
@@ -185,6 +199,7 @@ impl Agent {
             ended = end_of_work(&mut self.repaging) => Happened::Repaged(ended),
             () = sleep_until(look_at) => Happened::LookDue,
             () = sleep_until(self.refreshed + COUNTS_REFRESH), if counts_due => Happened::CountsDue,
+            scrape = next_scrape(&mut self.scrapes) => Happened::Scrape(scrape),
             () = sleep_until(self.tick_at) => Happened::Tick,
         }
     }
@@ -351,6 +366,13 @@ impl Agent {
         Ok(())
     }
 
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            report: self.report(),
+            has_session: self.session.is_open(),
+        }
+    }
+
     fn hello(&self) -> Hello {
         Hello {
             node: self.config.node.to_string(),
@@ -411,6 +433,17 @@ impl Agent {
         message.swap_device_error = error_of(&self.swapd).unwrap_or_default();
         message.memory_server_error = error_of(&self.memory_server).unwrap_or_default();
         message
+    }
+}
+
+/// Who wants metrics next; waits for ever where they are not served.
+async fn next_scrape(scrapes: &mut Option<mpsc::Receiver<Scrape>>) -> Scrape {
+    match scrapes {
+        Some(scrapes) => match scrapes.recv().await {
+            Some(scrape) => scrape,
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
     }
 }
 

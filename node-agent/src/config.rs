@@ -1,6 +1,6 @@
 //! The command line, and the configuration that it is checked into.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -115,6 +115,9 @@ pub struct Args {
         requires = "cgroups"
     )]
     cgroup_root: PathBuf,
+    /// Where Prometheus may ask: GET /metrics. Without it nobody may.
+    #[arg(long, value_name = "IP:PORT")]
+    metrics_listen: Option<SocketAddr>,
     /// Time between two looks at pressure in milliseconds; triggers come on top.
     #[arg(long, value_name = "MS", default_value_t = 1000)]
     look_every_ms: u64,
@@ -212,6 +215,8 @@ pub struct Config {
     pub keep_system_off: bool,
     /// Whether limits are put back at the end.
     pub restore_on_stop: bool,
+    /// Where metrics are served, if they are.
+    pub metrics_listen: Option<SocketAddr>,
     /// Time between two looks at pressure.
     pub look_every: Duration,
 }
@@ -307,6 +312,7 @@ impl TryFrom<Args> for Config {
                 kubelet_address: args.kubelet_address,
             }),
             restore_on_stop: args.restore_on_stop,
+            metrics_listen: args.metrics_listen,
             look_every: Duration::from_millis(args.look_every_ms),
         })
     }

@@ -18,6 +18,7 @@ pub mod journal;
 pub mod kubernetes;
 pub mod lending;
 pub mod limits;
+pub mod metrics;
 pub mod node;
 pub mod originals;
 pub mod policies;

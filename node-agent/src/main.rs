@@ -11,6 +11,7 @@ use dynamicswap_agent::cgroup::Layout;
 use dynamicswap_agent::config::{Args, Cli, Config, Refusal, RestoreArgs, Task};
 use dynamicswap_agent::document::{DocumentError, KeptDocument};
 use dynamicswap_agent::kubernetes::Cluster;
+use dynamicswap_agent::metrics;
 use dynamicswap_agent::node;
 use dynamicswap_agent::originals::{Originals, OriginalsError};
 use tokio::signal::unix::{SignalKind, signal};
@@ -62,6 +63,10 @@ fn run(args: Args) -> Result<()> {
 async fn serve(mut config: Config, kept: KeptDocument, originals: Originals) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let scrapes = match config.metrics_listen {
+        Some(address) => Some(metrics::serve::start(address).await?),
+        None => None,
+    };
     let mut cluster = None;
     if let Some(kubernetes) = &config.kubernetes {
         let address = kubernetes.kubelet_address;
@@ -74,6 +79,9 @@ async fn serve(mut config: Config, kept: KeptDocument, originals: Originals) -> 
         cluster = Some(joined);
     }
     let mut agent = Agent::new(config, kept, originals, cluster.as_ref());
+    if let Some(scrapes) = scrapes {
+        agent.answer(scrapes);
+    }
     tokio::select! {
         () = agent.run() => {}
         sentence = other_station(&mut cluster) => bail!(sentence),

@@ -93,6 +93,12 @@ impl Session {
         }
     }
 
+    /// Whether the controller has taken it.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        matches!(self.state, State::Open(_))
+    }
+
     /// Begins to connect.
     pub fn connect(&mut self, hello: Hello) {
         let endpoint = self.endpoint.clone();

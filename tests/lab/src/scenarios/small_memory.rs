@@ -24,7 +24,10 @@ pub(super) fn play(lab: &mut Lab) -> Result<()> {
     soft_roce(&mut borrower)?;
     memory_server(&mut donor, "384Mi")?;
     production_device(&mut borrower, &[&donor], Device::plain("352Mi"))?;
-    borrower.succeed("sysctl -qw kernel.hung_task_panic=1", SHORT)?;
+    // The network allocates what it receives: without a reserve that reclaim leaves to it, nothing arrives
+    // any more that could end the shortage. docs/operations.md says so of small machines.
+    let set = "sysctl -qw kernel.hung_task_panic=1 vm.min_free_kbytes=16384";
+    borrower.succeed(set, SHORT)?;
     let memory = borrower.succeed(
         "grep -E 'MemTotal|MemAvailable|Mlocked' /proc/meminfo",
         SHORT,
