@@ -14,13 +14,13 @@ use dynamicswap_engine::document::{Document, ReplicaPlace, ServerDescriptor, Set
 use dynamicswap_engine::effect::Effect;
 use dynamicswap_engine::engine::{Engine, EngineConfig};
 use dynamicswap_engine::limits::{OPERATIONS_MAX, SCRATCH_PAGES};
-use dynamicswap_engine::page_guard::{PageGuard, PageKey};
+use dynamicswap_engine::page_guard::{PageGuard, PageKey, TagLength};
 use dynamicswap_engine::request::{Request, RequestKind, RequestTag};
 use dynamicswap_engine::slots::{Grant, GrantDocument, Hello, Owner, SlotGeometry};
 use dynamicswap_engine::tables::{Geometry, OwnedTables};
 use dynamicswap_types::{
-    Bytes, Copies, Durability, Epoch, Generation, IncarnationId, MonotonicTime, PageIndex,
-    ServerIndex, SessionId, SetId, SlabSize, SlotIndex, Spill, SwapDeviceId,
+    Bytes, Copies, Durability, Epoch, Generation, IncarnationId, Integrity, MonotonicTime,
+    PageIndex, ServerIndex, SessionId, SetId, SlabSize, SlotIndex, Spill, SwapDeviceId,
 };
 
 use crate::Args;
@@ -170,7 +170,8 @@ fn loopback(slab: SlabSize) -> Result<LoopbackTransport> {
 /// Measures the engine.
 pub fn measure(_args: &Args, report: &mut Report) -> Result<()> {
     let slab = SlabSize::try_from(SlabSize::MIN)?;
-    let geometry = Geometry::new(Bytes::from_mib(SLABS), slab, 1 + SCRATCH_PAGES)?;
+    let size = Bytes::from_mib(SLABS);
+    let geometry = Geometry::new(size, slab, 1 + SCRATCH_PAGES, Integrity::Full)?;
     let tables = OwnedTables::new(DEVICE, geometry);
     let config = EngineConfig {
         geometry,
@@ -200,8 +201,14 @@ pub fn measure(_args: &Args, report: &mut Report) -> Result<()> {
     bind_cost(&mut run, geometry, report)?;
     page_cost(&mut run, ("", Bar::AtMost(1.5)), report)?;
     let key = PageKey::from_bytes([5; 32]);
-    run.engine.guard_with(PageGuard::sealed(&key, DEVICE));
-    page_cost(&mut run, (", encrypted", Bar::None), report)
+    for (kept, how) in [
+        (TagLength::Half, ", encrypted"),
+        (TagLength::Whole, ", encrypted, whole tag"),
+    ] {
+        run.engine.guard_with(PageGuard::sealed(&key, DEVICE, kept));
+        page_cost(&mut run, (how, Bar::None), report)?;
+    }
+    Ok(())
 }
 
 const BUFFER: BufferRange = BufferRange { first: 0, pages: 1 };

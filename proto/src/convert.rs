@@ -1,6 +1,6 @@
 //! Conversions between messages and domain types: invalid values are refused here, at the edge.
 
-use dynamicswap_types::{Copies, Durability, Spill};
+use dynamicswap_types::{Copies, Durability, Integrity, Spill};
 use thiserror::Error;
 
 use crate::common::v1 as pb;
@@ -36,6 +36,27 @@ impl From<Spill> for pb::Spill {
     }
 }
 
+impl From<Integrity> for pb::Integrity {
+    fn from(integrity: Integrity) -> Self {
+        match integrity {
+            Integrity::None => Self::None,
+            Integrity::Tag64 => Self::Tag64,
+            Integrity::Full => Self::Full,
+        }
+    }
+}
+
+impl From<pb::Integrity> for Option<Integrity> {
+    fn from(message: pb::Integrity) -> Self {
+        match message {
+            pb::Integrity::None => Some(Integrity::None),
+            pb::Integrity::Tag64 => Some(Integrity::Tag64),
+            pb::Integrity::Full => Some(Integrity::Full),
+            pb::Integrity::Unspecified => None,
+        }
+    }
+}
+
 impl From<Durability> for pb::Durability {
     fn from(class: Durability) -> Self {
         Self {
@@ -65,6 +86,16 @@ impl TryFrom<pb::Durability> for Durability {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn integrity_survives_the_wire_and_silence_is_none_known() {
+        for integrity in Integrity::ALL {
+            let known: Option<Integrity> = pb::Integrity::from(integrity).into();
+            assert_eq!(known, Some(integrity));
+        }
+        let known: Option<Integrity> = pb::Integrity::Unspecified.into();
+        assert_eq!(known, None);
+    }
 
     #[test]
     fn durability_survives_the_wire_and_invalid_ones_do_not() {

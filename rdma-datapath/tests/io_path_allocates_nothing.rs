@@ -21,8 +21,8 @@ use dynamicswap_datapath::swapd::local::{self, LocalTransport};
 use dynamicswap_datapath::swapd::mailbox::mailbox;
 use dynamicswap_datapath::swapd::memory::{self, Identity, SwapdMemory, scratch};
 use dynamicswap_engine::engine::{Engine, EngineConfig};
-use dynamicswap_engine::page_guard::{PageGuard, PageKey};
-use dynamicswap_types::{Bytes, SlabSize, SwapDeviceId};
+use dynamicswap_engine::page_guard::{PageGuard, PageKey, TagLength};
+use dynamicswap_types::{Bytes, Integrity, SlabSize, SwapDeviceId};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 /// Counts allocations of threads that ask for it.
@@ -85,20 +85,36 @@ fn socket_pair() -> (OwnedFd, OwnedFd) {
 
 #[test]
 fn requests_cost_no_allocation_after_the_start() {
-    const WRITE: u32 = 16;
-    const READ: u32 = 15;
-    let directory = tempfile::tempdir().expect("a directory");
-    let identity = Identity {
+    let kinds = [
+        (Integrity::Tag64, TagLength::Half),
+        (Integrity::Full, TagLength::Whole),
+    ];
+    for (integrity, kept) in kinds {
+        assert_eq!(allocations(integrity, kept), 0, "{integrity}");
+    }
+}
+
+fn identity(integrity: Integrity) -> Identity {
+    Identity {
         device_id: SwapDeviceId::from_bytes([1; 16]),
         size: Bytes::from_mib(32),
         slab: SlabSize::try_from(Bytes::from_mib(1)).expect("a slab"),
         spill: Bytes::ZERO,
         noswap: true,
-    };
+        integrity,
+    }
+}
+
+/// Allocations of the I/O thread over some hundred requests.
+fn allocations(integrity: Integrity, kept: TagLength) -> u64 {
+    const WRITE: u32 = 16;
+    const READ: u32 = 15;
+    let directory = tempfile::tempdir().expect("a directory");
+    let identity = identity(integrity);
     let create = |name: &str, bytes: usize| {
         MappedFile::create(&directory.path().join(name), bytes).expect("room")
     };
-    let geometry = memory::geometry(identity.size, identity.slab).expect("possible");
+    let geometry = memory::geometry(identity.size, identity.slab, integrity).expect("possible");
     let file = create("memory", memory::file_bytes(geometry));
     let (memory, mut pool) = SwapdMemory::create(file, &identity).expect("fits");
     let content = local::content_bytes(identity.size, identity.slab).as_usize();
@@ -112,7 +128,7 @@ fn requests_cost_no_allocation_after_the_start() {
     };
     let mut engine = Engine::new(config, memory.tables()).expect("fresh tables");
     let key = PageKey::from_bytes([3; 32]);
-    engine.guard_with(PageGuard::sealed(&key, identity.device_id));
+    engine.guard_with(PageGuard::sealed(&key, identity.device_id, kept));
     let (_outbox, inbox, _events) = mailbox().expect("an eventfd");
     let (kernel, ours) = socket_pair();
     let local = LocalTransport::new(content, identity.slab);
@@ -152,5 +168,5 @@ fn requests_cost_no_allocation_after_the_start() {
             }
         }
     }
-    assert_eq!(allocations, 0);
+    allocations
 }

@@ -6,6 +6,7 @@
 
 mod durability;
 mod id;
+mod integrity;
 mod name;
 mod time;
 mod unit;
@@ -16,6 +17,7 @@ pub use id::{
     IdError, IncarnationId, PageIndex, ServerIndex, SessionId, SetId, SlabIndex, SlotIndex,
     SwapDeviceId,
 };
+pub use integrity::{Integrity, IntegrityError};
 pub use name::{FailureDomain, NameError, NodeName};
 pub use time::MonotonicTime;
 pub use unit::{Bytes, PAGE_SIZE, PageCount, QuantityError, SlabSize, SlabSizeError};

@@ -203,7 +203,12 @@ impl<'m> Engine<'m> {
 
     /// Encrypts every page from now on. To be called before the first request, and for every
     /// engine of a device alike: the tables do not say how a page left.
+    ///
+    /// # Panics
+    /// If the guard keeps whole tags and the tables have no place for them: no page would be read
+    /// again.
     pub fn guard_with(&mut self, guard: PageGuard) {
+        assert!(!guard.keeps_whole_tags() || self.config.geometry.tag_rests() > 0);
         self.guard = guard;
     }
 

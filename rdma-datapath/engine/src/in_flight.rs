@@ -11,6 +11,7 @@ use crate::limits::{PARTS_MAX, REQUEST_PAGES_MAX, TICK};
 use crate::operation::OperationId;
 use crate::page_set::PageSet;
 use crate::request::RequestTag;
+use crate::tables::PageTag;
 
 /// Place of a request in its table.
 pub(crate) type RequestPlace = usize;
@@ -163,8 +164,8 @@ pub(crate) struct RequestState {
     pub(crate) outstanding: u32,
     /// Write: the version to publish.
     pub(crate) version: u64,
-    /// Write: checksums to publish, made from the buffer at submission.
-    pub(crate) tags: [u64; REQUEST_PAGES_MAX as usize],
+    /// Write: tags to publish, made from the buffer at submission.
+    pub(crate) tags: [PageTag; REQUEST_PAGES_MAX as usize],
     /// Whether the place is taken.
     pub(crate) taken: bool,
 }
@@ -186,7 +187,7 @@ impl RequestState {
             part_count: 0,
             outstanding: 0,
             version: 0,
-            tags: [0; REQUEST_PAGES_MAX as usize],
+            tags: [PageTag::half(0); REQUEST_PAGES_MAX as usize],
             taken: false,
         }
     }

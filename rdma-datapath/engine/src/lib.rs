@@ -20,6 +20,7 @@ pub mod link;
 pub mod operation;
 pub mod page_guard;
 mod page_set;
+mod pages;
 mod patience;
 mod progress;
 mod read;

@@ -12,6 +12,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use dynamicswap_types::{PageIndex, PageVersion, SwapDeviceId};
 
 use crate::checksum::page_tag;
+use crate::tables::PageTag;
 
 const PAGE_BYTES: usize = 4096;
 
@@ -39,6 +40,15 @@ impl std::fmt::Debug for PageKey {
     }
 }
 
+/// How much of the tag is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TagLength {
+    /// 64 of its bits: a wrong page passes with probability 2^-64.
+    Half,
+    /// All 128.
+    Whole,
+}
+
 /// Guards the pages of one device.
 #[derive(Debug)]
 pub enum PageGuard {
@@ -59,12 +69,13 @@ pub struct Seal {
 struct Cipher {
     key: LessSafeKey,
     device: SwapDeviceId,
+    kept: TagLength,
 }
 
 impl PageGuard {
     /// Encrypts from now on.
     #[must_use]
-    pub fn sealed(key: &PageKey, device: SwapDeviceId) -> Self {
+    pub fn sealed(key: &PageKey, device: SwapDeviceId, kept: TagLength) -> Self {
         #[expect(
             clippy::expect_used,
             reason = "AES-256 takes every key of 32 bytes, and this is one"
@@ -74,30 +85,48 @@ impl PageGuard {
             cipher: Cipher {
                 key: LessSafeKey::new(key),
                 device,
+                kept,
             },
             scratch: [0; PAGE_BYTES],
         }))
     }
 
+    /// Whether all 128 bits of a tag must be given back.
+    #[must_use]
+    pub fn keeps_whole_tags(&self) -> bool {
+        matches!(self, Self::Sealed(seal) if seal.cipher.kept == TagLength::Whole)
+    }
+
     /// Makes a page ready to leave, in place. Gives the tag to publish. Doing it again to the same
     /// content with the same version gives the same bytes.
-    pub fn protect(&self, bytes: &mut [u8], page: PageIndex, version: PageVersion) -> u64 {
+    pub fn protect(&self, bytes: &mut [u8], page: PageIndex, version: PageVersion) -> PageTag {
         match self {
-            Self::Checksum => page_tag(bytes, page, version),
-            Self::Sealed(seal) => seal.cipher.apply(bytes, page, version),
+            Self::Checksum => PageTag::half(page_tag(bytes, page, version)),
+            Self::Sealed(seal) => seal.cipher.seal(bytes, page, version),
         }
     }
 
     /// Whether bytes that came back are what left as this version of the page. They stay as they
     /// are.
-    pub fn check(&mut self, bytes: &[u8], page: PageIndex, version: PageVersion, tag: u64) -> bool {
+    pub fn check(
+        &mut self,
+        bytes: &[u8],
+        page: PageIndex,
+        version: PageVersion,
+        tag: PageTag,
+    ) -> bool {
         match self {
-            Self::Checksum => page_tag(bytes, page, version) == tag,
+            Self::Checksum => PageTag::half(page_tag(bytes, page, version)) == tag,
             Self::Sealed(seal) => {
                 let Seal { cipher, scratch } = &mut **seal;
                 scratch.copy_from_slice(bytes);
-                cipher.apply(scratch, page, version);
-                cipher.apply(scratch, page, version) == tag
+                match cipher.kept {
+                    TagLength::Whole => cipher.open(scratch, page, version, tag),
+                    TagLength::Half => {
+                        cipher.seal(scratch, page, version);
+                        cipher.seal(scratch, page, version) == tag
+                    }
+                }
             }
         }
     }
@@ -109,15 +138,20 @@ impl PageGuard {
         bytes: &mut [u8],
         page: PageIndex,
         version: PageVersion,
-        tag: u64,
+        tag: PageTag,
     ) -> bool {
         match self {
-            Self::Checksum => page_tag(bytes, page, version) == tag,
+            Self::Checksum => PageTag::half(page_tag(bytes, page, version)) == tag,
             Self::Sealed(seal) => {
                 let Seal { cipher, scratch } = &mut **seal;
-                cipher.apply(bytes, page, version);
-                scratch.copy_from_slice(bytes);
-                cipher.apply(scratch, page, version) == tag
+                match cipher.kept {
+                    TagLength::Whole => cipher.open(bytes, page, version, tag),
+                    TagLength::Half => {
+                        cipher.seal(bytes, page, version);
+                        scratch.copy_from_slice(bytes);
+                        cipher.seal(scratch, page, version) == tag
+                    }
+                }
             }
         }
     }
@@ -127,7 +161,32 @@ impl Cipher {
     /// Encrypts plaintext and gives its tag; of ciphertext it makes plaintext, because the cipher
     /// is a key stream, and the tag then means nothing. With the tag cut to 64 bits the library's
     /// own way back cannot be used: encrypting what came out again gives the tag to compare.
-    fn apply(&self, bytes: &mut [u8], page: PageIndex, version: PageVersion) -> u64 {
+    fn seal(&self, bytes: &mut [u8], page: PageIndex, version: PageVersion) -> PageTag {
+        let (nonce, context) = self.nonce_and_context(page, version);
+        let sealed = self.key.seal_in_place_separate_tag(nonce, context, bytes);
+        // It fails for messages above 64 GiB only.
+        sealed.map_or(PageTag::default(), |tag| {
+            let mut whole = [0; 16];
+            whole.copy_from_slice(tag.as_ref());
+            if self.kept == TagLength::Half {
+                whole[8..].fill(0);
+            }
+            PageTag::whole(whole)
+        })
+    }
+
+    /// Decrypts in place what has this tag, all 128 bits of it; anything else becomes garbage.
+    fn open(&self, bytes: &mut [u8], page: PageIndex, version: PageVersion, tag: PageTag) -> bool {
+        let (nonce, context) = self.nonce_and_context(page, version);
+        let tag = tag.to_bytes();
+        let opened = self
+            .key
+            .open_in_place_separate_tag(nonce, context, &tag, bytes);
+        opened.is_ok()
+    }
+
+    /// The nonce's rule, and what is authenticated with the content.
+    fn nonce_and_context(&self, page: PageIndex, version: PageVersion) -> (Nonce, Aad<[u8; 32]>) {
         let version = version.to_bits().to_le_bytes();
         let page = page.get().to_le_bytes();
         let mut nonce = [0; 12];
@@ -138,23 +197,15 @@ impl Cipher {
         context[..16].copy_from_slice(&self.device.to_bytes());
         context[16..24].copy_from_slice(&page);
         context[24..].copy_from_slice(&version);
-        let nonce = Nonce::assume_unique_for_key(nonce);
-        let sealed = self
-            .key
-            .seal_in_place_separate_tag(nonce, Aad::from(context), bytes);
-        // It fails for messages above 64 GiB only.
-        sealed.map_or(0, |tag| {
-            let mut half = [0; 8];
-            half.copy_from_slice(&tag.as_ref()[..8]);
-            u64::from_le_bytes(half)
-        })
+        (Nonce::assume_unique_for_key(nonce), Aad::from(context))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dynamicswap_types::Epoch;
+    use crate::tables::{Geometry, OwnedTables, PageRecord};
+    use dynamicswap_types::{Epoch, Integrity, SlabSize};
     use proptest::prelude::*;
 
     const KEY: PageKey = PageKey::from_bytes([9; 32]);
@@ -164,13 +215,16 @@ mod tests {
         PageVersion::new(Epoch::new(epoch), counter).expect("fits")
     }
 
-    fn guards() -> [PageGuard; 2] {
-        [PageGuard::Checksum, PageGuard::sealed(&KEY, DEVICE)]
+    const LENGTHS: [TagLength; 2] = [TagLength::Half, TagLength::Whole];
+
+    fn guards() -> [PageGuard; 3] {
+        let [half, whole] = LENGTHS.map(|kept| PageGuard::sealed(&KEY, DEVICE, kept));
+        [PageGuard::Checksum, half, whole]
     }
 
     #[test]
     fn page_comes_back_as_it_left_and_is_no_longer_readable_on_its_way() {
-        for (mut guard, hidden) in guards().into_iter().zip([false, true]) {
+        for (mut guard, hidden) in guards().into_iter().zip([false, true, true]) {
             let content = [7; PAGE_BYTES];
             let (page, version) = (PageIndex::new(3), version(2, 5));
             let mut bytes = content;
@@ -190,18 +244,36 @@ mod tests {
     fn other_key_and_other_device_open_nothing() {
         let mut bytes = [7; PAGE_BYTES];
         let (page, version) = (PageIndex::new(3), version(2, 5));
-        let tag = PageGuard::sealed(&KEY, DEVICE).protect(&mut bytes, page, version);
-        let other_key = PageGuard::sealed(&PageKey::from_bytes([8; 32]), DEVICE);
-        let other_device = PageGuard::sealed(&KEY, SwapDeviceId::from_bytes([2; 16]));
-        for mut guard in [other_key, other_device] {
-            assert!(!guard.check(&bytes, page, version, tag));
+        for kept in LENGTHS {
+            let tag = PageGuard::sealed(&KEY, DEVICE, kept).protect(&mut bytes, page, version);
+            let other_key = PageGuard::sealed(&PageKey::from_bytes([8; 32]), DEVICE, kept);
+            let other_device = SwapDeviceId::from_bytes([2; 16]);
+            let other_device = PageGuard::sealed(&KEY, other_device, kept);
+            for mut guard in [other_key, other_device] {
+                assert!(!guard.check(&bytes, page, version, tag));
+            }
         }
+    }
+
+    #[test]
+    fn both_lengths_are_of_one_tag_and_send_the_same_bytes() {
+        let (page, version) = (PageIndex::new(3), version(2, 5));
+        let sent = LENGTHS.map(|kept| {
+            let mut bytes = [7; PAGE_BYTES];
+            let tag = PageGuard::sealed(&KEY, DEVICE, kept).protect(&mut bytes, page, version);
+            (bytes, tag.to_bytes())
+        });
+        let [(half_bytes, half), (whole_bytes, whole)] = sent;
+        assert_eq!(half_bytes, whole_bytes);
+        assert_eq!(half[..8], whole[..8]);
+        assert_eq!(half[8..], [0; 8]);
+        assert_ne!(whole[8..], [0; 8]);
     }
 
     #[test]
     fn key_is_in_no_debug_output() {
         assert_eq!(format!("{KEY:?}"), "PageKey(secret)");
-        let guard = format!("{:?}", PageGuard::sealed(&KEY, DEVICE));
+        let guard = format!("{:?}", PageGuard::sealed(&KEY, DEVICE, TagLength::Whole));
         assert!(!guard.contains("9, 9"), "{guard}");
     }
 
@@ -228,6 +300,64 @@ mod tests {
             }
         }
 
+        /// Every bit that is kept of a tag counts.
+        #[test]
+        fn page_with_a_bit_of_its_tag_flipped_is_refused(
+            bit in 0_usize..128,
+            counter in 1_u64..1 << 40,
+        ) {
+            for (mut guard, bits) in guards().into_iter().zip([64, 64, 128]) {
+                let (page, version) = (PageIndex::new(3), version(3, counter));
+                let mut bytes = [5; PAGE_BYTES];
+                let mut tag = guard.protect(&mut bytes, page, version).to_bytes();
+                let bit = bit % bits;
+                tag[bit / 8] ^= 1 << (bit % 8);
+                let tag = PageTag::whole(tag);
+                prop_assert!(!guard.check(&bytes, page, version, tag));
+                prop_assert!(!guard.reveal(&mut bytes, page, version, tag));
+            }
+        }
+
+        /// A process that is killed between any two stores of a publication leaves an entry that
+        /// opens the content of before, or that of after, as what it is, and nothing else.
+        #[test]
+        fn torn_entry_never_opens_a_wrong_page(
+            before in 1_u64..1 << 20,
+            after in 1_u64 << 20..1 << 40,
+            stores in 0_usize..=3,
+            at in 0_usize..256,
+        ) {
+            let slab = SlabSize::try_from(SlabSize::MIN).expect("the least");
+            let all = Integrity::ALL.into_iter().zip(guards());
+            for (integrity, mut guard) in all {
+                let geometry = Geometry::new(slab.bytes(), slab, 0, integrity).expect("valid");
+                let tables = OwnedTables::new(DEVICE, geometry);
+                let tables = tables.tables();
+                let page = PageIndex::new(at as u64);
+                let record = |counter| PageRecord {
+                    version: version(3, counter),
+                    remote: true,
+                    disk: false,
+                };
+                let [(old_bytes, old_tag), (new_bytes, new_tag)] =
+                    [(5, before), (6, after)].map(|(content, counter)| {
+                        let mut bytes = [content; PAGE_BYTES];
+                        let tag = guard.protect(&mut bytes, page, version(3, counter));
+                        (bytes, tag)
+                    });
+                tables.publish(at, record(before), old_tag);
+                tables.publish_torn(at, record(after), new_tag, stores);
+                let found = tables.pages[at].load().version;
+                let opens = |guard: &mut PageGuard, mut bytes: [u8; PAGE_BYTES]| {
+                    guard.reveal(&mut bytes, page, found, tables.tag(at)).then_some(bytes[0])
+                };
+                let needed = if integrity == Integrity::Full { 3 } else { 2 };
+                let (old, new) = (opens(&mut guard, old_bytes), opens(&mut guard, new_bytes));
+                prop_assert_eq!(old, (stores == 0).then_some(5));
+                prop_assert_eq!(new, (stores >= needed).then_some(6));
+            }
+        }
+
         /// The same content written twice, as after a crash, leaves under two nonces.
         #[test]
         fn no_two_writes_look_alike(
@@ -236,7 +366,7 @@ mod tests {
             first in (1_u64..1 << 22, 1_u64..1 << 40),
             second in (1_u64..1 << 22, 1_u64..1 << 40),
         ) {
-            let guard = PageGuard::sealed(&KEY, DEVICE);
+            let guard = PageGuard::sealed(&KEY, DEVICE, TagLength::Whole);
             let mut one = [0; PAGE_BYTES];
             guard.protect(&mut one, PageIndex::new(page), version(first.0, first.1));
             let mut two = [0; PAGE_BYTES];

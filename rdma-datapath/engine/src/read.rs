@@ -297,10 +297,10 @@ impl Engine<'_> {
         let mut wrong = None;
         for page in operation.run.0..operation.run.0 + operation.run.1 {
             let index = self.page_of(share.slab, share.first + page);
-            let record = self.tables.pages[index].load();
+            let version = self.tables.pages[index].load().version;
+            let tag = self.tables.tag(index);
             let bytes = buffers.bytes_mut(buffer.part(share.skip + page, 1));
             let page_index = PageIndex::new(index as u64);
-            let (version, tag) = (record.version, record.tag);
             let right = if is_copy {
                 self.guard.check(bytes, page_index, version, tag)
             } else {

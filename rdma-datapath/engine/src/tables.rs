@@ -1,24 +1,26 @@
 //! Persistent tables in the memory file: layout and typed access.
 //!
 //! Owns what outlives an engine process: the header with the holder's and the engine's shared
-//! words, the servers' lives, the slab table, the set table and the page table. Behind them, in the same file, lies
-//! the buffer pool, whose content does not outlive anything. Every field that changes is atomic:
+//! words, the servers' lives, the slab table, the set table, the page table and, where tags are kept
+//! whole, the rests of the tags. Behind them, in the same file, lies the buffer pool, whose content
+//! does not outlive anything. Every field that changes is atomic:
 //! the holder reads them from another process, and a process killed between two stores leaves
 //! each field whole. Mapping the file is the shell's; see [`Tables`].
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use dynamicswap_types::{Bytes, IncarnationId, PAGE_SIZE, PageVersion, SlabSize, SwapDeviceId};
+use dynamicswap_types::{Bytes, IncarnationId, Integrity, PAGE_SIZE, SlabSize, SwapDeviceId};
 use thiserror::Error;
 
 use crate::heat::SlabHeat;
 use crate::limits::{DEVICE_PAGES_MAX, SERVERS_MAX, SETS_SPARE_MAX};
+pub use crate::pages::{PageEntry, PageRecord, PageTag, TagRest};
 use crate::progress::CopyProgress;
 
 /// "DSWAPTBL" as it stands in the file.
 const MAGIC: u64 = u64::from_le_bytes(*b"DSWAPTBL");
 /// Version of this layout; another one is refused.
-const LAYOUT_VERSION: u32 = 3;
+const LAYOUT_VERSION: u32 = 4;
 
 /// Why a memory file cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -32,8 +34,10 @@ pub enum TablesError {
     /// Written by another version of this program.
     #[error("the memory file has layout {0}, this program knows {LAYOUT_VERSION}")]
     LayoutVersion(u32),
-    /// Made for another device size, slab size or pool.
-    #[error("the memory file was made for another device size, slab size or buffer pool")]
+    /// Made for another device size, slab size, integrity or pool.
+    #[error(
+        "the memory file was made for another device size, slab size, integrity or buffer pool"
+    )]
     Geometry,
     /// A table of the wrong length was handed over.
     #[error("the mapped tables do not have the lengths of their layout")]
@@ -53,6 +57,8 @@ pub struct Geometry {
     pub sets: u32,
     /// Pages of the buffer pool.
     pub pool_pages: u32,
+    /// How much of each page's tag is kept.
+    pub integrity: Integrity,
 }
 
 impl Geometry {
@@ -60,7 +66,12 @@ impl Geometry {
     ///
     /// # Errors
     /// [`TablesError::DeviceSize`].
-    pub fn new(size: Bytes, slab: SlabSize, pool_pages: u32) -> Result<Self, TablesError> {
+    pub fn new(
+        size: Bytes,
+        slab: SlabSize,
+        pool_pages: u32,
+        integrity: Integrity,
+    ) -> Result<Self, TablesError> {
         let device_pages = size.get() / PAGE_SIZE.get();
         let whole = size.get().is_multiple_of(PAGE_SIZE.get()) && size >= slab.bytes();
         if !whole || device_pages > DEVICE_PAGES_MAX {
@@ -74,7 +85,17 @@ impl Geometry {
             slabs,
             sets: slabs.saturating_add(SETS_SPARE_MAX),
             pool_pages,
+            integrity,
         })
+    }
+
+    /// Rests of tags: one for each page where tags are kept whole.
+    #[must_use]
+    pub const fn tag_rests(&self) -> u64 {
+        match self.integrity {
+            Integrity::Full => self.device_pages,
+            Integrity::None | Integrity::Tag64 => 0,
+        }
     }
 }
 
@@ -91,6 +112,8 @@ pub struct Layout {
     pub sets: usize,
     /// Page entries.
     pub pages: usize,
+    /// Rests of tags.
+    pub tag_rests: usize,
     /// Buffer pool.
     pub pool: usize,
     /// Length of the file.
@@ -109,7 +132,9 @@ impl Layout {
         let slabs = lives + aligned(SERVERS_MAX * size_of::<ServerLife>());
         let sets = slabs + aligned(geometry.slabs as usize * size_of::<SlabEntry>());
         let pages = sets + aligned(geometry.sets as usize * size_of::<SetEntry>());
-        let pool = pages + aligned(page_count * size_of::<PageEntry>());
+        let tag_rests = pages + aligned(page_count * size_of::<PageEntry>());
+        let rest_count = Bytes::new(geometry.tag_rests()).as_usize();
+        let pool = tag_rests + aligned(rest_count * size_of::<TagRest>());
         let total = pool + geometry.pool_pages as usize * PAGE_SIZE.as_usize();
         Self {
             geometry,
@@ -117,6 +142,7 @@ impl Layout {
             slabs,
             sets,
             pages,
+            tag_rests,
             pool,
             total,
         }
@@ -230,6 +256,7 @@ pub struct Header {
     pub engine_pid: AtomicU32,
     /// Number N of /dev/loopN plus 1 while a loop device exists, else 0; written by the helper.
     pub loop_device: AtomicU32,
+    integrity: AtomicU32,
     /// Counters by [`Counter`].
     counters: [AtomicU64; COUNTERS],
 }
@@ -258,6 +285,7 @@ impl Header {
             holder_pid: AtomicU32::new(0),
             engine_pid: AtomicU32::new(0),
             loop_device: AtomicU32::new(0),
+            integrity: AtomicU32::new(0),
             counters: [const { AtomicU64::new(0) }; COUNTERS],
         }
     }
@@ -276,6 +304,8 @@ impl Header {
         self.sets.store(geometry.sets, Ordering::Relaxed);
         self.pool_pages
             .store(geometry.pool_pages, Ordering::Relaxed);
+        self.integrity
+            .store(geometry.integrity.code(), Ordering::Relaxed);
         self.layout_version.store(LAYOUT_VERSION, Ordering::Relaxed);
         // Last: a file that was half made is foreign.
         self.magic.store(MAGIC, Ordering::Release);
@@ -296,7 +326,8 @@ impl Header {
         let same = self.device_pages.load(Ordering::Relaxed) == geometry.device_pages
             && self.slab_pages.load(Ordering::Relaxed) == geometry.slab_pages
             && self.sets.load(Ordering::Relaxed) == geometry.sets
-            && self.pool_pages.load(Ordering::Relaxed) == geometry.pool_pages;
+            && self.pool_pages.load(Ordering::Relaxed) == geometry.pool_pages
+            && self.integrity.load(Ordering::Relaxed) == geometry.integrity.code();
         if same {
             Ok(())
         } else {
@@ -399,77 +430,6 @@ pub struct SetEntry {
 
 const _: () = assert!(size_of::<SetEntry>() == 88);
 
-/// One page: 16 bytes. Word 0 holds the version and two flags, word 1 the checksum.
-#[repr(C, align(16))]
-#[derive(Debug, Default)]
-pub struct PageEntry {
-    version: AtomicU64,
-    tag: AtomicU64,
-}
-
-const _: () = assert!(size_of::<PageEntry>() == 16);
-
-/// Set in word 0 when remote copies hold the version.
-const REMOTE: u64 = 1 << 62;
-/// Set in word 0 when the spill file holds the version.
-const DISK: u64 = 1 << 63;
-
-/// What the page table says of one page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PageRecord {
-    /// Version of the last acknowledged write; `EMPTY` for none.
-    pub version: PageVersion,
-    /// Checksum over that write's bytes, seeded with page and version.
-    pub tag: u64,
-    /// Whether remote copies hold it.
-    pub remote: bool,
-    /// Whether the spill file holds it.
-    pub disk: bool,
-}
-
-impl PageEntry {
-    /// Reads the entry.
-    #[must_use]
-    pub fn load(&self) -> PageRecord {
-        let word = self.version.load(Ordering::Acquire);
-        PageRecord {
-            version: PageVersion::from_bits(word),
-            tag: self.tag.load(Ordering::Relaxed),
-            remote: word & REMOTE != 0,
-            disk: word & DISK != 0,
-        }
-    }
-
-    /// Publishes a write: the tag first, then version and flags. A process killed between the
-    /// two stores has not acknowledged the write, so the kernel sends it again.
-    pub fn publish(&self, record: PageRecord) {
-        let flags = u64::from(record.remote) * REMOTE + u64::from(record.disk) * DISK;
-        self.tag.store(record.tag, Ordering::Relaxed);
-        self.version
-            .store(record.version.to_bits() | flags, Ordering::Release);
-    }
-
-    /// Notes that the spill file holds the page too, if it still has this version.
-    pub fn note_disk(&self, version: PageVersion) {
-        let word = self.version.load(Ordering::Relaxed);
-        if PageVersion::from_bits(word) == version {
-            self.version.store(word | DISK, Ordering::Release);
-        }
-    }
-
-    /// Forgets the page.
-    pub fn clear(&self) {
-        self.version.store(0, Ordering::Release);
-        self.tag.store(0, Ordering::Relaxed);
-    }
-
-    /// Whether the page holds nothing.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        PageVersion::from_bits(self.version.load(Ordering::Relaxed)).is_empty()
-    }
-}
-
 /// The tables of one memory file. The shell maps the file and hands over references into it.
 #[derive(Debug, Clone, Copy)]
 pub struct Tables<'m> {
@@ -483,6 +443,8 @@ pub struct Tables<'m> {
     pub sets: &'m [SetEntry],
     /// One entry per page of the device.
     pub pages: &'m [PageEntry],
+    /// One per page of the device where tags are kept whole, else none.
+    pub tag_rests: &'m [TagRest],
 }
 
 impl Tables<'_> {
@@ -495,7 +457,8 @@ impl Tables<'_> {
         let lengths = self.lives.len() == SERVERS_MAX
             && self.slabs.len() == geometry.slabs as usize
             && self.sets.len() == geometry.sets as usize
-            && self.pages.len() as u64 == geometry.device_pages;
+            && self.pages.len() as u64 == geometry.device_pages
+            && self.tag_rests.len() as u64 == geometry.tag_rests();
         if lengths {
             Ok(())
         } else {
@@ -512,6 +475,7 @@ pub struct OwnedTables {
     slabs: Vec<SlabEntry>,
     sets: Vec<SetEntry>,
     pages: Vec<PageEntry>,
+    tag_rests: Vec<TagRest>,
 }
 
 impl OwnedTables {
@@ -529,6 +493,7 @@ impl OwnedTables {
             slabs: table(u64::from(geometry.slabs)),
             sets: table(u64::from(geometry.sets)),
             pages: table(geometry.device_pages),
+            tag_rests: table(geometry.tag_rests()),
         }
     }
 
@@ -541,6 +506,7 @@ impl OwnedTables {
             slabs: &self.slabs,
             sets: &self.sets,
             pages: &self.pages,
+            tag_rests: &self.tag_rests,
         }
     }
 }
@@ -548,10 +514,14 @@ impl OwnedTables {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dynamicswap_types::Epoch;
+
+    fn geometry_with(integrity: Integrity) -> Geometry {
+        let size = Bytes::from_mib(65);
+        Geometry::new(size, SlabSize::DEFAULT, 16, integrity).expect("valid")
+    }
 
     fn geometry() -> Geometry {
-        Geometry::new(Bytes::from_mib(65), SlabSize::DEFAULT, 16).expect("valid")
+        geometry_with(Integrity::Full)
     }
 
     #[test]
@@ -563,6 +533,7 @@ mod tests {
             layout.slabs,
             layout.sets,
             layout.pages,
+            layout.tag_rests,
             layout.pool,
             layout.total,
         ];
@@ -572,10 +543,26 @@ mod tests {
     }
 
     #[test]
+    fn page_costs_16_bytes_and_24_where_its_tag_is_whole() {
+        let bytes = |integrity| {
+            let layout = Layout::new(geometry_with(integrity));
+            layout.pool - layout.pages
+        };
+        let pages = 65 << 8;
+        assert_eq!(bytes(Integrity::None), pages * 16);
+        assert_eq!(bytes(Integrity::Tag64), pages * 16);
+        // Each table begins at a page's edge.
+        assert_eq!(
+            bytes(Integrity::Full),
+            (pages * 24_usize).next_multiple_of(4096)
+        );
+    }
+
+    #[test]
     fn impossible_devices_are_refused() {
         for size in [0, 4095, 64 << 20 | 1, 2 << 40] {
             let size = Bytes::new(size);
-            let refused = Geometry::new(size, SlabSize::DEFAULT, 16);
+            let refused = Geometry::new(size, SlabSize::DEFAULT, 16, Integrity::Tag64);
             assert_eq!(refused, Err(TablesError::DeviceSize(size)));
         }
     }
@@ -593,6 +580,8 @@ mod tests {
             ..geometry()
         };
         assert_eq!(header.check(other), Err(TablesError::Geometry));
+        let weaker = header.check(geometry_with(Integrity::Tag64));
+        assert_eq!(weaker, Err(TablesError::Geometry));
         header.layout_version.store(9, Ordering::Relaxed);
         assert_eq!(header.check(geometry()), Err(TablesError::LayoutVersion(9)));
     }
@@ -604,32 +593,5 @@ mod tests {
         let id = IncarnationId::from_bytes(*b"ABCDEFGHIJKLMNOP");
         life.store(id);
         assert_eq!(life.load(), Some(id));
-    }
-
-    #[test]
-    fn page_record_survives_and_disk_note_needs_the_same_version() {
-        let entry = PageEntry::default();
-        assert!(entry.is_empty());
-        let version = PageVersion::new(Epoch::new(3), 5).expect("fits");
-        let record = PageRecord {
-            version,
-            tag: 9,
-            remote: true,
-            disk: false,
-        };
-        entry.publish(record);
-        assert_eq!(entry.load(), record);
-        entry.note_disk(PageVersion::new(Epoch::new(3), 4).expect("fits"));
-        assert_eq!(entry.load(), record);
-        entry.note_disk(version);
-        assert_eq!(
-            entry.load(),
-            PageRecord {
-                disk: true,
-                ..record
-            }
-        );
-        entry.clear();
-        assert!(entry.is_empty());
     }
 }

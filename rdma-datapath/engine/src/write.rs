@@ -220,15 +220,15 @@ impl Engine<'_> {
             let first = share.slab as usize * self.config.geometry.slab_pages as usize;
             let mut fresh = 0;
             for page in 0..share.pages {
-                let entry = &self.tables.pages[first + (share.first + page) as usize];
-                fresh += u32::from(entry.is_empty());
-                let tag = state.tags[(share.skip + page) as usize];
-                entry.publish(PageRecord {
+                let index = first + (share.first + page) as usize;
+                fresh += u32::from(self.tables.pages[index].is_empty());
+                let record = PageRecord {
                     version,
-                    tag,
                     remote,
                     disk,
-                });
+                };
+                let tag = state.tags[(share.skip + page) as usize];
+                self.tables.publish(index, record, tag);
             }
             self.slab_used[share.slab as usize] += fresh;
             filled[part] = share.slab as usize;

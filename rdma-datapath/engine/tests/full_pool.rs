@@ -13,8 +13,8 @@ use dynamicswap_engine::link::Link;
 use dynamicswap_engine::request::{Request, RequestError, RequestKind, RequestTag};
 use dynamicswap_engine::tables::{Geometry, OwnedTables};
 use dynamicswap_types::{
-    Bytes, Copies, Durability, Epoch, Generation, IncarnationId, MonotonicTime, PageIndex,
-    ServerIndex, SetId, SlabSize, SlotIndex, Spill, SwapDeviceId,
+    Bytes, Copies, Durability, Epoch, Generation, IncarnationId, Integrity, MonotonicTime,
+    PageIndex, ServerIndex, SetId, SlabSize, SlotIndex, Spill, SwapDeviceId,
 };
 
 const HOLD: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ const LIFE: IncarnationId = IncarnationId::from_bytes([7; 16]);
 
 fn geometry() -> Geometry {
     let slab = SlabSize::try_from(Bytes::from_mib(1)).expect("a slab size");
-    Geometry::new(Bytes::from_mib(4), slab, 0).expect("a geometry")
+    Geometry::new(Bytes::from_mib(4), slab, 0, Integrity::Tag64).expect("a geometry")
 }
 
 /// A document of one copy whose reserve is this many sets.

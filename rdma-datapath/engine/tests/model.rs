@@ -17,13 +17,13 @@ use dynamicswap_engine::engine::{Engine, EngineConfig};
 use dynamicswap_engine::limits::SCRATCH_PAGES;
 use dynamicswap_engine::link::Link;
 use dynamicswap_engine::operation::{Direction, Operation, OperationError};
-use dynamicswap_engine::page_guard::{PageGuard, PageKey};
+use dynamicswap_engine::page_guard::{PageGuard, PageKey, TagLength};
 use dynamicswap_engine::request::{Request, RequestError, RequestKind, RequestTag};
 use dynamicswap_engine::sets::{Replica, ReplicaState};
 use dynamicswap_engine::tables::{Geometry, OwnedTables};
 use dynamicswap_types::{
-    Bytes, Copies, Durability, Epoch, Generation, IncarnationId, MonotonicTime, PageIndex,
-    ServerIndex, SetId, SlabSize, SlotIndex, Spill, SwapDeviceId,
+    Bytes, Copies, Durability, Epoch, Generation, IncarnationId, Integrity, MonotonicTime,
+    PageIndex, ServerIndex, SetId, SlabSize, SlotIndex, Spill, SwapDeviceId,
 };
 
 const SLABS: u64 = 4;
@@ -71,7 +71,6 @@ struct World<'m> {
     tables: &'m OwnedTables,
     geometry: Geometry,
     engine: Engine<'m>,
-    sealed: bool,
     epoch: u64,
     now: MonotonicTime,
     pool: Vec<u8>,
@@ -124,12 +123,17 @@ fn incarnation(server: u16, life: u8) -> IncarnationId {
     ])
 }
 
-/// Half of the runs encrypt.
-fn guard(sealed: bool) -> PageGuard {
-    if sealed {
-        PageGuard::sealed(&PageKey::from_bytes([4; 32]), DEVICE)
-    } else {
-        PageGuard::Checksum
+/// Each seed has one of the three.
+fn integrity(seed: u64) -> Integrity {
+    Integrity::ALL[usize::try_from(seed % 3).expect("small")]
+}
+
+fn guard(integrity: Integrity) -> PageGuard {
+    let sealed = |kept| PageGuard::sealed(&PageKey::from_bytes([4; 32]), DEVICE, kept);
+    match integrity {
+        Integrity::None => PageGuard::Checksum,
+        Integrity::Tag64 => sealed(TagLength::Half),
+        Integrity::Full => sealed(TagLength::Whole),
     }
 }
 
@@ -150,8 +154,7 @@ impl<'m> World<'m> {
     fn new(seed: u64, tables: &'m OwnedTables, geometry: Geometry, class: Durability) -> Self {
         let spill = class.spill != Spill::None;
         let mut engine = Engine::new(config(geometry, 1, spill), tables.tables()).expect("fresh");
-        let sealed = seed.is_multiple_of(2);
-        engine.guard_with(guard(sealed));
+        engine.guard_with(guard(geometry.integrity));
         let pages = usize::try_from(geometry.device_pages).expect("small");
         let servers = (0..SERVERS)
             .map(|server| ServerDescriptor {
@@ -174,7 +177,6 @@ impl<'m> World<'m> {
             tables,
             geometry,
             engine,
-            sealed,
             epoch: 1,
             now: MonotonicTime::from_nanos(1),
             pool: vec![0; (BUFFERS * BUFFER_PAGES + SCRATCH_PAGES) as usize * 4096],
@@ -497,7 +499,7 @@ impl<'m> World<'m> {
             self.tables.tables(),
         )
         .expect("own tables");
-        self.engine.guard_with(guard(self.sealed));
+        self.engine.guard_with(guard(self.geometry.integrity));
         let sent = std::mem::take(&mut self.sent);
         self.free_buffers = (0..BUFFERS).collect();
         let document = self.document.clone();
@@ -599,7 +601,7 @@ impl<'m> World<'m> {
         if self.lossy {
             return;
         }
-        let mut guard = guard(self.sealed);
+        let mut guard = guard(self.geometry.integrity);
         for set in self.engine.sets() {
             let Some(slab) = set.slab else { continue };
             let live = |replica: &&Replica| replica.state == ReplicaState::Live;
@@ -608,11 +610,12 @@ impl<'m> World<'m> {
                 let slot = &self.slots[&(place.server.get(), place.slot.get())];
                 for (number, bytes) in (0..).zip(slot.chunks_exact(4096)) {
                     let page = u64::from(slab.get()) * SLAB_PAGES + number;
-                    let record = self.tables.tables().pages[page as usize].load();
-                    let skipped = record.version.is_empty() || self.doubtful[page as usize];
-                    let index = PageIndex::new(page);
+                    let tables = self.tables.tables();
+                    let version = tables.pages[page as usize].load().version;
+                    let skipped = version.is_empty() || self.doubtful[page as usize];
+                    let (index, tag) = (PageIndex::new(page), tables.tag(page as usize));
                     assert!(
-                        skipped || guard.check(bytes, index, record.version, record.tag),
+                        skipped || guard.check(bytes, index, version, tag),
                         "page {page} is missing in a whole copy: {replica:?}"
                     );
                     self.checked += u64::from(!skipped);
@@ -722,7 +725,7 @@ fn run(seed: u64, class: Durability, corrupt: bool) -> (u64, u64, u64) {
     let size = Bytes::from_mib(u32::try_from(SLABS).expect("small"));
     let slab = SlabSize::try_from(SlabSize::MIN).expect("the least");
     let pool = BUFFERS * BUFFER_PAGES + SCRATCH_PAGES;
-    let geometry = Geometry::new(size, slab, pool).expect("valid");
+    let geometry = Geometry::new(size, slab, pool, integrity(seed)).expect("valid");
     let tables = OwnedTables::new(DEVICE, geometry);
     let mut world = World::new(seed, &tables, geometry, class);
     for _ in 0..1_500 {

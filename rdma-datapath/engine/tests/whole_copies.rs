@@ -15,8 +15,8 @@ use dynamicswap_engine::reserve::ApplyError;
 use dynamicswap_engine::sets::ReplicaState::{self, Live, Rebuilding, Stale};
 use dynamicswap_engine::tables::{Geometry, OwnedTables};
 use dynamicswap_types::{
-    Bytes, Copies, Durability, Epoch, Generation, IncarnationId, MonotonicTime, PageIndex,
-    ServerIndex, SetId, SlabSize, SlotIndex, Spill, SwapDeviceId,
+    Bytes, Copies, Durability, Epoch, Generation, IncarnationId, Integrity, MonotonicTime,
+    PageIndex, ServerIndex, SetId, SlabSize, SlotIndex, Spill, SwapDeviceId,
 };
 
 const SERVERS: u16 = 3;
@@ -36,7 +36,7 @@ fn place(server: u16) -> ReplicaPlace {
 
 fn geometry() -> Geometry {
     let slab = SlabSize::try_from(Bytes::from_mib(1)).expect("a slab size");
-    Geometry::new(Bytes::from_mib(1), slab, 0).expect("a geometry")
+    Geometry::new(Bytes::from_mib(1), slab, 0, Integrity::Tag64).expect("a geometry")
 }
 
 fn tables() -> OwnedTables {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dynamicswap_engine::limits::DEVICE_PAGES_MAX;
 use dynamicswap_proto::frame::DEVICE_SLABS_MAX;
-use dynamicswap_types::{Bytes, NodeName, PAGE_SIZE, SlabSize};
+use dynamicswap_types::{Bytes, Integrity, NodeName, PAGE_SIZE, SlabSize};
 
 use super::supervisor::Limits;
 use crate::daemon::options::{BadInput, parse_slab_size};
@@ -95,15 +95,6 @@ pub enum WhenUnserved {
     Abort,
 }
 
-/// What protects page contents on their way and in the memory of other nodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Integrity {
-    /// AES-256-GCM under a key of the device's own; the tag that stays here is cut to 64 bits.
-    Tag64,
-    /// Nothing but a checksum: whoever sees the memory or the network can read the pages.
-    None,
-}
-
 /// Where page contents go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Backend {
@@ -155,8 +146,10 @@ pub struct Options {
     /// Where page contents go.
     #[arg(long, value_enum, default_value = "remote")]
     pub backend: Backend,
-    /// What protects page contents outside this node.
-    #[arg(long, value_enum, default_value = "tag64")]
+    /// What protects page contents outside this node: full (AES-256-GCM under a key of the device's
+    /// own, 24 bytes of memory a page), tag64 (the same with its tag cut to 64 bits, 16 bytes a
+    /// page) or none (a checksum: whoever sees the memory or the network can read the pages).
+    #[arg(long, default_value_t)]
     pub integrity: Integrity,
     /// Microseconds that the engine spins before it sleeps.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(..=10_000))]
@@ -276,6 +269,16 @@ mod tests {
             abort.limits().unserved_timeout,
             Some(Duration::from_secs(30))
         );
+    }
+
+    #[test]
+    fn integrity_is_tag64_unless_said_and_a_wrong_word_is_told_the_right_ones() {
+        let said = |more: &[&str]| options(&[&["--size", "1Gi"], more].concat()).integrity;
+        assert_eq!(said(&[]), Integrity::Tag64);
+        assert_eq!(said(&["--integrity", "full"]), Integrity::Full);
+        assert_eq!(said(&["--integrity=none"]), Integrity::None);
+        let error = parse(&["--size", "1Gi", "--integrity", "tag32"]).expect_err("no such");
+        assert!(error.to_string().contains("full, tag64 or none"), "{error}");
     }
 
     #[test]

@@ -10,13 +10,13 @@ use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use dynamicswap_engine::page_guard::PageKey;
-use dynamicswap_types::{Bytes, SwapDeviceId};
+use dynamicswap_types::{Bytes, Integrity, SwapDeviceId};
 use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::front::{Front, UblkGuard, kept_choice};
 use super::leftovers;
-use super::options::{Backend, Integrity, Options};
+use super::options::{Backend, Options};
 use super::process::Process;
 use super::takeover::{Revival, Takeover};
 use crate::daemon::control_server;
@@ -112,6 +112,7 @@ impl Resources {
             slab: options.slab,
             spill: spill.as_ref().map_or(Bytes::ZERO, |_| options.size),
             noswap,
+            integrity: options.integrity,
         };
         let descriptor = file.as_fd().try_clone_to_owned();
         let descriptor = descriptor.context("duplicate a descriptor")?;
@@ -119,7 +120,7 @@ impl Resources {
         let holder = std::process::id();
         memory.header().holder_pid.store(holder, Ordering::Release);
         memory.set_state_created(state.created);
-        if options.integrity == Integrity::Tag64 {
+        if options.integrity != Integrity::None {
             let key = random::bytes().context("draw the device's key")?;
             memory.set_page_key(&PageKey::from_bytes(key));
         }
@@ -310,7 +311,7 @@ struct Memory {
 
 impl Memory {
     fn make(options: &Options, paths: &Paths) -> anyhow::Result<(Self, MappedFile, bool)> {
-        let geometry = memory::geometry(options.size, options.slab)?;
+        let geometry = memory::geometry(options.size, options.slab, options.integrity)?;
         let file_bytes = memory::file_bytes(geometry);
         let tables = Bytes::new(u64::try_from(file_bytes)?);
         let content = match options.backend {

@@ -19,7 +19,7 @@ use crate::daemon::options::BadInput;
 use crate::device::{loop_device, swap_area};
 use crate::front_end::choice::FrontEndKind;
 use crate::front_end::ublk::device::{self as ublk, UblkDevice};
-use crate::swapd::memory::SwapdMemory;
+use crate::swapd::memory::{Identity, SwapdMemory};
 use crate::swapd::paths::Paths;
 
 /// What an orphaned engine and its memory file give.
@@ -90,14 +90,18 @@ impl Takeover {
 /// # Errors
 /// [`BadInput`].
 pub fn check_same(options: &Options, memory: &SwapdMemory) -> anyhow::Result<()> {
-    let identity = memory.identity()?;
-    let same = identity.size == options.size && identity.slab == options.slab;
-    if same {
+    let Identity {
+        size,
+        slab,
+        integrity,
+        ..
+    } = memory.identity()?;
+    if (size, slab, integrity) == (options.size, options.slab, options.integrity) {
         return Ok(());
     }
     Err(BadInput::new(format!(
-        "the state directory's device has --size {} and --slab {}: start swapd with these",
-        identity.size, identity.slab
+        "the state directory's device has --size {size}, --slab {slab} and --integrity {integrity}: \
+         start swapd with these, or detach the device first to make another one"
     ))
     .into())
 }
@@ -175,4 +179,50 @@ pub fn device_state(backing: &Path) -> anyhow::Result<Option<(AttachState, Optio
         }
     }
     Ok(bound.is_empty().then_some((AttachState::Detached, None)))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use dynamicswap_types::{Integrity, SlabSize, SwapDeviceId};
+
+    use super::*;
+    use crate::holder::options::CommandLine;
+    use crate::swapd::memory;
+
+    fn options(size: &str, integrity: &str) -> Options {
+        let line = ["swapd", "--node", "n", "--state-dir", "/s"];
+        let control = ["--control-socket", "/c"];
+        let device = ["--size", size, "--integrity", integrity];
+        let line = line.iter().chain(&control).chain(&device);
+        let line = CommandLine::try_parse_from(line).expect("valid");
+        line.holder.expect("the holder's")
+    }
+
+    #[test]
+    fn options_of_another_device_are_refused_and_the_right_ones_are_said() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let identity = Identity {
+            device_id: SwapDeviceId::from_bytes([7; 16]),
+            size: Bytes::from_mib(128),
+            slab: SlabSize::DEFAULT,
+            spill: Bytes::ZERO,
+            noswap: true,
+            integrity: Integrity::Full,
+        };
+        let geometry = memory::geometry(identity.size, identity.slab, identity.integrity);
+        let bytes = memory::file_bytes(geometry.expect("possible"));
+        let path = directory.path().join("memory");
+        let file = MappedFile::create(&path, bytes).expect("room");
+        let (memory, _) = SwapdMemory::create(file, &identity).expect("fits");
+        assert!(check_same(&options("128Mi", "full"), &memory).is_ok());
+        for (size, integrity) in [("128Mi", "tag64"), ("128Mi", "none"), ("256Mi", "full")] {
+            let error = check_same(&options(size, integrity), &memory).expect_err("another device");
+            assert!(error.downcast_ref::<BadInput>().is_some());
+            let sentence = error.to_string();
+            for said in ["--size 128Mi", "--slab 64Mi", "--integrity full"] {
+                assert!(sentence.contains(said), "{sentence}");
+            }
+        }
+    }
 }

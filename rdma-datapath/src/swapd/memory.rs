@@ -11,9 +11,9 @@ use dynamicswap_engine::limits::{SCRATCH_PAGES, SERVERS_MAX};
 use dynamicswap_engine::page_guard::PageKey;
 use dynamicswap_engine::tables::{
     AttachState, Geometry, Header, Layout, PageEntry, ServerLife, SetEntry, SlabEntry, Tables,
-    TablesError,
+    TablesError, TagRest,
 };
-use dynamicswap_types::{Bytes, Epoch, PAGE_SIZE, SlabSize, SwapDeviceId};
+use dynamicswap_types::{Bytes, Epoch, Integrity, PAGE_SIZE, SlabSize, SwapDeviceId};
 use thiserror::Error;
 
 use crate::daemon::mapped_file::{MappedBytes, MappedFile, MappedWords, MemoryFileError};
@@ -47,6 +47,8 @@ mod word {
     /// The holder's: one more than the ublk device's number; 0 for a fuse-loop device.
     pub(super) const UBLK: usize = 160;
     pub(super) const PAGE_KEY: usize = 153;
+    /// The holder's: [`dynamicswap_types::Integrity`] by its code.
+    pub(super) const INTEGRITY: usize = 161;
 }
 
 const _: () = assert!(word::SENTENCE + SENTENCE_BYTES_MAX / 8 <= word::DESCRIPTORS);
@@ -80,6 +82,8 @@ pub struct Identity {
     pub spill: Bytes,
     /// Whether the file can never be swapped out.
     pub noswap: bool,
+    /// What protects its pages.
+    pub integrity: Integrity,
 }
 
 /// Numbers of the descriptors in the engine process.
@@ -99,8 +103,12 @@ pub struct EngineDescriptors {
 ///
 /// # Errors
 /// [`TablesError::DeviceSize`] for a size that no device can have.
-pub fn geometry(size: Bytes, slab: SlabSize) -> Result<Geometry, TablesError> {
-    Geometry::new(size, slab, POOL_PAGES + SCRATCH_PAGES)
+pub fn geometry(
+    size: Bytes,
+    slab: SlabSize,
+    integrity: Integrity,
+) -> Result<Geometry, TablesError> {
+    Geometry::new(size, slab, POOL_PAGES + SCRATCH_PAGES, integrity)
 }
 
 /// Bytes of the memory file for these sizes.
@@ -134,12 +142,13 @@ impl SwapdMemory {
         file: MappedFile,
         identity: &Identity,
     ) -> Result<(Self, MappedBytes), SwapdMemoryError> {
-        let geometry = geometry(identity.size, identity.slab)?;
+        let geometry = geometry(identity.size, identity.slab, identity.integrity)?;
         let (memory, pool) = Self::map(file, geometry)?;
         memory.set(word::SIZE, identity.size.get());
         memory.set(word::SLAB, identity.slab.bytes().get());
         memory.set(word::SPILL_BYTES, identity.spill.get());
         memory.set(word::SWAPPABLE, u64::from(!identity.noswap));
+        memory.set(word::INTEGRITY, identity.integrity.code().into());
         memory.header().initialise(identity.device_id, geometry);
         memory.set(word::MAGIC, MAGIC);
         Ok((memory, pool))
@@ -157,10 +166,11 @@ impl SwapdMemory {
         let (_, page, _) = again.split(PAGE_BYTES)?;
         let get = |at: usize| page[at].load(Ordering::Acquire);
         let slab = SlabSize::try_from(Bytes::new(get(word::SLAB)));
-        let (MAGIC, Ok(slab)) = (get(word::MAGIC), slab) else {
+        let integrity = integrity_of(get(word::INTEGRITY));
+        let (MAGIC, Ok(slab), Some(integrity)) = (get(word::MAGIC), slab, integrity) else {
             return Err(SwapdMemoryError::Foreign);
         };
-        let geometry = geometry(Bytes::new(get(word::SIZE)), slab)?;
+        let geometry = geometry(Bytes::new(get(word::SIZE)), slab, integrity)?;
         let (memory, pool) = Self::map(file, geometry)?;
         memory.tables().check(geometry)?;
         Ok((memory, pool))
@@ -178,7 +188,7 @@ impl SwapdMemory {
     /// What the device is.
     ///
     /// # Errors
-    /// [`SwapdMemoryError::Foreign`] if the slab size is none.
+    /// [`SwapdMemoryError::Foreign`] if the slab size or the integrity is none.
     pub fn identity(&self) -> Result<Identity, SwapdMemoryError> {
         let slab = SlabSize::try_from(Bytes::new(self.get(word::SLAB)));
         Ok(Identity {
@@ -187,6 +197,7 @@ impl SwapdMemory {
             slab: slab.map_err(|_| SwapdMemoryError::Foreign)?,
             spill: Bytes::new(self.get(word::SPILL_BYTES)),
             noswap: self.get(word::SWAPPABLE) == 0,
+            integrity: integrity_of(self.get(word::INTEGRITY)).ok_or(SwapdMemoryError::Foreign)?,
         })
     }
 
@@ -227,12 +238,14 @@ impl SwapdMemory {
     pub fn tables(&self) -> Tables<'_> {
         let Geometry { slabs, sets, .. } = self.layout.geometry;
         let pages = Bytes::new(self.layout.geometry.device_pages).as_usize();
+        let tag_rests = Bytes::new(self.layout.geometry.tag_rests()).as_usize();
         Tables {
             header: self.header(),
             lives: self.table::<ServerLife>(self.layout.lives, SERVERS_MAX),
             slabs: self.table::<SlabEntry>(self.layout.slabs, slabs as usize),
             sets: self.table::<SetEntry>(self.layout.sets, sets as usize),
             pages: self.table::<PageEntry>(self.layout.pages, pages),
+            tag_rests: self.table::<TagRest>(self.layout.tag_rests, tag_rests),
         }
     }
 
@@ -400,6 +413,11 @@ impl TableType for ServerLife {}
 impl TableType for SlabEntry {}
 impl TableType for SetEntry {}
 impl TableType for PageEntry {}
+impl TableType for TagRest {}
+
+fn integrity_of(word: u64) -> Option<Integrity> {
+    u32::try_from(word).ok().and_then(Integrity::from_code)
+}
 
 fn is_set(word: &AtomicU32) -> bool {
     word.load(Ordering::Acquire) != 0
@@ -408,7 +426,8 @@ fn is_set(word: &AtomicU32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dynamicswap_engine::tables::Counter;
+    use dynamicswap_engine::tables::{Counter, PageRecord, PageTag};
+    use dynamicswap_types::PageVersion;
     use std::path::PathBuf;
 
     fn identity() -> Identity {
@@ -418,14 +437,25 @@ mod tests {
             slab: SlabSize::DEFAULT,
             spill: Bytes::ZERO,
             noswap: true,
+            integrity: Integrity::Full,
         }
     }
 
     fn create(directory: &tempfile::TempDir) -> (SwapdMemory, PathBuf) {
+        create_with(directory, &identity())
+    }
+
+    fn create_with(directory: &tempfile::TempDir, identity: &Identity) -> (SwapdMemory, PathBuf) {
         let path = directory.path().join("memory");
-        let geometry = geometry(identity().size, identity().slab).expect("possible");
+        let Identity {
+            size,
+            slab,
+            integrity,
+            ..
+        } = *identity;
+        let geometry = geometry(size, slab, integrity).expect("possible");
         let file = MappedFile::create(&path, file_bytes(geometry)).expect("room");
-        let (memory, pool) = SwapdMemory::create(file, &identity()).expect("fits");
+        let (memory, pool) = SwapdMemory::create(file, identity).expect("fits");
         let end = scratch().byte_offset() + scratch().byte_len();
         assert_eq!(pool.as_slice().len(), end);
         (memory, path)
@@ -455,6 +485,42 @@ mod tests {
         assert_eq!(next.tables().pages.len(), 25600);
         assert_eq!(next.device(), (AttachState::Attached, Some(0)));
         assert_eq!(next.failure(), "no");
+    }
+
+    #[test]
+    fn rest_of_a_tag_is_found_again_and_there_is_none_where_tags_are_cut() {
+        for integrity in Integrity::ALL {
+            let directory = tempfile::tempdir().expect("a directory");
+            let wanted = Identity {
+                integrity,
+                ..identity()
+            };
+            let (memory, path) = create_with(&directory, &wanted);
+            let record = PageRecord {
+                version: PageVersion::new(Epoch::new(1), 7).expect("fits"),
+                remote: true,
+                disk: false,
+            };
+            let last = memory.tables().pages.len() - 1;
+            let tag = PageTag::whole([9; 16]);
+            memory.tables().publish(last, record, tag);
+            drop(memory);
+            let next = open(&path).expect("valid");
+            assert_eq!(next.identity().expect("sound"), wanted);
+            assert_eq!(next.tables().pages[last].load(), record);
+            let kept = next.tables().tag(last) == tag;
+            assert_eq!(kept, integrity == Integrity::Full, "{integrity}");
+        }
+    }
+
+    #[test]
+    fn file_whose_integrity_was_changed_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (memory, path) = create(&directory);
+        memory.set(word::INTEGRITY, 9);
+        assert!(matches!(open(&path), Err(SwapdMemoryError::Foreign)));
+        memory.set(word::INTEGRITY, Integrity::Tag64.code().into());
+        assert!(open(&path).is_err(), "the file is longer than that");
     }
 
     #[test]

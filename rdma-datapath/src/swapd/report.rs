@@ -8,7 +8,7 @@ use dynamicswap_engine::report::SetView;
 use dynamicswap_engine::sets::{Replica, ReplicaState};
 use dynamicswap_engine::tables::{AttachState, Counter, Header, PageEntry};
 use dynamicswap_proto::common::v1 as pb;
-use dynamicswap_types::{Bytes, MonotonicTime, PageCount, ServerIndex, SlabIndex};
+use dynamicswap_types::{Bytes, Integrity, MonotonicTime, PageCount, ServerIndex, SlabIndex};
 
 use super::control::{Control, DETACH_WAITS, HOLDER_GONE};
 use super::mailbox::Snapshot;
@@ -77,6 +77,7 @@ pub fn build(parts: &ReportParts<'_>) -> pb::SwapDeviceReport {
         own_swap_bytes: own.swapped.get(),
         spill_bytes: control.identity.spill.get(),
         pages_spilled: pages_spilled(memory, control.identity.spill),
+        integrity: pb::Integrity::from(control.identity.integrity).into(),
     }
 }
 
@@ -87,7 +88,7 @@ fn warnings(control: &Control, snapshot: &Snapshot) -> Vec<String> {
             "the memory file is not on a noswap tmpfs (Linux 6.4): it stays out of swap only while a process keeps it locked".to_owned(),
         );
     }
-    if control.memory.page_key().is_none() {
+    if control.identity.integrity == Integrity::None {
         warnings.push("pages are readable outside this node (--integrity none)".to_owned());
     }
     if control.is_holder_gone() {

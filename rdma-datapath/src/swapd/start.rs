@@ -11,11 +11,11 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use dynamicswap_engine::engine::{Engine, EngineConfig};
-use dynamicswap_engine::page_guard::PageGuard;
+use dynamicswap_engine::page_guard::{PageGuard, TagLength};
 use dynamicswap_engine::slots::Hello;
 use dynamicswap_engine::tables::EngineState;
 use dynamicswap_proto::daemon::v1::KeptDocument;
-use dynamicswap_types::{Epoch, PAGE_SIZE, SessionId};
+use dynamicswap_types::{Epoch, Integrity, PAGE_SIZE, SessionId};
 
 use super::carrier::Carrier;
 use super::control::Control;
@@ -228,9 +228,20 @@ fn make_engine(memory: &SwapdMemory, epoch: Epoch, spill: bool) -> anyhow::Resul
     };
     let engine = Engine::new(config, memory.tables());
     let mut engine = engine.context("take over the tables")?;
-    if let Some(key) = memory.page_key() {
-        engine.guard_with(PageGuard::sealed(&key, memory.identity()?.device_id));
-    }
+    let Identity {
+        integrity,
+        device_id,
+        ..
+    } = memory.identity()?;
+    let kept = match integrity {
+        Integrity::None => return Ok(engine),
+        Integrity::Tag64 => TagLength::Half,
+        Integrity::Full => TagLength::Whole,
+    };
+    // A page must never leave readable because a key is missing.
+    let key = memory.page_key();
+    let key = key.context("the memory file has no key for the device's pages")?;
+    engine.guard_with(PageGuard::sealed(&key, device_id, kept));
     Ok(engine)
 }
 

@@ -15,6 +15,7 @@ pub const REQUIRED: &[&str] = &[
     "trouble: engine killed between two effects",
     "trouble: engine killed over a document",
     "trouble: engine killed before its answer",
+    "trouble: engine killed inside a publication",
     "trouble: engine hung",
     "trouble: server killed",
     "trouble: server lost its memory",

@@ -14,7 +14,7 @@ use dynamicswap_engine::limits::SCRATCH_PAGES;
 use dynamicswap_engine::operation::{Direction, Operation, OperationId};
 use dynamicswap_engine::request::{Request, RequestKind, RequestTag};
 use dynamicswap_engine::slots::Hello;
-use dynamicswap_engine::tables::{Geometry, OwnedTables, PageRecord, TablesError};
+use dynamicswap_engine::tables::{Geometry, OwnedTables, PageRecord, PageTag, TablesError};
 use dynamicswap_types::{Epoch, MonotonicTime, PageIndex, ServerIndex, SessionId, SwapDeviceId};
 use dynamicswap_workload::page::PAGE_WORDS;
 
@@ -64,6 +64,8 @@ pub struct Process<'m> {
     /// Whether it is killed before its next acknowledgement of a write, and for how long every
     /// way is cut then.
     pub last_word: Option<Duration>,
+    /// While that is so: the page table as it was before the engine's last step.
+    before: Vec<(PageRecord, PageTag)>,
     /// Whether it is stopped (SIGSTOP).
     pub hung: bool,
     /// Operations that a full send queue has refused.
@@ -152,6 +154,7 @@ impl<'m> Process<'m> {
             started: now,
             effects_left: None,
             last_word: None,
+            before: Vec::new(),
             hung: false,
             backlog: VecDeque::new(),
             tables: birth.tables,
@@ -169,6 +172,35 @@ impl<'m> Process<'m> {
             self.transport.set_faults(ServerIndex::new(number), faults);
             self.transport
                 .set_server(ServerIndex::new(number), Some(address));
+        }
+    }
+
+    /// Keeps the page table as it is now, if the process is to be killed before its next
+    /// acknowledgement.
+    pub fn remember(&mut self) {
+        if self.last_word.is_some() {
+            let tables = self.tables.tables();
+            let pages = 0..tables.pages.len();
+            self.before.clear();
+            self.before
+                .extend(pages.map(|page| (tables.pages[page].load(), tables.tag(page))));
+        }
+    }
+
+    /// Takes back a part of a write's publication: the process is killed inside it, after so many
+    /// stores for the page `torn`, and has published those before it alone.
+    pub fn tear(&self, pages: impl Iterator<Item = u64>, torn: u64, stores: usize) {
+        let tables = self.tables.tables();
+        for page in pages.filter(|page| *page >= torn) {
+            let index = usize::try_from(page).unwrap_or(usize::MAX);
+            let Some((record, tag)) = self.before.get(index).copied() else {
+                continue;
+            };
+            let published = (tables.pages[index].load(), tables.tag(index));
+            tables.publish(index, record, tag);
+            if page == torn {
+                tables.publish_torn(index, published.0, published.1, stores);
+            }
         }
     }
 
@@ -300,14 +332,15 @@ impl<'m> Process<'m> {
         let slab_pages = self.geometry.slab_pages as usize;
         for number in 0..operation.buffer.pages {
             let page = slab.as_usize() * slab_pages + (operation.page + number) as usize;
-            let Some(entry) = self.tables.tables().pages.get(page) else {
+            let tables = self.tables.tables();
+            let Some(entry) = tables.pages.get(page) else {
                 continue;
             };
             let record = entry.load();
             if !record.version.is_empty() {
                 let bytes = self.pool.bytes(operation.buffer.part(number, 1));
                 let tag = page_tag(bytes, PageIndex::new(page as u64), record.version);
-                entry.publish(PageRecord { tag, ..record });
+                tables.publish(page, record, PageTag::half(tag));
             }
         }
     }

@@ -15,7 +15,9 @@ use dynamicswap_engine::document::Document;
 use dynamicswap_engine::reserve::ApplyError;
 use dynamicswap_engine::slots::GrantDocument;
 use dynamicswap_engine::tables::{Geometry, OwnedTables};
-use dynamicswap_types::{Generation, MonotonicTime, NameError, ServerIndex, SwapDeviceId};
+use dynamicswap_types::{
+    Generation, Integrity, MonotonicTime, NameError, ServerIndex, SwapDeviceId,
+};
 
 use crate::coverage::Coverage;
 use crate::disk::Disk;
@@ -105,6 +107,7 @@ pub fn geometry(scenario: &Scenario) -> Geometry {
         slabs: scenario.slabs,
         sets: scenario.slabs + 24,
         pool_pages: 0,
+        integrity: Integrity::Full,
     }
 }
 

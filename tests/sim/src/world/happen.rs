@@ -31,6 +31,7 @@ impl World<'_> {
             Trouble::LastWord { gap } => {
                 if let Some(process) = &mut self.process {
                     process.last_word = Some(gap);
+                    process.remember();
                 }
             }
             Trouble::HangEngine { gap } => self.hang_engine(gap),

@@ -174,6 +174,7 @@ impl World<'_> {
             {
                 self.coverage
                     .saw("trouble: engine killed before its answer");
+                self.tear_publication(&effect);
                 self.bury();
                 (0..self.donors.len()).for_each(|donor| self.cut(donor, Cut::Both, gap));
                 return Ok(());
@@ -185,8 +186,32 @@ impl World<'_> {
         }
         if let Some(process) = &mut self.process {
             process.transport.flush(&mut process.pool, self.now);
+            process.remember();
         }
         Ok(())
+    }
+
+    /// Half of the processes that are killed before an acknowledgement have not even finished the
+    /// publication: of its pages the first ones have the new entry, one has a torn one, and the rest
+    /// have that of before. Not where the disk is behind, which has got the whole write by now and
+    /// would not have then.
+    fn tear_publication(&mut self, effect: &Effect) {
+        let Effect::Complete { tag, .. } = effect else {
+            return;
+        };
+        let sent = self.kernel.sent.get(&tag.0).copied();
+        let (Some(process), Some(sent)) = (&self.process, sent) else {
+            return;
+        };
+        if self.scenario.has_disk() || self.random.below(2) == 0 {
+            return;
+        }
+        let torn = sent.draft.page + self.random.below(u64::from(sent.draft.pages));
+        // The tag's two halves and the version: all but the last.
+        let stores = usize::try_from(self.random.below(3)).unwrap_or_default();
+        process.tear(sent.draft.range(), torn, stores);
+        self.coverage
+            .saw("trouble: engine killed inside a publication");
     }
 
     fn carry_out(&mut self, effect: Effect) -> Verdict {
