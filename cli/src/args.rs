@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dynamicswap_crds::PolicyDuration;
-use dynamicswap_types::{Bytes, SlabSize};
+use dynamicswap_types::{Bytes, Integrity, SlabSize};
 
 use crate::cluster::down::{Manner, PagesAway};
 use crate::cluster::paths::ClusterName;
@@ -222,6 +222,11 @@ pub struct UpArgs {
     /// It is as large as the device and lies in /var/lib/dynamicswap/NAME.
     #[arg(long)]
     pub spill: bool,
+    /// What protects the device's pages outside its node: full, tag64 or none.
+    ///
+    /// A policy that asks for more does not attach the device.
+    #[arg(long, default_value_t)]
+    pub integrity: Integrity,
     /// What becomes of the swap device when no engine has served it for 30 s.
     #[arg(long, value_enum, default_value_t = WhenUnserved::Abort)]
     pub when_unserved: WhenUnserved,

@@ -90,6 +90,7 @@ fn up(args: &UpArgs) -> Result<ExitCode> {
         shape: args.shape(),
         controller_port: args.controller_port,
         spill: args.spill,
+        integrity: args.integrity,
         when_unserved: args.when_unserved,
     };
     host::check(&settings.shape)?;

@@ -48,6 +48,7 @@ const COLUMNS: [(&str, &[(&str, &str)]); 4] = [
             ("ATTACHED", "/status/attached"),
             ("DEGRADED", "Degraded"),
             ("FRONT-END", "/status/frontEnd"),
+            ("INTEGRITY", "/status/integrity"),
         ],
     ),
     (

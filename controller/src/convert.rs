@@ -88,6 +88,7 @@ pub fn device(
         id,
         size: Bytes::new(report.size_bytes),
         slab,
+        integrity: report.integrity().into(),
     };
     let observation = DeviceObservation {
         id,

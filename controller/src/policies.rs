@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dynamicswap_crds::{ObjectKey, RemoteMemoryPolicy};
 use dynamicswap_planner::DeviceIntent;
-use dynamicswap_types::{Copies, Durability, Spill};
+use dynamicswap_types::{Copies, Durability, Integrity, Spill};
 
 /// An empty slab's set goes back to the reserve after this time: long enough that a working set
 /// which breathes does not move sets to and fro.
@@ -49,6 +49,7 @@ pub fn intent(policies: &Policies) -> Option<DeviceIntent> {
     Some(DeviceIntent {
         class: strictest(deciding),
         attach: policies.values().any(RemoteMemoryPolicy::in_force),
+        integrity: integrity(policies),
         write_hold: stalls()
             .map(|stall| stall.write_hold)
             .min()
@@ -67,6 +68,14 @@ pub fn intent(policies: &Policies) -> Option<DeviceIntent> {
             .filter_map(|policy| serde_json::to_string(&policy.wanted()).ok())
             .collect(),
     })
+}
+
+/// The strictest integrity of those in force. A paused one asks for none: it attaches nothing, and
+/// what is out left as a device protected it that was good enough then.
+pub fn integrity(policies: &Policies) -> Integrity {
+    let in_force = policies.values().filter(|policy| policy.in_force());
+    let wanted = in_force.map(|policy| policy.spec.integrity);
+    wanted.max().unwrap_or(Integrity::None)
 }
 
 /// Most copies; `Async` beats `None`; `Only` only if all say so.
@@ -144,6 +153,18 @@ mod tests {
     fn paused_and_dry_run_policies_attach_nothing() {
         assert!(!wanted(&["{paused: true}", "{dryRun: true}"]).attach);
         assert!(wanted(&["{paused: true}", "{}"]).attach);
+    }
+
+    #[test]
+    fn strictest_integrity_in_force_wins() {
+        let of = |specs: &[&str]| wanted(specs).integrity;
+        assert_eq!(of(&["{}"]), Integrity::Tag64);
+        assert_eq!(of(&["{integrity: none}"]), Integrity::None);
+        assert_eq!(of(&["{integrity: none}", "{}"]), Integrity::Tag64);
+        assert_eq!(of(&["{integrity: full}", "{}"]), Integrity::Full);
+        let paused = "{integrity: full, paused: true}";
+        let dry = "{integrity: full, dryRun: true}";
+        assert_eq!(of(&[paused, dry, "{}"]), Integrity::Tag64);
     }
 
     #[test]

@@ -13,9 +13,12 @@ use dynamicswap_planner::{
 };
 use dynamicswap_proto::common::v1 as pb;
 use dynamicswap_proto::control::v1::NodeReport;
-use dynamicswap_types::{Bytes, Epoch, NodeName, PageCount, SetId, SlabIndex, SwapDeviceId};
+use dynamicswap_types::{
+    Bytes, Epoch, Integrity, NodeName, PageCount, SetId, SlabIndex, SwapDeviceId,
+};
 
-use crate::policies::{Policies, RefusedPolicy};
+use crate::limits::NODES_SHOWN_MAX;
+use crate::policies::{Policies, RefusedPolicy, integrity};
 use crate::store::slab_map_spec;
 
 /// What objects are made of.
@@ -128,7 +131,10 @@ impl Views<'_> {
                 "DryRun",
                 "spec.dryRun has it decide and report, and change nothing".to_owned(),
             ),
-            (false, false) => ("InForce", String::new()),
+            (false, false) => match self.too_weak(spec.integrity) {
+                Some(why) => ("IntegrityTooWeak", why),
+                None => ("InForce", String::new()),
+            },
         };
         let verdicts = vec![
             verdict("Accepted", true, "Understood", String::new()),
@@ -145,6 +151,32 @@ impl Views<'_> {
             }),
             ..policy.clone()
         }
+    }
+
+    /// Which devices are not attached because they protect their pages less than the policies in
+    /// force ask for, of which this one asks for `own`.
+    fn too_weak(&self, own: Integrity) -> Option<String> {
+        let wanted = integrity(self.policies);
+        let devices = self.ledger.devices.values();
+        let weak = devices.filter(|device| !device.gone && device.lacks(wanted).is_some());
+        let nodes: Vec<&str> = weak.map(|device| device.node.as_str()).collect();
+        let shown = nodes[..nodes.len().min(NODES_SHOWN_MAX)].join(", ");
+        let more = match nodes.len().saturating_sub(NODES_SHOWN_MAX) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let who = if own < wanted {
+            "another policy asks"
+        } else {
+            "it asks"
+        };
+        (!nodes.is_empty()).then(|| {
+            format!(
+                "swap devices of {shown}{more} are not attached: {who} for integrity {wanted} and \
+                 they have less; start their swapd anew with --integrity {wanted} \
+                 (swapd.integrity={wanted} in the chart), or write less in spec.integrity"
+            )
+        })
     }
 
     /// A policy that is not understood has no spec that could be shown.
@@ -253,7 +285,11 @@ impl Views<'_> {
             .filter(|set| set.slab.is_none() && !set.released)
             .count();
         let error = report.map_or("", |report| &report.swap_device_error);
-        let verdicts = vec![self.ready(node, error), degraded(said.pages_degraded)];
+        let verdicts = vec![
+            self.ready(node, error),
+            degraded(said.pages_degraded),
+            suitable(device, integrity(self.policies)),
+        ];
         let conditions = self.stamp(Kind::SwapDevice, node, verdicts);
         let spec = SwapDeviceSpec {
             node: node.clone(),
@@ -263,6 +299,7 @@ impl Views<'_> {
             observed_generation: None,
             durability: device.class,
             attached: said.attached,
+            integrity: device.integrity,
             front_end: said.front_end.clone(),
             epoch: Epoch::new(said.epoch),
             size: device.size,
@@ -386,6 +423,17 @@ fn draining(record: &NodeRecord, lent: u32) -> Verdict {
             "Moving",
             format!("{left} slots still have to be emptied"),
         ),
+    }
+}
+
+/// Whether a device may be attached for the policies in force.
+fn suitable(device: &DeviceRecord, wanted: Integrity) -> Verdict {
+    match device.lacks(wanted) {
+        None => verdict("Suitable", true, "MeetsPolicies", String::new()),
+        Some(lack) => {
+            let sentence = format!("it is not attached: {lack}");
+            verdict("Suitable", false, "IntegrityTooWeak", sentence)
+        }
     }
 }
 

@@ -313,6 +313,51 @@ async fn too_few_donors_are_explained() {
 }
 
 #[tokio::test]
+async fn device_that_protects_too_little_is_detached_and_says_so_everywhere() {
+    let cluster = Cluster::usual().await;
+    let attached = async |wanted: bool| {
+        eventually("the document says whether to attach", async || {
+            let device = cluster.borrower.document().and_then(|it| it.swap_device);
+            device.is_some_and(|device| device.attached == wanted)
+        })
+        .await;
+    };
+    attached(true).await;
+    let full = policy("{integrity: full}").replace("name: test", "name: strict");
+    cluster.controller.apply(&full).await.expect("applied");
+    attached(false).await;
+    let device = &cluster.controller.get("swd").await[0];
+    assert_eq!(device["status"]["integrity"], "tag64");
+    let suitable = condition(device, "Suitable");
+    assert_eq!(suitable["status"], "False");
+    let sentence = suitable["message"].as_str().expect("a sentence");
+    assert!(sentence.contains("--integrity full"), "{sentence}");
+    for policy in cluster.controller.get("rmp").await {
+        let in_force = condition(&policy, "InForce");
+        assert_eq!(in_force["status"], "True");
+        assert_eq!(in_force["reason"], "IntegrityTooWeak");
+        let sentence = in_force["message"].as_str().expect("a sentence");
+        let other = policy["metadata"]["name"] == "test";
+        assert_eq!(
+            sentence.contains("another policy asks"),
+            other,
+            "{sentence}"
+        );
+        assert!(sentence.contains("swap devices of b1"), "{sentence}");
+    }
+    let status = cluster.controller.status().await;
+    let told = |event: &&dynamicswap_proto::control::v1::ClusterEvent| {
+        event.node == "b1" && event.kind == "IntegrityTooWeak"
+    };
+    assert_eq!(status.events.iter().filter(told).count(), 1);
+    assert!(status.plan_waits.join("\n").contains("does not attach b1"));
+    // With a device that has what is asked for, and with no such policy, it is attached.
+    let paused = full.replace("integrity: full", "integrity: full, paused: true");
+    cluster.controller.apply(&paused).await.expect("applied");
+    attached(true).await;
+}
+
+#[tokio::test]
 async fn borrower_that_has_left_gives_back_what_it_was_lent() {
     let cluster = Cluster::usual().await;
     cluster.borrower.change(|daemons| daemons.bound = 4).await;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use dynamicswap_types::{Bytes, Copies, Durability, Spill};
+use dynamicswap_types::{Bytes, Copies, Durability, Integrity, Spill};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -56,6 +56,8 @@ use crate::schema;
     printcolumn(name = "In-Force", type_ = "string",
                 json_path = ".status.conditions[?(@.type==\"InForce\")].status",
                 description = "It is accepted, not paused and no dry run"),
+    printcolumn(name = "Integrity", type_ = "string", json_path = ".spec.integrity",
+                description = "The least that protects pages outside their node", priority = 1),
     printcolumn(name = "Paused", type_ = "boolean", json_path = ".spec.paused", priority = 1),
     printcolumn(name = "Dry-Run", type_ = "boolean", json_path = ".spec.dryRun", priority = 1),
     printcolumn(name = "Reason", type_ = "string",
@@ -70,6 +72,13 @@ pub struct RemoteMemoryPolicySpec {
     /// How many copies, and the disk's part.
     #[serde(default)]
     pub durability: DurabilitySpec,
+    /// The least that protects pages outside their node: full, tag64 or none; tag64 if not said. A
+    /// swap device that has less is not attached; of several policies in force the strictest counts.
+    /// full: AES-256-GCM with its whole tag of 128 bits. tag64: the same with 64 bits of the tag.
+    /// none: a checksum alone.
+    #[serde(default, deserialize_with = "integrity")]
+    #[schemars(schema_with = "schema::integrity")]
+    pub integrity: Integrity,
     /// Upper bounds on remote memory.
     #[serde(default)]
     pub limits: LimitsSpec,
@@ -368,6 +377,13 @@ fn copies<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Copies, D::Error
 
 /// Reads `spill` as text first, so that a wrong word is answered with the right ones.
 fn spill<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Spill, D::Error> {
+    String::deserialize(deserializer)?
+        .parse()
+        .map_err(de::Error::custom)
+}
+
+/// Reads `integrity` in the same way.
+fn integrity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Integrity, D::Error> {
     String::deserialize(deserializer)?
         .parse()
         .map_err(de::Error::custom)

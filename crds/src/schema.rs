@@ -139,6 +139,11 @@ pub fn spill(_: &mut SchemaGenerator) -> Schema {
     words(&["None", "Async", "Only"])
 }
 
+/// What protects pages.
+pub fn integrity(_: &mut SchemaGenerator) -> Schema {
+    words(&["full", "tag64", "none"])
+}
+
 /// A durability class.
 pub fn durability(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

@@ -5,7 +5,7 @@
 //! nothing keeps it.
 
 use dynamicswap_types::{
-    Bytes, Durability, Generation, IncarnationId, NodeName, SetId, SlabSize, SlotIndex,
+    Bytes, Durability, Generation, IncarnationId, Integrity, NodeName, SetId, SlabSize, SlotIndex,
     SwapDeviceId,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -122,6 +122,11 @@ pub struct SlabMapSpec {
     #[serde(serialize_with = "plain_slab")]
     #[schemars(schema_with = "schema::number")]
     pub slab_bytes: SlabSize,
+    /// What protects the device's pages: full, tag64 or none; absent while its daemon has not said
+    /// it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::integrity")]
+    pub integrity: Option<Integrity>,
     /// The class that the borrower's document asks for; absent until a policy exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::durability")]

@@ -1,6 +1,8 @@
 //! `SwapDevice`: a borrower's device.
 
-use dynamicswap_types::{Bytes, Durability, Epoch, NodeName, PageCount, SlabSize, SwapDeviceId};
+use dynamicswap_types::{
+    Bytes, Durability, Epoch, Integrity, NodeName, PageCount, SlabSize, SwapDeviceId,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -48,6 +50,11 @@ use crate::schema;
                 description = "Copies that the class in force asks for", priority = 1),
     printcolumn(name = "Spill", type_ = "string", json_path = ".status.durability.spill",
                 description = "The disk's part in the class in force", priority = 1),
+    printcolumn(name = "Integrity", type_ = "string", json_path = ".status.integrity",
+                description = "What protects its pages outside the node", priority = 1),
+    printcolumn(name = "Suitable", type_ = "string",
+                json_path = ".status.conditions[?(@.type==\"Suitable\")].status",
+                description = "It has what the policies in force ask for", priority = 1),
     printcolumn(name = "Device", type_ = "string", json_path = ".spec.deviceId",
                 description = "The device's life", priority = 1),
     printcolumn(name = "Reason", type_ = "string",
@@ -88,6 +95,11 @@ pub struct SwapDeviceStatus {
     pub durability: Option<Durability>,
     /// The node swaps to it now.
     pub attached: bool,
+    /// What protects its pages outside the node: full, tag64 or none; absent if its daemon does not
+    /// say. Never changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::integrity")]
+    pub integrity: Option<Integrity>,
     /// How it is made: `ublk` or `fuse-loop`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub front_end: String,
@@ -114,7 +126,8 @@ pub struct SwapDeviceStatus {
     #[schemars(schema_with = "schema::number")]
     pub pages_degraded: PageCount,
     /// Ready: its agent has a session and its daemon answers. Degraded: pages have fewer copies
-    /// than the class asks for.
+    /// than the class asks for. Suitable: it has the integrity that the policies in force ask for;
+    /// else it is not attached.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

@@ -35,7 +35,7 @@ fn server(spec: &str) -> Vec<String> {
     support::judge(Kind::RemoteMemoryPolicy, &object, None)
 }
 
-const GOOD: [&str; 39] = [
+const GOOD: [&str; 42] = [
     "{}",
     "{podSelector: {}}",
     "{podSelector: {matchLabels: {app: web, tier: \"1\"}}}",
@@ -44,6 +44,9 @@ const GOOD: [&str; 39] = [
     "{durability: {copies: 3, spill: Async}}",
     "{durability: {spill: Only}}",
     "{durability: {spill: None}}",
+    "{integrity: full}",
+    "{integrity: tag64}",
+    "{integrity: none}",
     "{limits: {}}",
     "{limits: {perContainer: 1}}",
     "{limits: {perContainer: 1Gi, perNamespace: 1Gi}}",
@@ -78,7 +81,7 @@ const GOOD: [&str; 39] = [
 ];
 
 /// A spec, and the words of either judge that say what to write.
-const BAD: [(&str, &str, &str); 57] = [
+const BAD: [(&str, &str, &str); 60] = [
     (
         "{durability: {copies: 0}}",
         "write 1, 2 or 3",
@@ -115,6 +118,9 @@ const BAD: [(&str, &str, &str); 57] = [
         "\"Async\"",
     ),
     ("{durability: {copys: 2}}", "copies", "unknown field"),
+    ("{integrity: Full}", "full, tag64 or none", "\"full\""),
+    ("{integrity: \"\"}", "full, tag64 or none", "\"full\""),
+    ("{integrity: 64}", "full, tag64 or none", "of type string"),
     (
         "{limits: {perContainer: 0}}",
         "leave it out for no limit",

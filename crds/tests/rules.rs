@@ -16,7 +16,8 @@ use dynamicswap_crds::{
     SwapDevice, crd_file, crds,
 };
 use dynamicswap_types::{
-    Bytes, Copies, Durability, IncarnationId, SetId, SlabSize, SlotIndex, Spill, SwapDeviceId,
+    Bytes, Copies, Durability, IncarnationId, Integrity, SetId, SlabSize, SlotIndex, Spill,
+    SwapDeviceId,
 };
 use serde_json::{Value, json};
 
@@ -298,6 +299,7 @@ fn large_map(sets: u64, make: fn(u64) -> SlabSeat) -> SlabMap {
         device_id: SwapDeviceId::from_bytes([0xEF; 16]),
         size_bytes: Bytes::from_mib(64 << 10),
         slab_bytes: SlabSize::DEFAULT,
+        integrity: Some(Integrity::Tag64),
         durability: Some(Durability {
             copies: Copies::TWO,
             spill: Spill::Async,

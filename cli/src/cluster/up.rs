@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use dynamicswap_proto::control::v1 as pb;
+use dynamicswap_types::Integrity;
 
 use super::down::{self, Manner};
 use super::host;
@@ -45,6 +46,8 @@ pub struct Settings {
     pub controller_port: Option<u16>,
     /// Whether the device gets a spill file.
     pub spill: bool,
+    /// What protects the device's pages.
+    pub integrity: Integrity,
     /// What becomes of a device that nobody serves.
     pub when_unserved: WhenUnserved,
 }
@@ -469,6 +472,7 @@ fn swapd_command(
     if settings.spill {
         command.arg("--spill-file").arg(paths.spill().join("pages"));
     }
+    command.args(["--integrity", settings.integrity.word()]);
     command.args(["--when-unserved", settings.when_unserved.as_str()]);
     command
         .arg("--unserved-timeout-ms")
@@ -552,6 +556,7 @@ mod tests {
             },
             controller_port: None,
             spill,
+            integrity: Integrity::Full,
             when_unserved,
         };
         let programs = Programs::beside(dir.path());
@@ -566,6 +571,7 @@ mod tests {
         let holds = |wanted: [&str; 2]| plain.windows(2).any(|pair| pair == wanted);
         assert!(holds(["--when-unserved", "abort"]), "{plain:?}");
         assert!(holds(["--unserved-timeout-ms", "30000"]), "{plain:?}");
+        assert!(holds(["--integrity", "full"]), "{plain:?}");
         assert!(!plain.contains(&"--spill-file".to_owned()), "{plain:?}");
         let spill = swapd_arguments(true, WhenUnserved::Wait);
         assert!(spill.contains(&"wait".to_owned()), "{spill:?}");

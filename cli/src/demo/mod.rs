@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use dynamicswap_types::{Bytes, SlabSize, Spill};
+use dynamicswap_types::{Bytes, Integrity, SlabSize, Spill};
 
 use crate::args::{DemoArgs, WhenUnserved};
 use crate::cluster::caution;
@@ -42,9 +42,10 @@ const RESERVE_SLABS: u64 = 12;
 /// # Errors
 /// A refusal for bad input; anything that fails later is in the report and the exit code.
 pub fn run(args: &DemoArgs) -> Result<ExitCode> {
-    let (policy, spill) = policy(args)?;
+    let (policy, spill, integrity) = policy(args)?;
     let settings = up::Settings {
         spill,
+        integrity,
         ..settings(args)?
     };
     check_room(args, &settings.shape, host::available_now()?)?;
@@ -89,10 +90,10 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode> {
     }
 }
 
-/// The policies' text, and whether they want a spill file.
-fn policy(args: &DemoArgs) -> Result<(String, bool)> {
+/// The policies' text, whether they want a spill file, and the integrity that the device must have.
+fn policy(args: &DemoArgs) -> Result<(String, bool, Integrity)> {
     let Some(path) = &args.policy else {
-        return Ok((POLICY.to_owned(), false));
+        return Ok((POLICY.to_owned(), false, Integrity::default()));
     };
     let text = read_objects(path)?;
     let policies = dynamicswap_crds::parse_policies(&text)
@@ -122,7 +123,8 @@ fn policy(args: &DemoArgs) -> Result<(String, bool)> {
         copies + 1
     );
     let spill = spills.iter().any(|spill| *spill != Spill::None);
-    Ok((text, spill))
+    let integrity = in_force().map(|policy| policy.spec.integrity).max();
+    Ok((text, spill, integrity.unwrap_or_default()))
 }
 
 /// The cluster that the workload needs: two copies of everything must fit when one donor is gone.
@@ -165,6 +167,7 @@ fn settings(args: &DemoArgs) -> Result<up::Settings> {
         },
         controller_port: None,
         spill: false,
+        integrity: Integrity::default(),
         when_unserved: WhenUnserved::Abort,
     })
 }
@@ -254,6 +257,10 @@ mod tests {
 
     /// What is made of a policy file with these specs.
     fn policy_of(specs: &[&str]) -> Result<bool> {
+        made_of(specs).map(|(_, spill, _)| spill)
+    }
+
+    fn made_of(specs: &[&str]) -> Result<(String, bool, Integrity)> {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let documents = specs.iter().enumerate().map(|(number, spec)| {
             format!(
@@ -264,7 +271,19 @@ mod tests {
         let text = documents.collect::<Vec<_>>().join("---\n");
         std::fs::write(file.path(), text).expect("written");
         let path = file.path().display().to_string();
-        policy(&args(&["--policy", &path])).map(|(_, spill)| spill)
+        policy(&args(&["--policy", &path]))
+    }
+
+    #[test]
+    fn device_gets_the_strictest_integrity_that_is_asked_for() {
+        let of = |specs: &[&str]| made_of(specs).expect("fine").2;
+        assert_eq!(of(&["{}"]), Integrity::Tag64);
+        assert_eq!(of(&["{}", "{integrity: full}"]), Integrity::Full);
+        assert_eq!(of(&["{integrity: none}"]), Integrity::None);
+        assert_eq!(
+            of(&["{}", "{paused: true, integrity: full}"]),
+            Integrity::Tag64
+        );
     }
 
     #[test]

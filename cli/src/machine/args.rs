@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Args;
-use dynamicswap_types::{Bytes, SlabSize};
+use dynamicswap_types::{Bytes, Integrity, SlabSize};
 
 /// Port of the controller on the lending machine.
 pub const CONTROLLER_PORT: u16 = 7700;
@@ -43,6 +43,10 @@ pub struct BorrowArgs {
     /// Without it every page also goes to a file as large as the device, behind the remote write.
     #[arg(long)]
     pub no_spill: bool,
+    /// What protects pages outside this machine: full, tag64 or none. A policy that asks for more
+    /// does not attach the device.
+    #[arg(long, default_value_t)]
+    pub integrity: Integrity,
     /// A policy of your own instead of the built-in one.
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,

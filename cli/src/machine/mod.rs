@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use dynamicswap_proto::control::v1 as pb;
-use dynamicswap_types::{Bytes, NodeName, SlabSize};
+use dynamicswap_types::{Bytes, Integrity, NodeName, SlabSize};
 
 use crate::client::Client;
 use crate::cluster::{caution, host};
@@ -102,6 +102,7 @@ pub fn borrow(args: &BorrowArgs) -> Result<ExitCode> {
         size: args.size,
         slab: SlabSize::DEFAULT,
         spill: !args.no_spill,
+        integrity: args.integrity,
     };
     if args.print_units {
         return Ok(print(&borrower.units()));
@@ -147,11 +148,33 @@ pub fn borrow(args: &BorrowArgs) -> Result<ExitCode> {
 }
 
 fn policy_of(args: &BorrowArgs) -> Result<String> {
-    match &args.policy {
-        Some(file) => read_objects(file),
-        None if args.no_spill => Ok(POLICY_NO_SPILL.to_owned()),
-        None => Ok(POLICY.to_owned()),
+    let Some(file) = &args.policy else {
+        return Ok(built_in(args.no_spill, args.integrity));
+    };
+    let text = read_objects(file)?;
+    // What is not understood is the controller's to refuse.
+    let policies = dynamicswap_crds::parse_policies(&text).unwrap_or_default();
+    let in_force = policies.iter().filter(|policy| policy.in_force());
+    let wanted = in_force.map(|policy| policy.spec.integrity).max();
+    if let Some(wanted) = wanted.filter(|wanted| *wanted > args.integrity) {
+        return Err(Refusal::error(format!(
+            "{} asks for integrity {wanted}, and the device would have {}: give --integrity \
+             {wanted}, or write less in spec.integrity",
+            file.display(),
+            args.integrity
+        )));
     }
+    Ok(text)
+}
+
+/// The built-in policy. It asks for what policies ask for by default, and for less only where the
+/// device has less: other borrowers of the same lender may have devices of their own.
+fn built_in(no_spill: bool, integrity: Integrity) -> String {
+    let text = if no_spill { POLICY_NO_SPILL } else { POLICY };
+    if integrity >= Integrity::default() {
+        return text.to_owned();
+    }
+    format!("{text}  integrity: {integrity}\n")
 }
 
 /// Starts units and carries on; on failure, takes everything away again.
@@ -418,5 +441,39 @@ mod tests {
             (spill(POLICY), spill(POLICY_NO_SPILL)),
             ("Async".to_owned(), "None".to_owned())
         );
+    }
+
+    #[test]
+    fn built_in_policy_never_asks_for_more_than_the_device_has() {
+        for (no_spill, has) in [false, true]
+            .into_iter()
+            .flat_map(|no_spill| Integrity::ALL.map(|has| (no_spill, has)))
+        {
+            let text = built_in(no_spill, has);
+            let policies = dynamicswap_crds::parse_policies(&text).expect("valid");
+            let asked = policies[0].spec.integrity;
+            assert_eq!(asked, has.min(Integrity::Tag64));
+        }
+    }
+
+    #[test]
+    fn policy_that_would_not_attach_the_device_is_refused_with_the_option() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let text = format!("{POLICY}  integrity: full\n");
+        std::fs::write(file.path(), text).expect("written");
+        let args = |integrity| BorrowArgs {
+            from: "10.0.0.1:7700".parse().expect("an address"),
+            size: Bytes::from_mib(64),
+            no_spill: false,
+            integrity,
+            policy: Some(file.path().to_owned()),
+            print_units: false,
+        };
+        let error = policy_of(&args(Integrity::Tag64)).expect_err("too weak");
+        assert!(
+            error.to_string().contains("give --integrity full"),
+            "{error}"
+        );
+        assert!(policy_of(&args(Integrity::Full)).is_ok());
     }
 }

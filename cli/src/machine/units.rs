@@ -5,7 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use dynamicswap_types::{Bytes, NodeName, SlabSize};
+use dynamicswap_types::{Bytes, Integrity, NodeName, SlabSize};
 
 use super::args::{CONTROLLER_PORT, DATA_PORT};
 use super::paths::{RUN, STATE};
@@ -61,6 +61,8 @@ pub struct Borrower<'a> {
     pub slab: SlabSize,
     /// Whether there is a spill file.
     pub spill: bool,
+    /// What protects the device's pages.
+    pub integrity: Integrity,
 }
 
 /// Where the lender's controller is.
@@ -109,7 +111,7 @@ impl Borrower<'_> {
     /// swapd, agent: in the order of their start.
     #[must_use]
     pub fn units(&self) -> Vec<Unit> {
-        let (node, size, slab) = (self.node, self.size, self.slab);
+        let (node, size, slab, integrity) = (self.node, self.size, self.slab, self.integrity);
         let spill = if self.spill {
             format!(" --spill-file {STATE}/swapd/pages")
         } else {
@@ -118,7 +120,8 @@ impl Borrower<'_> {
         let engine = self.programs.join("dynamicswap-swapd-engine");
         let swapd_line = format!(
             "swapd --node {node} --state-dir {RUN}/swapd --size {size} --slab {slab} \
-             --control-socket {RUN}/swapd/control.sock --engine {} --when-unserved abort{spill}",
+             --control-socket {RUN}/swapd/control.sock --engine {} --integrity {integrity} \
+             --when-unserved abort{spill}",
             engine.display()
         );
         let agent_line = agent_line(
@@ -233,6 +236,7 @@ mod tests {
             size: Bytes::from_mib(224),
             slab: SlabSize::DEFAULT,
             spill,
+            integrity: Integrity::Full,
         };
         let units = borrower(true).units();
         let swapd = text_of(&units, SWAPD);
@@ -244,6 +248,7 @@ mod tests {
             assert!(swapd.lines().any(|line| line == setting), "{setting}");
         }
         assert!(swapd.contains("--spill-file /var/lib/dynamicswap-machine/swapd/pages"));
+        assert!(swapd.contains(" --integrity full "));
         assert!(swapd.lines().any(|line| line == "MemorySwapMax=0"));
         let without = borrower(false).units();
         assert!(!text_of(&without, SWAPD).contains("--spill-file"));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use dynamicswap_types::{
-    Bytes, FailureDomain, IncarnationId, NodeName, SetId, SlabSize, SwapDeviceId,
+    Bytes, FailureDomain, IncarnationId, Integrity, NodeName, SetId, SlabSize, SwapDeviceId,
 };
 
 use crate::ledger::{DeviceRecord, Ledger, NodeRecord, Published, ServerFacts};
@@ -18,6 +18,8 @@ pub struct DeviceFacts {
     pub size: Bytes,
     /// Its slabs' size.
     pub slab: SlabSize,
+    /// What protects its pages; absent if its daemon does not say.
+    pub integrity: Option<Integrity>,
 }
 
 /// What a node says that outlives its session.
@@ -169,6 +171,10 @@ fn absorb_server(
 fn absorb_device(ledger: &mut Ledger, node: &NodeName, facts: &DeviceFacts) -> Option<Absorbed> {
     let before = ledger.device_of(node).map(|(id, _)| id);
     if before == Some(facts.id) {
+        // It never changes; what is on record may be from before anybody said it.
+        if let Some(device) = ledger.devices.get_mut(&facts.id) {
+            device.integrity = facts.integrity;
+        }
         return None;
     }
     if ledger.devices.contains_key(&facts.id) {
@@ -182,6 +188,7 @@ fn absorb_device(ledger: &mut Ledger, node: &NodeName, facts: &DeviceFacts) -> O
         node: node.clone(),
         size: facts.size,
         slab: facts.slab,
+        integrity: facts.integrity,
         class: None,
         reserve_sets_max: 0,
         gone: false,

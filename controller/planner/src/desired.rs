@@ -160,7 +160,7 @@ fn device_frame(
     DeviceDocument {
         device: id,
         class: device.class.unwrap_or(CLASS_WITHOUT_POLICY),
-        attached: intent.is_some_and(|intent| intent.attach) && device.class.is_some(),
+        attached: intent.is_some_and(|intent| intent.attaches(device)) && device.class.is_some(),
         write_hold: intent.map_or(WRITE_HOLD, |intent| intent.write_hold),
         read_stall: intent.map_or(READ_STALL, |intent| intent.read_stall),
         empty_slab_hold: intent.map_or(EMPTY_SLAB_HOLD, |intent| intent.empty_slab_hold),

@@ -7,11 +7,12 @@
 mod apply;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use dynamicswap_types::{
-    Bytes, Durability, FailureDomain, Generation, IncarnationId, NodeName, SetId, SlabSize,
-    SlotIndex, SwapDeviceId,
+    Bytes, Durability, FailureDomain, Generation, IncarnationId, Integrity, NodeName, SetId,
+    SlabSize, SlotIndex, SwapDeviceId,
 };
 
 pub use apply::IllegalStep;
@@ -148,12 +149,49 @@ pub struct DeviceRecord {
     pub size: Bytes,
     /// Its slabs' size.
     pub slab: SlabSize,
+    /// What protects its pages for its whole life; absent while its daemon has not said it.
+    pub integrity: Option<Integrity>,
     /// The class that its document asks for; absent until a policy exists.
     pub class: Option<Durability>,
     /// The limit on unbound sets that its document says.
     pub reserve_sets_max: u32,
     /// The borrower has another device now: what is on record for this one is taken back.
     pub gone: bool,
+}
+
+impl DeviceRecord {
+    /// What the device lacks of this integrity; nothing if it has it, or more. One that does not
+    /// say what it has counts as having none.
+    #[must_use]
+    pub fn lacks(&self, wanted: Integrity) -> Option<IntegrityLack> {
+        let offered = self.integrity;
+        let lacks = offered.unwrap_or(Integrity::None) < wanted;
+        lacks.then_some(IntegrityLack { offered, wanted })
+    }
+}
+
+/// A device protects its pages less than a policy asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IntegrityLack {
+    /// What it has; absent if its daemon does not say.
+    pub offered: Option<Integrity>,
+    /// What is asked for.
+    pub wanted: Integrity,
+}
+
+impl fmt::Display for IntegrityLack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { offered, wanted } = self;
+        match offered {
+            Some(offered) => write!(f, "it has integrity {offered}")?,
+            None => f.write_str("its swapd does not say what integrity it has")?,
+        }
+        write!(
+            f,
+            ", and a policy in force asks for {wanted}; start swapd anew with --integrity {wanted} \
+             (swapd.integrity={wanted} in the chart), or write less in spec.integrity"
+        )
+    }
 }
 
 /// What documents say of a memory server, and what bounds its slots.

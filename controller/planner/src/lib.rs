@@ -36,8 +36,8 @@ pub use desired::{
 pub use filter::Refusal;
 pub use health::{Cause, Health};
 pub use ledger::{
-    DeviceRecord, IllegalStep, Ledger, NodeRecord, Published, PublishedPart, Seat, SeatPhase,
-    ServerFacts, SetRecord, SetStage,
+    DeviceRecord, IllegalStep, IntegrityLack, Ledger, NodeRecord, Published, PublishedPart, Seat,
+    SeatPhase, ServerFacts, SetRecord, SetStage,
 };
 pub use lint::{Finding, lint};
 pub use plan::{Place, Plan, Step};

@@ -6,6 +6,7 @@ use dynamicswap_types::{Copies, NodeName};
 
 use crate::filter::Refusal;
 use crate::health::Cause;
+use crate::ledger::IntegrityLack;
 
 /// A reason, without the number of times that it applies.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +27,13 @@ pub enum Reason {
     NoSpillFile {
         /// The borrower.
         borrower: NodeName,
+    },
+    /// Waits: the device protects its pages less than a policy asks for.
+    IntegrityTooWeak {
+        /// The borrower.
+        borrower: NodeName,
+        /// What it lacks.
+        lack: IntegrityLack,
     },
     /// Waits: dead copies have no live copy beside them to rebuild from.
     NoLiveCopy {
@@ -188,6 +196,7 @@ impl Reason {
             Self::BrakeOn { .. } => "BrakeOn",
             Self::ForeignGrants { .. } => "ForeignGrants",
             Self::NoSpillFile { .. } => "NoSpillFile",
+            Self::IntegrityTooWeak { .. } => "IntegrityTooWeak",
             Self::NoLiveCopy { .. } => "NoLiveCopy",
             Self::NoDonor { .. } => "NoDonor",
             Self::ClassPending { .. } => "ClassPending",
@@ -217,6 +226,15 @@ impl Reason {
         }
     }
 
+    /// The node whose event it is when it begins, although it waits: somebody has to do something.
+    #[must_use]
+    pub const fn told_on(&self) -> Option<&NodeName> {
+        match self {
+            Self::IntegrityTooWeak { borrower, .. } => Some(borrower),
+            _ => None,
+        }
+    }
+
     /// Whether something waits, as opposed to happens.
     #[must_use]
     pub const fn is_wait(&self) -> bool {
@@ -225,6 +243,7 @@ impl Reason {
             Self::BrakeOn { .. }
                 | Self::ForeignGrants { .. }
                 | Self::NoSpillFile { .. }
+                | Self::IntegrityTooWeak { .. }
                 | Self::NoLiveCopy { .. }
                 | Self::NoDonor { .. }
                 | Self::ClassPending { .. }
@@ -278,6 +297,9 @@ impl ReportLine {
                 "keeps {borrower}'s class as it is: the one wanted spills to disk and its swapd has \
                  no spill file; start it with --spill-file (dynamicswap up --spill), or write spill: None"
             ),
+            Reason::IntegrityTooWeak { borrower, lack } => {
+                write!(f, "does not attach {borrower}'s swap device: {lack}")
+            }
             Reason::NoLiveCopy { borrower } => write!(
                 f,
                 "waits with {count} sets of {borrower}: no live copy is left to rebuild from \

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dynamicswap_types::{
-    Bytes, Durability, Generation, IncarnationId, MonotonicTime, NodeName, SetId, SlotIndex, Spill,
-    SwapDeviceId,
+    Bytes, Durability, Generation, IncarnationId, Integrity, MonotonicTime, NodeName, SetId,
+    SlotIndex, Spill, SwapDeviceId,
 };
 
-use crate::ledger::Ledger;
+use crate::ledger::{DeviceRecord, Ledger};
 
 /// Everything that a plan depends on. All rules of one plan judge the same view.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +43,8 @@ pub struct DeviceIntent {
     pub class: Durability,
     /// Whether any policy is in force, so that devices shall be attached.
     pub attach: bool,
+    /// The strictest integrity of the policies in force: a device that has less is not attached.
+    pub integrity: Integrity,
     /// How long a write waits for a repair.
     pub write_hold: Duration,
     /// How long a read waits for a copy.
@@ -53,6 +55,14 @@ pub struct DeviceIntent {
     pub copy_bandwidth: Option<Bytes>,
     /// The policies themselves, for the agents.
     pub policies: Vec<String>,
+}
+
+impl DeviceIntent {
+    /// Whether this device shall be attached.
+    #[must_use]
+    pub fn attaches(&self, device: &DeviceRecord) -> bool {
+        self.attach && device.lacks(self.integrity).is_none()
+    }
 }
 
 /// An agent's session.

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use dynamicswap_planner::{SetStage, plan};
-use dynamicswap_types::{NodeName, Spill};
+use dynamicswap_types::{Integrity, NodeName, Spill};
 use world::{World, class, intent, millis, node};
 
 #[test]
@@ -391,6 +391,59 @@ fn device_on_disk_alone_is_attached_without_sets() {
     world.settle();
     assert!(world.borrowers[&node("b1")].attached);
     assert!(world.ledger.sets.is_empty());
+}
+
+#[test]
+fn device_that_protects_less_than_a_policy_asks_for_is_detached_and_says_so() {
+    let mut world = World::usual();
+    world.bind("b1", 3);
+    world.settle();
+    assert!(world.borrowers[&node("b1")].attached);
+    world.intent.as_mut().expect("an intent").integrity = Integrity::Full;
+    world.settle();
+    assert!(!world.borrowers[&node("b1")].attached);
+    let report: Vec<String> = world.plan.report.iter().map(ToString::to_string).collect();
+    let told = report
+        .iter()
+        .find(|line| line.contains("does not attach b1"));
+    let told = told.expect("it is said");
+    for word in ["has integrity tag64", "asks for full", "--integrity full"] {
+        assert!(told.contains(word), "{told}");
+    }
+    world.intent.as_mut().expect("an intent").integrity = Integrity::Tag64;
+    world.settle();
+    world.check();
+    assert!(world.borrowers[&node("b1")].attached);
+}
+
+#[test]
+fn device_that_has_more_than_is_asked_for_is_attached_and_a_silent_one_is_not() {
+    let cases = [
+        (Some(Integrity::Full), Integrity::Tag64, true),
+        (Some(Integrity::Full), Integrity::Full, true),
+        (Some(Integrity::None), Integrity::Tag64, false),
+        (Some(Integrity::None), Integrity::None, true),
+        (None, Integrity::Tag64, false),
+        (None, Integrity::None, true),
+    ];
+    for (offered, wanted, attached) in cases {
+        let mut world = World::new();
+        for name in ["d1", "d2"] {
+            world.join_donor(name, name, 32);
+        }
+        world.join_borrower("b1", 16);
+        let borrower = world.borrowers.get_mut(&node("b1")).expect("known");
+        borrower.integrity = offered;
+        let mut intent = intent(class(2, Spill::None));
+        intent.integrity = wanted;
+        world.intent = Some(intent);
+        world.pass(millis(1));
+        world.settle();
+        let is = world.borrowers[&node("b1")].attached;
+        assert_eq!(is, attached, "{offered:?} where {wanted} is asked for");
+        // What nobody attaches keeps no slots from others.
+        assert_eq!(world.ledger.sets.is_empty(), !attached);
+    }
 }
 
 #[test]

@@ -37,7 +37,7 @@ struct News {
 
 /// Kinds of event on a node that are told, with the object that they are about, and whether
 /// somebody should look.
-const TOLD: [(&str, Kind, bool); 17] = [
+const TOLD: [(&str, Kind, bool); 18] = [
     ("RebuildStarted", Kind::SwapDevice, false),
     ("RebuildFinished", Kind::SwapDevice, false),
     ("IntegrityFailure", Kind::SwapDevice, true),
@@ -49,6 +49,7 @@ const TOLD: [(&str, Kind, bool); 17] = [
     ("LinkDown", Kind::SwapDevice, true),
     ("LinkRefused", Kind::SwapDevice, true),
     ("DeviceReplaced", Kind::SwapDevice, false),
+    ("IntegrityTooWeak", Kind::SwapDevice, true),
     ("MemoryLost", Kind::MemoryServer, true),
     ("ForeignGrants", Kind::MemoryServer, true),
     ("ZeroingFailed", Kind::MemoryServer, true),

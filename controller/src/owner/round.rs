@@ -1,6 +1,6 @@
 //! One round: plan, persist, send.
 
-use dynamicswap_planner::{ClusterView, Round, Settings, round, stamp_revokes};
+use dynamicswap_planner::{ClusterView, Plan, Round, Settings, round, stamp_revokes};
 use dynamicswap_proto::SESSION_PROTOCOL;
 use tracing::{error, info};
 
@@ -58,10 +58,23 @@ impl Owner {
         {
             self.events.note("", line.reason.kind(), line.to_string());
         }
+        self.tell_what_begins(&round.plan);
         self.kept.clone_from(&round.ledger);
         self.draft = round.ledger;
         self.documents = round.documents;
         self.plan = round.plan;
+    }
+
+    /// Notes what waits for a person and did not in the plan before.
+    fn tell_what_begins(&mut self, plan: &Plan) {
+        for line in &plan.report {
+            let known = self.plan.report.iter();
+            let is_new = known.filter(|known| known.reason == line.reason).count() == 0;
+            if let Some(node) = line.reason.told_on().filter(|_| is_new) {
+                let kind = line.reason.kind();
+                self.events.note(node.as_str(), kind, line.to_string());
+            }
+        }
     }
 
     fn stumble(&mut self, kind: &str, sentence: String) {

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use dynamicswap_planner::{Absorbed, NodeFacts, NodeObservation, Session as Seen, absorb};
+use dynamicswap_planner::{
+    Absorbed, DeviceRecord, NodeFacts, NodeObservation, Session as Seen, absorb,
+};
 use dynamicswap_proto::control::v1::NodeReport;
-use dynamicswap_types::{Bytes, Generation, MonotonicTime, NodeName};
+use dynamicswap_types::{Bytes, Generation, MonotonicTime, NodeName, SwapDeviceId};
 use tokio::sync::watch;
 use tonic::Status;
 use tracing::{info, warn};
@@ -192,14 +194,15 @@ impl Owner {
 
     /// Takes a fact into the draft and notes what is worth an event.
     fn absorb(&mut self, node: &NodeName, facts: &NodeFacts) {
+        let device_facts = |(id, device): (SwapDeviceId, &DeviceRecord)| (id, device.integrity);
         let before = (
             self.draft.nodes.get(node).cloned(),
-            self.draft.device_of(node).map(|(id, _)| id),
+            self.draft.device_of(node).map(device_facts),
         );
         let absorbed = absorb(&mut self.draft, node, facts);
         let after = (
             self.draft.nodes.get(node).cloned(),
-            self.draft.device_of(node).map(|(id, _)| id),
+            self.draft.device_of(node).map(device_facts),
         );
         self.dirty |= before != after;
         if let Some(absorbed) = absorbed {

@@ -8,8 +8,8 @@ use dynamicswap_planner::{
     SetStage,
 };
 use dynamicswap_types::{
-    Bytes, Durability, FailureDomain, Generation, IncarnationId, NodeName, SlabSize, SlotIndex,
-    SwapDeviceId,
+    Bytes, Durability, FailureDomain, Generation, IncarnationId, Integrity, NodeName, SlabSize,
+    SlotIndex, SwapDeviceId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,8 @@ pub(super) struct DeviceEntry {
     node: NodeName,
     size: Bytes,
     slab: SlabSize,
+    #[serde(default)]
+    integrity: Option<Integrity>,
     class: Option<Durability>,
     reserve_sets_max: u32,
     gone: bool,
@@ -163,6 +165,7 @@ impl From<DeviceRecord> for DeviceEntry {
             node: record.node,
             size: record.size,
             slab: record.slab,
+            integrity: record.integrity,
             class: record.class,
             reserve_sets_max: record.reserve_sets_max,
             gone: record.gone,
@@ -176,6 +179,7 @@ impl From<DeviceEntry> for DeviceRecord {
             node: entry.node,
             size: entry.size,
             slab: entry.slab,
+            integrity: entry.integrity,
             class: entry.class,
             reserve_sets_max: entry.reserve_sets_max,
             gone: entry.gone,

@@ -203,6 +203,7 @@ impl Daemons {
                 size_bytes: slabs * SLAB,
                 slab_bytes: SLAB,
                 front_end: "fuse-loop".to_owned(),
+                integrity: pb::Integrity::Tag64.into(),
                 ..pb::SwapDeviceReport::default()
             }),
             ..Self::default()

@@ -40,11 +40,21 @@ pub(super) fn run(draft: &mut Draft<'_>) {
         .map(|(id, device)| (*id, device.clone()))
         .collect();
     for (id, device) in present {
+        note_lack(draft, &device);
         let Some(heard) = draft.view.device_heard(id) else {
             continue;
         };
         set_class(draft, id, &device, heard);
         set_reserve(draft, id, &device, heard);
+    }
+}
+
+/// Says that a device stays detached because it protects its pages too little.
+fn note_lack(draft: &mut Draft<'_>, device: &DeviceRecord) {
+    let intent = draft.view.intent.filter(|intent| intent.attach);
+    if let Some(lack) = intent.and_then(|intent| device.lacks(intent.integrity)) {
+        let borrower = device.node.clone();
+        draft.note(Reason::IntegrityTooWeak { borrower, lack });
     }
 }
 
@@ -111,7 +121,7 @@ fn set_reserve(
     let wants_remote = draft
         .view
         .intent
-        .is_some_and(|intent| intent.attach && intent.class.remote_copies() > 0);
+        .is_some_and(|intent| intent.attaches(device) && intent.class.remote_copies() > 0);
     let sets = if wants_remote {
         reserve_limit(bound_sets(heard))
     } else {

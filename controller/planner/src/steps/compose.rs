@@ -48,9 +48,12 @@ pub(super) fn run(draft: &mut Draft<'_>) {
 }
 
 fn want(draft: &mut Draft<'_>, id: SwapDeviceId) -> Option<Want> {
-    let intent = draft.view.intent.filter(|intent| intent.attach)?;
     let heard = draft.view.device_heard(id)?;
     let device = draft.ledger.devices.get(&id)?.clone();
+    let intent = draft
+        .view
+        .intent
+        .filter(|intent| intent.attaches(&device))?;
     let in_force = device.class?;
     // Where the device cannot have the class that is wanted, the one in force goes on: whom it
     // serves must not suffer from a policy that nothing can come of.

@@ -17,8 +17,8 @@ use dynamicswap_planner::{
     stamp_revokes,
 };
 use dynamicswap_types::{
-    Bytes, Copies, Durability, Generation, IncarnationId, MonotonicTime, NodeName, SetId, SlabSize,
-    SlotIndex, Spill, SwapDeviceId,
+    Bytes, Copies, Durability, Generation, IncarnationId, Integrity, MonotonicTime, NodeName,
+    SetId, SlabSize, SlotIndex, Spill, SwapDeviceId,
 };
 
 pub const SLAB: Bytes = Bytes::from_mib(16);
@@ -44,6 +44,7 @@ pub fn intent(class: Durability) -> DeviceIntent {
     DeviceIntent {
         class,
         attach: true,
+        integrity: Integrity::Tag64,
         write_hold: Duration::from_secs(2),
         read_stall: Duration::from_secs(30),
         empty_slab_hold: Duration::from_secs(10),
@@ -82,6 +83,7 @@ pub struct Borrower {
     pub generation: Generation,
     pub slabs: u32,
     pub spill: bool,
+    pub integrity: Option<Integrity>,
     pub sets: BTreeMap<SetId, EngineSet>,
     pub cut: BTreeSet<NodeName>,
     pub attached: bool,
@@ -172,6 +174,7 @@ impl World {
             generation: Generation::ZERO,
             slabs,
             spill: false,
+            integrity: Some(Integrity::Tag64),
             sets: BTreeMap::new(),
             cut: BTreeSet::new(),
             attached: false,
@@ -348,6 +351,7 @@ impl World {
             id: borrower.id,
             size: Bytes::new(SLAB.get() * u64::from(borrower.slabs)),
             slab: SlabSize::try_from(SLAB).expect("a slab size"),
+            integrity: borrower.integrity,
         });
         absorb(&mut self.ledger, name, &facts);
     }

@@ -218,7 +218,7 @@ mod tests {
         NodeRecord, Published, PublishedPart, Seat, SeatPhase, ServerFacts, SetRecord, SetStage,
     };
     use dynamicswap_types::{
-        Bytes, Copies, Durability, Generation, IncarnationId, SlabSize, SlotIndex, Spill,
+        Bytes, Copies, Durability, Generation, IncarnationId, Integrity, SlabSize, SlotIndex, Spill,
     };
 
     use super::*;
@@ -238,6 +238,21 @@ mod tests {
             incarnation: incarnation(1),
             phase,
             revoked: slot == 3,
+        }
+    }
+
+    fn device_record() -> DeviceRecord {
+        DeviceRecord {
+            node: node("worker-1.example"),
+            size: Bytes::from_mib(1024),
+            slab: SlabSize::DEFAULT,
+            integrity: Some(Integrity::Full),
+            class: Some(Durability {
+                copies: Copies::TWO,
+                spill: Spill::Async,
+            }),
+            reserve_sets_max: 8,
+            gone: false,
         }
     }
 
@@ -272,18 +287,7 @@ mod tests {
             },
         };
         ledger.nodes.insert(node("worker-1.example"), record);
-        let record = DeviceRecord {
-            node: node("worker-1.example"),
-            size: Bytes::from_mib(1024),
-            slab: SlabSize::DEFAULT,
-            class: Some(Durability {
-                copies: Copies::TWO,
-                spill: Spill::Async,
-            }),
-            reserve_sets_max: 8,
-            gone: false,
-        };
-        ledger.devices.insert(device, record);
+        ledger.devices.insert(device, device_record());
         let since = Some(Generation::new(5));
         let phases = [
             SeatPhase::Granting {

@@ -18,8 +18,8 @@ use dynamicswap_planner::{
     Settings, absorb, round, stamp_revokes,
 };
 use dynamicswap_types::{
-    Bytes, Copies, FailureDomain, Generation, MonotonicTime, NameError, NodeName, ServerIndex,
-    SetId, SlotIndex, SwapDeviceId,
+    Bytes, Copies, FailureDomain, Generation, Integrity, MonotonicTime, NameError, NodeName,
+    ServerIndex, SetId, SlotIndex, SwapDeviceId,
 };
 
 use super::{Deeds, DeviceReport, Documents, Heard, REPLACE_AFTER, Reports, ServerReport};
@@ -89,6 +89,7 @@ impl Controller {
             intent: DeviceIntent {
                 class: scenario.class,
                 attach: true,
+                integrity: Integrity::Full,
                 write_hold: scenario.write_hold,
                 read_stall: scenario.read_stall,
                 empty_slab_hold: scenario.empty_slab_hold,
@@ -219,6 +220,7 @@ impl Controller {
                 id: self.device,
                 size: self.size,
                 slab: slot_size(),
+                integrity: Some(Integrity::Full),
             });
             absorb(&mut self.ledger, &node, &facts);
         }
