@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -52,6 +53,7 @@ fn as_kubernetes_sees(object: &Value) -> Value {
         "ClusterRoleBinding" => through::<ClusterRoleBinding>(object),
         "DaemonSet" => through::<DaemonSet>(object),
         "Deployment" => through::<Deployment>(object),
+        "Job" => through::<Job>(object),
         "NetworkPolicy" => through::<NetworkPolicy>(object),
         "Pod" => through::<Pod>(object),
         "PodDisruptionBudget" => through::<PodDisruptionBudget>(object),
