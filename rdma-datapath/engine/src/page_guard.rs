@@ -43,7 +43,7 @@ impl std::fmt::Debug for PageKey {
 /// How much of the tag is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TagLength {
-    /// 64 of its bits: a wrong page passes with probability 2^-64.
+    /// 64 of its bits.
     Half,
     /// All 128.
     Whole,
