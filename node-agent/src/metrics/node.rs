@@ -1,6 +1,8 @@
 //! The node and its agent.
 
-use dynamicswap_proto::control::v1::{ContainerReport, PressureLine};
+use std::time::Duration;
+
+use dynamicswap_proto::control::v1::{ContainerReport, NodePressure, PressureLine};
 
 use super::{Family, Kind, Snapshot};
 
@@ -9,9 +11,24 @@ const STATES: [&str; 4] = ["Calm", "Pressured", "Stalled", "Unknown"];
 
 pub(super) fn families(snapshot: &Snapshot) -> Vec<Family> {
     let report = &snapshot.report;
-    let containers = &report.containers;
-    let sum = |of: fn(&ContainerReport) -> u64| containers.iter().map(of).sum::<u64>();
-    let mut families = vec![
+    let mut families = of_agent(snapshot);
+    families.extend(of_containers(&report.containers));
+    if let Some(pressure) = &report.node_pressure {
+        families.push(stalled(pressure));
+    }
+    if let Some(lendable) = report.lendable_bytes {
+        families.push(Family::gauge(
+            "dynamicswap_lendable_bytes",
+            "Memory that the node can lend in all now",
+            lendable,
+        ));
+    }
+    families
+}
+
+fn of_agent(snapshot: &Snapshot) -> Vec<Family> {
+    let report = &snapshot.report;
+    vec![
         Family::gauge(
             "dynamicswap_agent_session_up",
             "Whether the agent has a session with the controller",
@@ -42,14 +59,21 @@ pub(super) fn families(snapshot: &Snapshot) -> Vec<Family> {
             "Whether pages are no longer sent ahead because they only travel to and fro",
             report.breaker_open,
         ),
-        Family::counter(
-            "dynamicswap_offloaded_bytes",
-            "Bytes of the present containers that were sent ahead of the need",
+    ]
+}
+
+/// Sums are gauges: what a container had goes with it.
+fn of_containers(containers: &[ContainerReport]) -> Vec<Family> {
+    let sum = |of: fn(&ContainerReport) -> u64| containers.iter().map(of).sum::<u64>();
+    vec![
+        Family::gauge(
+            "dynamicswap_containers_offloaded_bytes",
+            "Bytes of the present containers that were sent ahead of the need so far",
             sum(|container| container.offloaded_bytes),
         ),
-        Family::counter(
-            "dynamicswap_returned_bytes",
-            "Bytes of the present containers that were brought home before they were asked for",
+        Family::gauge(
+            "dynamicswap_containers_returned_bytes",
+            "Bytes of the present containers that were brought home before they were asked for so far",
             sum(|container| container.returned_bytes),
         ),
         Family::gauge(
@@ -58,29 +82,22 @@ pub(super) fn families(snapshot: &Snapshot) -> Vec<Family> {
             sum(|container| container.swap_bytes),
         ),
         of_states(containers),
-    ];
-    if let Some(pressure) = &report.node_pressure {
-        let mut stalled = Family::new(
-            "dynamicswap_node_memory_stall_seconds",
-            "Time that some or all tasks of the node waited for memory",
-            Kind::Counter,
-        );
-        for (share, line) in [("some", &pressure.some), ("full", &pressure.full)] {
-            if let Some(PressureLine { total_us, .. }) = line {
-                let seconds = std::time::Duration::from_micros(*total_us).as_secs_f64();
-                stalled.add(&[("share", share)], seconds);
-            }
+    ]
+}
+
+fn stalled(pressure: &NodePressure) -> Family {
+    let mut family = Family::new(
+        "dynamicswap_node_memory_stall_seconds",
+        "Time that some or all tasks of the node waited for memory",
+        Kind::Counter,
+    );
+    for (share, line) in [("some", &pressure.some), ("full", &pressure.full)] {
+        if let Some(PressureLine { total_us, .. }) = line {
+            let seconds = Duration::from_micros(*total_us).as_secs_f64();
+            family.add(&[("share", share)], seconds);
         }
-        families.push(stalled);
     }
-    if let Some(lendable) = report.lendable_bytes {
-        families.push(Family::gauge(
-            "dynamicswap_lendable_bytes",
-            "Memory that the node can lend in all now",
-            lendable,
-        ));
-    }
-    families
+    family
 }
 
 fn of_states(containers: &[ContainerReport]) -> Family {
