@@ -54,6 +54,13 @@ struct Args {
     part: Option<Part>,
 }
 
+impl Args {
+    /// Whether the measurement of this name is to be made.
+    fn wants(&self, name: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| name.contains(only))
+    }
+}
+
 /// What a guest of the lab runs of this program.
 #[derive(Debug, Subcommand)]
 enum Part {
@@ -82,11 +89,7 @@ fn run(args: &Args) -> Result<bool> {
     let mut report = Report::default();
     let mut all_ran = true;
     for (name, measure) in MEASUREMENTS {
-        if args
-            .only
-            .as_deref()
-            .is_some_and(|only| !name.contains(only))
-        {
+        if !args.wants(name) {
             continue;
         }
         eprintln!("bench: {name}");

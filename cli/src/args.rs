@@ -155,14 +155,14 @@ pub struct StatusArgs {
     pub connect: ConnectArgs,
     /// Wait until every node is ready, the device is attached if a policy wants it, and every page
     /// has its copies.
-    #[arg(long)]
+    #[arg(long, group = "waits")]
     pub wait: bool,
     /// Wait until nothing swaps any more, and so nothing would be lost if everything were removed; exit
     /// code 1 at once while a policy is in force.
-    #[arg(long, conflicts_with = "wait")]
+    #[arg(long, group = "waits")]
     pub unused: bool,
     /// Longest wait, such as 30s or 5m; exit code 1 when it is over.
-    #[arg(long, value_name = "TIME", default_value = "1m")]
+    #[arg(long, requires = "waits", value_name = "TIME", default_value = "1m")]
     pub timeout: PolicyDuration,
 }
 
@@ -502,6 +502,7 @@ mod tests {
         assert_eq!(limit, PolicyDuration::from_secs(60));
         let limit = status(&["--wait", "--timeout", "90s"]).expect("valid");
         assert_eq!(limit, PolicyDuration::from_secs(90));
+        assert!(status(&["--timeout", "90s"]).is_err(), "waits for nothing");
         assert!(status(&["--unused", "--timeout", "90s"]).is_ok());
         assert!(status(&["--unused", "--wait"]).is_err(), "one or the other");
         assert!(status(&["--wait", "--timeout", "soon"]).is_err());

@@ -438,11 +438,12 @@ impl Agent {
 
 /// Who wants metrics next; waits for ever where they are not served.
 async fn next_scrape(scrapes: &mut Option<mpsc::Receiver<Scrape>>) -> Scrape {
-    match scrapes {
-        Some(scrapes) => match scrapes.recv().await {
-            Some(scrape) => scrape,
-            None => std::future::pending().await,
-        },
+    let next = match scrapes {
+        Some(scrapes) => scrapes.recv().await,
+        None => None,
+    };
+    match next {
+        Some(scrape) => scrape,
         None => std::future::pending().await,
     }
 }

@@ -132,6 +132,13 @@ fn apt_install(packages: &[&str]) -> Result<()> {
     exec::run(command.args(packages))
 }
 
+/// Which of these programs are missing, in a sentence; `None` if all are there.
+fn lacking(needs: &[Need]) -> Option<String> {
+    let missing = missing(needs);
+    let names: Vec<&str> = missing.iter().map(|need| need.program).collect();
+    (!names.is_empty()).then(|| format!("missing programs: {}", names.join(", ")))
+}
+
 /// Why swap tests cannot run here; `None` if they can.
 pub fn native_obstacle() -> Option<String> {
     if !is_root() {
@@ -140,10 +147,9 @@ pub fn native_obstacle() -> Option<String> {
     if !Path::new("/dev/fuse").exists() {
         return Some("this host has no /dev/fuse: load the fuse module".to_owned());
     }
-    let lacking = missing(&RUN_NEEDS);
-    if !lacking.is_empty() {
-        let names: Vec<&str> = lacking.iter().map(|need| need.program).collect();
-        return Some(format!("missing programs: {}", names.join(", ")));
+    let lacking = lacking(&RUN_NEEDS);
+    if lacking.is_some() {
+        return lacking;
     }
     if !Path::new("/dev/loop-control").exists() {
         return Some("this host has no /dev/loop-control: load the loop module".to_owned());
@@ -159,12 +165,7 @@ pub fn cluster_obstacle() -> Option<String> {
     if find_program("go").is_none() {
         return Some("there is no 'go' in PATH: it builds Kubernetes, Go 1.26 or later".to_owned());
     }
-    let lacking = missing(&CONTROL_PLANE_NEEDS);
-    if !lacking.is_empty() {
-        let names: Vec<&str> = lacking.iter().map(|need| need.program).collect();
-        return Some(format!("missing programs: {}", names.join(", ")));
-    }
-    None
+    lacking(&CONTROL_PLANE_NEEDS)
 }
 
 /// Why virtual machines cannot run here; `None` if they can.
@@ -172,12 +173,7 @@ pub fn lab_obstacle() -> Option<String> {
     if !is_root() {
         return Some("it needs root (the guests' root file system is made of packages)".to_owned());
     }
-    let lacking = missing(&LAB_NEEDS);
-    if !lacking.is_empty() {
-        let names: Vec<&str> = lacking.iter().map(|need| need.program).collect();
-        return Some(format!("missing programs: {}", names.join(", ")));
-    }
-    None
+    lacking(&LAB_NEEDS)
 }
 
 /// Why swap tests cannot run with the swap that is on, from the text of /proc/swaps. The native

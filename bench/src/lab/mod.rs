@@ -49,11 +49,7 @@ pub fn run(args: &Args) -> Result<bool> {
     let mut all_ran = true;
     for run in 1..=args.runs {
         for (name, measure) in GROUPS {
-            if args
-                .only
-                .as_deref()
-                .is_some_and(|only| !name.contains(only))
-            {
+            if !args.wants(name) {
                 continue;
             }
             eprintln!("bench: run {run} of {}, {name}", args.runs);

@@ -196,8 +196,38 @@ pub fn production_device(borrower: &mut Guest, donors: &[&Guest], device: Device
 /// If a guest, or what runs in it, does not do it in time.
 pub fn storm(borrower: &mut Guest, size: &str, accesses: u32) -> Result<()> {
     verify(borrower, size, accesses)?;
-    let swapping = "test $(awk '/ublkb/{print $4}' /proc/swaps) -gt 16000";
-    wait_for(borrower, "16 MB in the device", LONG, swapping)?;
+    holds(borrower, 16)
+}
+
+/// Waits until a ublk device holds more than so many MB.
+///
+/// # Errors
+/// If a guest, or what runs in it, does not do it in time.
+pub fn holds(borrower: &mut Guest, megabytes: u32) -> Result<()> {
+    let swapping = format!("test $(awk '/ublkb/{{print $4}}' /proc/swaps) -gt {megabytes}000");
+    let what = format!("{megabytes} MB in the device");
+    wait_for(borrower, &what, LONG, &swapping)?;
+    Ok(())
+}
+
+/// Shapes what a guest sends, in the words of `tc qdisc ... netem`.
+///
+/// # Errors
+/// If a guest, or what runs in it, does not do it in time.
+pub fn shape(guest: &mut Guest, netem: &str) -> Result<()> {
+    let set = format!("modprobe sch_netem && tc qdisc add dev $net root netem {netem}");
+    guest.succeed(&set, SHORT)?;
+    Ok(())
+}
+
+/// Fails if a device's report tells of a page that was lost or wrong.
+///
+/// # Errors
+/// With the report.
+pub fn nothing_lost(report: &str) -> Result<()> {
+    for name in ["integrity_failures", "pages_lost", "read_failures"] {
+        ensure!(number(report, name)? == 0, "{name}: {report}");
+    }
     Ok(())
 }
 
@@ -214,9 +244,7 @@ pub fn unharmed(lab: &mut Lab, borrower: &mut Guest) -> Result<String> {
         let value = number(&after, name)?;
         lab.note(name, value);
     }
-    for name in ["integrity_failures", "pages_lost", "read_failures"] {
-        ensure!(number(&after, name)? == 0, "{name}: {after}");
-    }
+    nothing_lost(&after)?;
     let waiting = "! ps -eo pid,stat,wchan:32,comm | awk '$2 ~ /^D/' | grep .";
     wait_for(borrower, "tasks that wait for ever", SHORT, waiting)?;
     Ok(after)

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use crate::daemons::{
-    Device, SHORT, events, number, production, production_device, report, soft_roce, storm,
+    Device, SHORT, events, nothing_lost, production, production_device, report, soft_roce, storm,
     unharmed, verified,
 };
 use crate::switch::Way;
@@ -38,9 +38,7 @@ pub(super) fn play(lab: &mut Lab) -> Result<()> {
     let end = verified(&mut other, WORK)?;
     lab.note("other", end);
     let after = report(&mut other)?;
-    for name in ["integrity_failures", "pages_lost", "read_failures"] {
-        ensure!(number(&after, name)? == 0, "{name} of the other: {after}");
-    }
+    nothing_lost(&after)?;
     // What it had is on its disk, and none of it is lost.
     let end = verified(&mut frozen, WORK)?;
     lab.note("frozen", end);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::daemons::{
-    Device, LONG, SHORT, note_falls, number, production, report, storm, verified,
+    Device, LONG, SHORT, holds, note_falls, number, production, report, storm, verified,
 };
 use crate::guest::Guest;
 use crate::{Lab, wait_for};
@@ -27,8 +27,7 @@ const MOVE: &str = "file=$(ls -S /run/ds/server/memory/* | head -1); \
 pub(super) fn play(lab: &mut Lab) -> Result<()> {
     let (mut donor, mut borrower) = production(lab, Device::with_disk("224Mi"))?;
     storm(&mut borrower, "160Mi", 5_000)?;
-    let full = "test $(awk '/ublkb/{print $4}' /proc/swaps) -gt 60000";
-    wait_for(&mut borrower, "60 MB in the device", LONG, full)?;
+    holds(&mut borrower, 60)?;
     donor.succeed(KEEP, SHORT)?;
     let mut refused = 0;
     for (name, damage) in [

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::daemons::{Device, LONG, SHORT, number, production, spawn, unharmed, verified};
+use crate::daemons::{Device, SHORT, holds, number, production, shape, spawn, unharmed, verified};
 use crate::{Lab, wait_for};
 
 /// The workload's longest time.
@@ -14,8 +14,7 @@ const WORK: Duration = Duration::from_secs(400);
 pub(super) fn play(lab: &mut Lab) -> Result<()> {
     let (mut donor, mut borrower) = production(lab, Device::plain("224Mi"))?;
     for guest in [&mut donor, &mut borrower] {
-        let slow = "modprobe sch_netem && tc qdisc add dev $net root netem delay 25ms limit 100000";
-        guest.succeed(slow, SHORT)?;
+        shape(guest, "delay 25ms limit 100000")?;
     }
     spawn(
         &mut borrower,
@@ -27,8 +26,7 @@ pub(super) fn play(lab: &mut Lab) -> Result<()> {
     let hard = "cd /sys/fs/cgroup/dynamicswap-workload && echo max > memory.high && \
                 grep -q 41943040 memory.max";
     wait_for(&mut borrower, "the hard limit alone", SHORT, hard)?;
-    let swapping = "test $(awk '/ublkb/{print $4}' /proc/swaps) -gt 60000";
-    wait_for(&mut borrower, "60 MB in the device", LONG, swapping)?;
+    holds(&mut borrower, 60)?;
     let events = "cat /sys/fs/cgroup/dynamicswap-workload/memory.events";
     let events = borrower.succeed(events, SHORT)?;
     lab.note("memory_events", events.trim());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::daemons::{Device, LONG, SHORT, number, production, storm, unharmed, verified};
+use crate::daemons::{Device, LONG, SHORT, number, production, shape, storm, unharmed, verified};
 use crate::guest::Guest;
 use crate::switch::Way;
 use crate::{Lab, stay, wait_for};
@@ -65,11 +65,10 @@ pub(super) fn lossy(lab: &mut Lab) -> Result<()> {
     shaped(lab, "loss 5% limit 100000", 1_500)
 }
 
-fn shaped(lab: &mut Lab, shape: &str, accesses: u32) -> Result<()> {
+fn shaped(lab: &mut Lab, netem: &str, accesses: u32) -> Result<()> {
     let (mut donor, mut borrower) = production(lab, Device::plain("224Mi"))?;
     for guest in [&mut donor, &mut borrower] {
-        let set = format!("modprobe sch_netem && tc qdisc add dev $net root netem {shape}");
-        guest.succeed(&set, SHORT)?;
+        shape(guest, netem)?;
     }
     storm(&mut borrower, "120Mi", accesses)?;
     end(lab, &mut borrower)

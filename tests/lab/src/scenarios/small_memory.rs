@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use crate::Lab;
 use crate::daemons::{
-    Device, LONG, SHORT, memory_server, production_device, soft_roce, spawn, unharmed, verified,
+    Device, SHORT, holds, memory_server, production_device, soft_roce, spawn, unharmed, verified,
 };
-use crate::{Lab, wait_for};
 
 /// The workload's longest time.
 const WORK: Duration = Duration::from_secs(540);
@@ -41,8 +41,7 @@ pub(super) fn play(lab: &mut Lab) -> Result<()> {
         "/lab/dynamicswap-workload verify --size {size} --threads 2 --ops 2000 --progress-ms 5000"
     );
     spawn(&mut borrower, "verify", &command)?;
-    let swapping = "test $(awk '/ublkb/{print $4}' /proc/swaps) -gt 60000";
-    wait_for(&mut borrower, "60 MB in the device", LONG, swapping)?;
+    holds(&mut borrower, 60)?;
     let end = verified(&mut borrower, WORK)?;
     let pages = end["pages_final"].as_u64().context("a number of pages")?;
     lab.note("pages_checked_at_the_end", pages);
