@@ -26,7 +26,7 @@ use crate::limits::{
 use crate::link::Link;
 use crate::operation::{Direction, Operation, OperationError, OperationId, OperationResult};
 use crate::page_guard::PageGuard;
-use crate::patience::time_max;
+use crate::patience::Patience;
 use crate::request::{Request, RequestError, RequestKind, RequestTag, SubmitError};
 use crate::sets::{Replica, ReplicaState};
 use crate::tables::{Counter, EngineState, Geometry, Tables, TablesError};
@@ -65,6 +65,8 @@ pub struct ServerState {
     pub in_flight: u32,
     /// Pages that they move.
     pub pages_in_flight: u32,
+    /// How long they may take.
+    pub patience: Patience,
     /// Pages read over the engine's life.
     pub pages_read: u64,
     /// Pages written over the engine's life.
@@ -95,6 +97,7 @@ impl ServerState {
         since: MonotonicTime::ZERO,
         in_flight: 0,
         pages_in_flight: 0,
+        patience: Patience::NEW,
         pages_read: 0,
         pages_written: 0,
     };
@@ -568,8 +571,9 @@ impl<'m> Engine<'m> {
         let load = &mut self.servers[target.server.as_usize()];
         load.in_flight += 1;
         load.pages_in_flight += run.1;
-        let patience = time_max(self.config.operation_timeout, load.pages_in_flight);
-        self.operations[place].due = now.after(patience);
+        let least = self.config.operation_timeout;
+        let time = load.patience.time_max(least, load.pages_in_flight, now);
+        self.operations[place].due = now.after(time);
         let set = self.tables.slabs[slab].set();
         let set = set.and_then(|set| self.tables.sets[set].id());
         let (server, slot) = (target.server, target.slot);
@@ -693,6 +697,7 @@ impl<'m> Engine<'m> {
             | Purpose::WriteReplica(place)
             | Purpose::Repair(place) = state.purpose
             {
+                self.servers[place.server.as_usize()].patience.overdue(now);
                 self.effect(Effect::Reset(place.server));
             }
         }

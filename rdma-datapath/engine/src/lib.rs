@@ -21,7 +21,7 @@ pub mod operation;
 pub mod page_guard;
 mod page_set;
 mod pages;
-mod patience;
+pub mod patience;
 mod progress;
 mod read;
 mod repair;

@@ -77,6 +77,12 @@ pub const TICK: std::time::Duration = std::time::Duration::from_millis(20);
 /// emulated machines that are busy swapping; over less nobody would want to swap. A whole request of
 /// 1 MiB gets a quarter of a second more than a page.
 pub const LINK_BYTES_PER_SECOND_MIN: u64 = 32_000_000 / 8;
+/// How often the time of an operation doubles on a link that is slower than that: four times the
+/// time is 8 Mb/s, and a read that waits for a dead copy of that link's waits a second and a fifth.
+pub const PATIENCE_DOUBLINGS_MAX: u32 = 2;
+/// Time without a late operation after which one doubling is taken back: longer than the bursts of
+/// reclaim that make a link slow (kswapd's and a container's come seconds apart).
+pub const PATIENCE_CALM: std::time::Duration = std::time::Duration::from_secs(10);
 
 const _: () = assert!(COPY_PAGES_BUSY_MAX <= COPY_PAGES_MAX);
 const _: () = assert!(READ_ROUNDS_AT_ONCE <= READ_ROUNDS_MAX);

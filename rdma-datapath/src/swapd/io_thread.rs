@@ -27,6 +27,7 @@ use super::mailbox::{Answer, Command, Inbox, IoEvent, Snapshot};
 use super::memory::SwapdMemory;
 use super::spill::{SpillEvent, SpillFile};
 use crate::daemon::clock::monotonic_now;
+use crate::daemon::spin::AdaptiveSpin;
 use crate::front_end::{Completion, FrontEnd, FrontEndError, Pool};
 use crate::transport::TransportEvent;
 use crate::transport::remote::Endpoint;
@@ -75,7 +76,7 @@ pub struct Parts<'m, F> {
     /// Latencies for the report.
     pub latencies: Arc<Latencies>,
     /// How long to spin before sleeping.
-    pub spin: Duration,
+    pub spin: AdaptiveSpin,
 }
 
 /// The thread's state.
@@ -120,21 +121,21 @@ impl<'m, F: FrontEnd> IoThread<'m, F> {
     /// # Errors
     /// [`IoError`]: why it ended.
     pub fn run(&mut self) -> Result<(), IoError> {
-        let mut idle_since = None;
+        let (mut last_io, mut slept) = (monotonic_now(), false);
         loop {
             let now = monotonic_now();
             let header = self.parts.memory.header();
             header.heartbeat.store(now.as_nanos(), Ordering::Release);
             if self.round(now)? {
-                idle_since = None;
-                continue;
-            }
-            let since = *idle_since.get_or_insert(now);
-            if now.since(since) < self.parts.spin {
+                if slept {
+                    self.parts.spin.slept(now.since(last_io));
+                }
+                (last_io, slept) = (now, false);
+            } else if now.since(last_io) < self.parts.spin.limit() {
                 std::hint::spin_loop();
             } else {
                 self.sleep(now)?;
-                idle_since = None;
+                slept = true;
             }
         }
     }

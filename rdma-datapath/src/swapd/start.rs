@@ -37,6 +37,7 @@ use crate::daemon::mapped_file::{MappedBytes, MappedFile};
 use crate::daemon::options::{BadInput, exit_code, start_log};
 use crate::daemon::protection::Protection;
 use crate::daemon::random;
+use crate::daemon::spin::AdaptiveSpin;
 use crate::daemon::threads;
 use crate::front_end::choice::{Choice, FrontEndKind};
 use crate::front_end::fuse_loop::FuseLoop;
@@ -149,7 +150,7 @@ impl Start<'_> {
             memory,
             inbox,
             latencies: Arc::clone(&latencies),
-            spin: Duration::from_micros(u64::from(options.spin_us)),
+            spin: AdaptiveSpin::new(Duration::from_micros(u64::from(options.spin_us))),
         });
         let taken = put_kept_in_force(&mut io, options.backend, &self.paths, memory)?;
         self.warnings.extend(recover(&mut io, epoch, kind)?);

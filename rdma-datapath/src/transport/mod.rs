@@ -10,6 +10,7 @@ mod link_error;
 pub mod loopback;
 pub mod rdma;
 pub mod remote;
+mod send_window;
 pub mod tcp;
 
 use std::io;
@@ -51,6 +52,10 @@ pub trait Transport {
 
     /// Posts an operation; a link that is not up completes it with `LinkDown`. Returns false if
     /// the send queue to that server is full: poll, then post again. Never blocks, never allocates.
+    ///
+    /// Writes reach the server in the order of their posts, and so do reads; a read may go ahead of
+    /// writes that were posted before it, so whoever wants to read what it writes waits for the
+    /// write's completion.
     fn post(
         &mut self,
         operation: &Operation,

@@ -2,21 +2,43 @@
 
 use dynamicswap_engine::limits::LINK_OPERATIONS_MAX;
 use dynamicswap_engine::operation::Operation;
+use dynamicswap_types::MonotonicTime;
 
+use super::super::send_window::{SEGMENT_BYTES, WINDOW_MAX};
 use super::windows::LOOKUPS_MAX;
 
-/// Every operation, every look into the directory with its wish, and one ping.
-pub(super) const RING: usize = LINK_OPERATIONS_MAX + 2 * LOOKUPS_MAX + 1;
+/// Every operation, pieces of writes that do not end one, every look into the directory with its
+/// wish, and one ping.
+pub(super) const RING: usize =
+    LINK_OPERATIONS_MAX + WINDOW_MAX / SEGMENT_BYTES + 2 * LOOKUPS_MAX + 1;
 
 /// What was posted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flight {
-    /// The engine's.
-    Operation(Operation),
+    /// A read of the engine's.
+    Read(Operation),
+    /// A piece of a write of the engine's.
+    Segment {
+        bytes: usize,
+        posted: MonotonicTime,
+        /// The write that ends with it.
+        ends: Option<Operation>,
+    },
     /// A look into the directory, at this place of the lookups.
     Lookup(usize),
     /// A wish, or a look only to see that the server's device is there.
     Aside,
+}
+
+impl Flight {
+    /// The operation of the engine's that ends with it.
+    pub(super) const fn operation(&self) -> Option<Operation> {
+        match self {
+            Self::Read(operation) => Some(*operation),
+            Self::Segment { ends, .. } => *ends,
+            Self::Lookup(_) | Self::Aside => None,
+        }
+    }
 }
 
 /// The ring. The counters only grow; an operation's number is its name in completions. A queue
@@ -26,7 +48,7 @@ pub(super) struct Flights {
     ring: Box<[Flight]>,
     done: u64,
     posted: u64,
-    /// The engine's among those under way.
+    /// Operations of the engine's that end with one of those under way.
     operations: usize,
 }
 
@@ -47,14 +69,14 @@ impl Flights {
     /// Adds a flight and gives its number. The caller has seen to it that there is room.
     pub(super) fn push(&mut self, flight: Flight) -> u64 {
         debug_assert!(self.posted - self.done < RING as u64);
-        self.operations += usize::from(matches!(flight, Flight::Operation(_)));
+        self.operations += usize::from(flight.operation().is_some());
         let number = self.posted;
         self.ring[place(number)] = flight;
         self.posted += 1;
         number
     }
 
-    /// The engine's operations under way.
+    /// The engine's operations that end with something under way.
     pub(super) const fn operations(&self) -> usize {
         self.operations
     }
@@ -74,7 +96,7 @@ impl Flights {
             return None;
         }
         let flight = self.ring[place(self.done)];
-        self.operations -= usize::from(matches!(flight, Flight::Operation(_)));
+        self.operations -= usize::from(flight.operation().is_some());
         self.done += 1;
         Some(flight)
     }

@@ -15,9 +15,11 @@ use dynamicswap_engine::wire::{
 use dynamicswap_types::{MonotonicTime, PAGE_SIZE, ServerIndex, SlotIndex};
 use rustix::io::Errno;
 
+use super::super::send_window::SEGMENT_BYTES;
 use super::super::{LinkError, TransportEvent};
 use super::flights::{Flight, Flights, RING};
-use super::windows::{BUFFER_WORDS, Found, PING_PLACE, WISH_WORDS, Windows};
+use super::outbox::Outbox;
+use super::windows::{BUFFER_WORDS, Found, PING_PLACE, WISH_WORDS, Window, Windows};
 use super::{Fabric, Step};
 use crate::verbs::{
     Batch, CmEventKind, CmKey, CmNews, CompletionQueue, Connection, Posting, SharedWords,
@@ -40,8 +42,9 @@ const COMPLETIONS_MAX: usize = 32;
 /// One operation of so many in a batch has a completion of its own, and so has the last: fewer
 /// completions to poll, and no operation of a long batch waits long for its end to be told.
 const SIGNAL_EVERY: u64 = 4;
-/// One that moves as much has its own always: completions are what tells a slow link from a dead one.
-const SIGNAL_BYTES: u32 = 128 << 10;
+/// One that moves as much has its own always: completions are what tells a slow link from a dead one,
+/// and what moves the window on.
+const SIGNAL_BYTES: usize = SEGMENT_BYTES;
 
 const _: () = assert!(PING_AFTER.as_millis() + SILENCE_MAX.as_millis() < 1000);
 
@@ -83,6 +86,8 @@ pub(super) struct Link {
     flights: Flights,
     batch: Batch,
     windows: Windows,
+    /// Writes that the link has no room for yet; a read goes ahead of them.
+    outbox: Outbox,
     /// Operations whose slot's key is not known yet.
     waiting: VecDeque<Operation>,
     /// Completions that arming has found.
@@ -112,6 +117,7 @@ impl Link {
             flights: Flights::new(),
             batch: Batch::new(RING),
             windows: Windows::new(),
+            outbox: Outbox::new(),
             waiting: VecDeque::with_capacity(LINK_OPERATIONS_MAX),
             stash: [WorkCompletion::default(); COMPLETIONS_MAX],
             stashed: 0,
@@ -201,7 +207,8 @@ impl Link {
         fabric: &Fabric,
         now: MonotonicTime,
     ) -> bool {
-        if self.flights.operations() + self.waiting.len() >= LINK_OPERATIONS_MAX {
+        let taken = self.flights.operations() + self.outbox.len() + self.waiting.len();
+        if taken >= LINK_OPERATIONS_MAX {
             return false;
         }
         if !matches!(self.state, State::Up { .. }) {
@@ -213,15 +220,15 @@ impl Link {
         if self.flights.is_empty() {
             self.alive = now;
         }
-        if !self.launch(operation, fabric) {
+        if !self.launch(operation, fabric, now) {
             self.waiting.push_back(*operation);
             self.look_up(operation.slot);
         }
         true
     }
 
-    /// Puts an operation into the batch, if its slot's key is known.
-    fn launch(&mut self, operation: &Operation, fabric: &Fabric) -> bool {
+    /// Puts a read into the batch, or a write into the queue for it, if its slot's key is known.
+    fn launch(&mut self, operation: &Operation, fabric: &Fabric, now: MonotonicTime) -> bool {
         let Some(window) = self.windows.get(operation.slot, operation.set) else {
             return false;
         };
@@ -231,19 +238,59 @@ impl Link {
             // Left to the settling of what waits, which refuses it.
             return false;
         }
-        let number = self.flights.push(Flight::Operation(*operation));
-        let len = u32::try_from(operation.buffer.byte_len()).unwrap_or(u32::MAX);
+        if operation.direction == Direction::Write {
+            self.outbox.push(*operation);
+            self.post_segments(fabric, now);
+        } else {
+            let whole = (0, operation.buffer.byte_len());
+            self.batch_piece(Flight::Read(*operation), (operation, whole), window, fabric);
+        }
+        true
+    }
+
+    /// Puts as much of the writes into the batch as the link has room for.
+    fn post_segments(&mut self, fabric: &Fabric, now: MonotonicTime) {
+        while let Some(segment) = self.outbox.next() {
+            let operation = segment.operation;
+            let Some(window) = self.windows.get(operation.slot, operation.set) else {
+                // Another set's key was read meanwhile. What is posted of it may have faulted; it
+                // begins anew.
+                self.waiting.extend(self.outbox.take_first());
+                self.look_up(operation.slot);
+                continue;
+            };
+            let flight = Flight::Segment {
+                bytes: segment.bytes,
+                posted: now,
+                ends: segment.last.then_some(operation),
+            };
+            let piece = (segment.offset, segment.bytes);
+            self.batch_piece(flight, (&operation, piece), window, fabric);
+            self.outbox.posted(&segment);
+        }
+    }
+
+    /// Puts a piece of an operation into the batch: where it begins, and its bytes.
+    fn batch_piece(
+        &mut self,
+        flight: Flight,
+        (operation, (offset, bytes)): (&Operation, (usize, usize)),
+        window: Window,
+        fabric: &Fabric,
+    ) {
+        let number = self.flights.push(flight);
+        let local = operation.buffer.byte_offset() + offset;
+        let remote = u64::from(operation.page) * PAGE_SIZE.get() + offset as u64;
         self.batch.push(Posting {
             id: number,
             read: operation.direction == Direction::Read,
-            local: fabric.pool + operation.buffer.byte_offset() as u64,
-            len,
+            local: fabric.pool + local as u64,
+            len: u32::try_from(bytes).unwrap_or(u32::MAX),
             lkey: self.pool_key,
-            remote: window.address + u64::from(operation.page) * PAGE_SIZE.get(),
+            remote: window.address + remote,
             rkey: window.key,
-            signalled: number.is_multiple_of(SIGNAL_EVERY) || len >= SIGNAL_BYTES,
+            signalled: number.is_multiple_of(SIGNAL_EVERY) || bytes >= SIGNAL_BYTES,
         });
-        true
     }
 
     /// Reads a slot's entry of the directory, unless that is under way or must wait for its turn.
@@ -340,13 +387,15 @@ impl Link {
                 self.ended(flight, step);
             }
         }
+        self.post_segments(step.fabric, step.now);
     }
 
     fn ended(&mut self, flight: Flight, step: &mut Step<'_>) {
+        if let Some(operation) = flight.operation() {
+            (step.sink)(TransportEvent::Completed(operation.id, Ok(())));
+        }
         match flight {
-            Flight::Operation(operation) => {
-                (step.sink)(TransportEvent::Completed(operation.id, Ok(())));
-            }
+            Flight::Segment { bytes, posted, .. } => self.outbox.ended(bytes, posted, step.now),
             Flight::Lookup(place) => {
                 let buffer = self.buffer.as_ref();
                 let found = buffer.and_then(|buffer| self.windows.read(place, buffer, step.now));
@@ -356,7 +405,7 @@ impl Link {
                     None => {}
                 }
             }
-            Flight::Aside => {}
+            Flight::Read(_) | Flight::Aside => {}
         }
     }
 
@@ -368,7 +417,7 @@ impl Link {
             };
             if operation.slot != slot {
                 self.waiting.push_back(operation);
-            } else if !self.launch(&operation, step.fabric) {
+            } else if !self.launch(&operation, step.fabric, step.now) {
                 let owned = self.windows.get(slot, operation.set).is_some();
                 let error = if owned {
                     OperationError::OutOfRange
@@ -439,6 +488,7 @@ impl Link {
         // What was posted before belongs to no connection: it ends first, as LinkDown.
         self.abandon(step);
         self.windows.begin(accepted.slots);
+        self.outbox.begin();
         self.state = State::Up { directory };
         self.retry = RETRY_FIRST;
         self.failures = 0;
@@ -524,9 +574,12 @@ impl Link {
     fn abandon(&mut self, step: &mut Step<'_>) {
         let down = Err(OperationError::LinkDown);
         while let Some(flight) = self.flights.abandon() {
-            if let Flight::Operation(operation) = flight {
+            if let Some(operation) = flight.operation() {
                 (step.sink)(TransportEvent::Completed(operation.id, down));
             }
+        }
+        while let Some(operation) = self.outbox.take_first() {
+            (step.sink)(TransportEvent::Completed(operation.id, down));
         }
         while let Some(operation) = self.waiting.pop_front() {
             (step.sink)(TransportEvent::Completed(operation.id, down));

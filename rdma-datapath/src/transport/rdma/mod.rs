@@ -3,10 +3,13 @@
 //! Owns the host's RDMA devices as this process uses them, the registered pool and the links. A
 //! READ or WRITE goes from the pool into the server's slot, or back, without the server's
 //! processor; the slot's key comes out of the server's directory, which is read the same way.
+//! A queue pair takes its work in order, so writes are posted a little at a time and reads go ahead
+//! of those that wait.
 //! Links that are busy are polled in user space; an idle engine sleeps on one descriptor.
 
 mod flights;
 mod link;
+mod outbox;
 mod windows;
 
 use std::collections::VecDeque;

@@ -19,6 +19,7 @@ use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType, connect, send, sendmsg,
     socket_with, sockopt,
 };
+use socket2::SockRef;
 
 use super::super::{LinkError, TransportEvent};
 use super::flights::{Flights, SLICES_MAX};
@@ -36,6 +37,8 @@ const PING_AFTER: Duration = Duration::from_millis(150);
 /// With something under way and no byte received for this time, the peer is dead. With
 /// [`PING_AFTER`] it is noticed within a second even when idle.
 const SILENCE_MAX: Duration = Duration::from_millis(800);
+/// Bytes that the socket takes beyond what its congestion window lets go.
+const NOT_SENT_MAX: u32 = 64 << 10;
 /// Reads of one link in one poll, so that one busy link does not starve the others.
 const READS_MAX: usize = 8;
 
@@ -206,7 +209,7 @@ impl Link {
             return;
         };
         self.blocked = false;
-        while self.flights.has_unsent() {
+        while self.flights.prepare() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let used = self.flights.gather(buffers, &mut slices);
             let mut control = SendAncillaryBuffer::default();
@@ -350,19 +353,18 @@ impl Link {
             return Err(LinkError::Malformed);
         }
         let next = self.flights.next_answer();
-        let (tag, operation) = next.ok_or(LinkError::OutOfStep)?;
-        let expected = match (operation, response.status) {
-            (Some(read), Status::Done) if read.direction == Direction::Read => {
-                read.buffer.byte_len()
-            }
+        let (tag, piece) = next.ok_or(LinkError::OutOfStep)?;
+        let read = piece.filter(|piece| piece.operation.direction == Direction::Read);
+        let expected = match (read, response.status) {
+            (Some(read), Status::Done) => read.buffer.byte_len(),
             _ => 0,
         };
         let payload = usize::try_from(response.payload_len).unwrap_or(usize::MAX);
         if response.tag != tag || payload != expected {
             return Err(LinkError::OutOfStep);
         }
-        match (operation, response.status) {
-            (Some(read), Status::Done) if expected > 0 => {
+        match (read, response.status) {
+            (Some(read), Status::Done) => {
                 self.input.expect(read.buffer, step.buffers);
             }
             (_, Status::Refused(error)) => self.complete(Err(error), step),
@@ -373,11 +375,7 @@ impl Link {
 
     /// The next answer has come whole.
     fn complete(&mut self, result: Result<(), OperationError>, step: &mut Step<'_>) {
-        let Some((_, operation)) = self.flights.next_answer() else {
-            return;
-        };
-        self.flights.answered();
-        let Some(operation) = operation else {
+        let Some((operation, result)) = self.flights.answered(result) else {
             return;
         };
         if result.is_ok() {
@@ -447,11 +445,9 @@ impl Link {
     /// Completes everything under way, then says that the link is not up, once.
     fn tell_fall(&mut self, step: &mut Step<'_>) {
         self.fell = false;
-        while let Some(abandoned) = self.flights.abandon() {
-            if let Some(operation) = abandoned {
-                let down = Err(OperationError::LinkDown);
-                (step.sink)(TransportEvent::Completed(operation.id, down));
-            }
+        while let Some(operation) = self.flights.abandon() {
+            let down = Err(OperationError::LinkDown);
+            (step.sink)(TransportEvent::Completed(operation.id, down));
         }
         let (now_told, state) = match self.state {
             State::Refused => (Told::Refused, LinkState::Refused),
@@ -505,6 +501,9 @@ fn open_socket(
     sockopt::set_tcp_nodelay(&socket, true)?;
     let silence = u32::try_from(SILENCE_MAX.as_millis()).unwrap_or(u32::MAX);
     sockopt::set_tcp_user_timeout(&socket, silence)?;
+    // Best effort: without it the kernel takes more writes than the network carries, and a read that
+    // comes later waits for them.
+    let _ = SockRef::from(&socket).set_tcp_notsent_lowat(NOT_SENT_MAX);
     match connect(&socket, &address) {
         Ok(()) | Err(Errno::INPROGRESS) => {}
         Err(errno) => return Err(errno),
