@@ -50,6 +50,10 @@ struct Args {
     /// Runs in virtual machines, each with new ones; figures are their medians.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
+    /// In virtual machines: only swap devices whose name contains this text; may be given more than
+    /// once.
+    #[arg(long, requires = "lab")]
+    device: Vec<String>,
     #[command(subcommand)]
     part: Option<Part>,
 }
@@ -58,6 +62,11 @@ impl Args {
     /// Whether the measurement of this name is to be made.
     fn wants(&self, name: &str) -> bool {
         self.only.as_deref().is_none_or(|only| name.contains(only))
+    }
+
+    /// Whether the swap device of this name is to be measured.
+    fn wants_device(&self, name: &str) -> bool {
+        self.device.is_empty() || self.device.iter().any(|text| name.contains(text))
     }
 }
 

@@ -46,7 +46,7 @@ pub fn donor(peer: &str) -> String {
 /// Measures every device. One that cannot be set up takes the others with it: the guests are not what
 /// they were.
 pub fn measure(args: &Args, guests: &mut Guests, samples: &mut Samples) -> Result<()> {
-    for peer in ALL {
+    for peer in ALL.into_iter().filter(|peer| args.wants_device(peer.name)) {
         (peer.on)(guests).with_context(|| format!("setting up {}", peer.name))?;
         one(args, guests, samples, peer).with_context(|| peer.name.to_owned())?;
         (peer.off)(guests).with_context(|| format!("taking away {}", peer.name))?;

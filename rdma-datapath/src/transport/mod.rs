@@ -10,7 +10,6 @@ mod link_error;
 pub mod loopback;
 pub mod rdma;
 pub mod remote;
-mod send_window;
 pub mod tcp;
 
 use std::io;

@@ -2,15 +2,13 @@
 
 use dynamicswap_engine::limits::LINK_OPERATIONS_MAX;
 use dynamicswap_engine::operation::Operation;
-use dynamicswap_types::MonotonicTime;
 
-use super::super::send_window::{SEGMENT_BYTES, WINDOW_MAX};
+use super::outbox::SEGMENTS_MAX;
 use super::windows::LOOKUPS_MAX;
 
 /// Every operation, pieces of writes that do not end one, every look into the directory with its
 /// wish, and one ping.
-pub(super) const RING: usize =
-    LINK_OPERATIONS_MAX + WINDOW_MAX / SEGMENT_BYTES + 2 * LOOKUPS_MAX + 1;
+pub(super) const RING: usize = LINK_OPERATIONS_MAX + SEGMENTS_MAX + 2 * LOOKUPS_MAX + 1;
 
 /// What was posted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +18,6 @@ pub(super) enum Flight {
     /// A piece of a write of the engine's.
     Segment {
         bytes: usize,
-        posted: MonotonicTime,
         /// The write that ends with it.
         ends: Option<Operation>,
     },

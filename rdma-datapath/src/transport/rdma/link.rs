@@ -15,10 +15,9 @@ use dynamicswap_engine::wire::{
 use dynamicswap_types::{MonotonicTime, PAGE_SIZE, ServerIndex, SlotIndex};
 use rustix::io::Errno;
 
-use super::super::send_window::SEGMENT_BYTES;
 use super::super::{LinkError, TransportEvent};
 use super::flights::{Flight, Flights, RING};
-use super::outbox::Outbox;
+use super::outbox::{Outbox, SEGMENT_BYTES};
 use super::windows::{BUFFER_WORDS, Found, PING_PLACE, WISH_WORDS, Window, Windows};
 use super::{Fabric, Step};
 use crate::verbs::{
@@ -43,7 +42,7 @@ const COMPLETIONS_MAX: usize = 32;
 /// completions to poll, and no operation of a long batch waits long for its end to be told.
 const SIGNAL_EVERY: u64 = 4;
 /// One that moves as much has its own always: completions are what tells a slow link from a dead one,
-/// and what moves the window on.
+/// and what makes room for the next.
 const SIGNAL_BYTES: usize = SEGMENT_BYTES;
 
 const _: () = assert!(PING_AFTER.as_millis() + SILENCE_MAX.as_millis() < 1000);
@@ -220,7 +219,7 @@ impl Link {
         if self.flights.is_empty() {
             self.alive = now;
         }
-        if !self.launch(operation, fabric, now) {
+        if !self.launch(operation, fabric) {
             self.waiting.push_back(*operation);
             self.look_up(operation.slot);
         }
@@ -228,7 +227,7 @@ impl Link {
     }
 
     /// Puts a read into the batch, or a write into the queue for it, if its slot's key is known.
-    fn launch(&mut self, operation: &Operation, fabric: &Fabric, now: MonotonicTime) -> bool {
+    fn launch(&mut self, operation: &Operation, fabric: &Fabric) -> bool {
         let Some(window) = self.windows.get(operation.slot, operation.set) else {
             return false;
         };
@@ -240,7 +239,7 @@ impl Link {
         }
         if operation.direction == Direction::Write {
             self.outbox.push(*operation);
-            self.post_segments(fabric, now);
+            self.post_segments(fabric);
         } else {
             let whole = (0, operation.buffer.byte_len());
             self.batch_piece(Flight::Read(*operation), (operation, whole), window, fabric);
@@ -249,7 +248,7 @@ impl Link {
     }
 
     /// Puts as much of the writes into the batch as the link has room for.
-    fn post_segments(&mut self, fabric: &Fabric, now: MonotonicTime) {
+    fn post_segments(&mut self, fabric: &Fabric) {
         while let Some(segment) = self.outbox.next() {
             let operation = segment.operation;
             let Some(window) = self.windows.get(operation.slot, operation.set) else {
@@ -261,7 +260,6 @@ impl Link {
             };
             let flight = Flight::Segment {
                 bytes: segment.bytes,
-                posted: now,
                 ends: segment.last.then_some(operation),
             };
             let piece = (segment.offset, segment.bytes);
@@ -387,7 +385,7 @@ impl Link {
                 self.ended(flight, step);
             }
         }
-        self.post_segments(step.fabric, step.now);
+        self.post_segments(step.fabric);
     }
 
     fn ended(&mut self, flight: Flight, step: &mut Step<'_>) {
@@ -395,7 +393,7 @@ impl Link {
             (step.sink)(TransportEvent::Completed(operation.id, Ok(())));
         }
         match flight {
-            Flight::Segment { bytes, posted, .. } => self.outbox.ended(bytes, posted, step.now),
+            Flight::Segment { bytes, .. } => self.outbox.ended(bytes),
             Flight::Lookup(place) => {
                 let buffer = self.buffer.as_ref();
                 let found = buffer.and_then(|buffer| self.windows.read(place, buffer, step.now));
@@ -417,7 +415,7 @@ impl Link {
             };
             if operation.slot != slot {
                 self.waiting.push_back(operation);
-            } else if !self.launch(&operation, step.fabric, step.now) {
+            } else if !self.launch(&operation, step.fabric) {
                 let owned = self.windows.get(slot, operation.set).is_some();
                 let error = if owned {
                     OperationError::OutOfRange
