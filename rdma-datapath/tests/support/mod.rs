@@ -407,9 +407,10 @@ impl Borrower {
         assert!(self.read_half().iter().all(|byte| *byte == 0));
     }
 
-    /// The first pages of both halves are equal.
-    pub fn check_copy(&self, pages: usize) {
-        let len = pages * 4096;
-        assert!(self.pool[..len] == self.read_half()[..len]);
+    /// These pages were read as `fill_pool` had filled them with `seed`.
+    pub fn check_pages(&self, seed: u8, pages: std::ops::Range<usize>) {
+        for at in pages.start * 4096..pages.end * 4096 {
+            assert_eq!(self.read_half()[at], pattern(seed, at), "byte {at}");
+        }
     }
 }

@@ -27,7 +27,7 @@ pub fn label(number: u8) -> &'static str {
 }
 
 /// A file of the sources.
-fn source(path: &str) -> PathBuf {
+pub(crate) fn source(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../..")
         .join(path)

@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::client::Client;
-use crate::install::{NAMESPACE, RELEASE};
+use crate::install::{NAMESPACE, RELEASE, source};
 use pods::Pod;
 
 /// Time between two looks.
@@ -25,6 +25,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const NODE_TIME_MAX: Duration = Duration::from_secs(420);
 /// A workload's longest time.
 const WORK_TIME_MAX: Duration = Duration::from_secs(900);
+/// What the controllers hold to lead.
+const LEASE: &str = "dynamicswap-controller";
 /// Bytes in the device that count as use.
 const USED_MIN: u64 = 32 << 20;
 
@@ -39,7 +41,7 @@ pub struct Stage<'a> {
 /// A scenario: its name, what it proves, and how it is played.
 type Scenario = (&'static str, &'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const ALL: [Scenario; 4] = [
+const ALL: [Scenario; 6] = [
     (
         "pages_are_remote",
         "a pod at twice its memory pages to two donors, and every word is right",
@@ -54,6 +56,16 @@ const ALL: [Scenario; 4] = [
         "swapd_pod_killed",
         "the borrower's data plane is deleted by force under load: the next pod goes on with its pages",
         swapd_pod_killed,
+    ),
+    (
+        "controller_leader_killed",
+        "the leading controller is deleted by force under load: the other leads, and no page notices",
+        controller_leader_killed,
+    ),
+    (
+        "agent_upgraded",
+        "helm upgrade replaces the agents while their nodes swap",
+        agent_upgraded,
     ),
     (
         "uninstall",
@@ -253,6 +265,63 @@ fn swapd_pod_killed(stage: &mut Stage<'_>) -> Result<()> {
     let pod = Pod::new("swapd-killed", 120);
     stage.storm(&pod)?;
     stage.replace("swapd", "node-1")?;
+    pod.check_alive(stage.client)?;
+    stage.ends_well(&pod)
+}
+
+fn controller_leader_killed(stage: &mut Stage<'_>) -> Result<()> {
+    let pod = Pod::new("leader-killed", 60);
+    stage.storm(&pod)?;
+    let leader = leader(stage.client)?;
+    let begun = Instant::now();
+    let force = ["--force", "--grace-period=0", "--namespace", NAMESPACE];
+    let delete = [&["delete", "pod", leader.as_str()], &force[..]].concat();
+    stage.client.kubectl(&delete)?;
+    let next = stage.wait_for("the next leader", NODE_TIME_MAX, || {
+        let next = self::leader(stage.client)?;
+        Ok((!next.is_empty() && next != leader).then_some(next))
+    })?;
+    stage.note("next_leader_s", begun.elapsed().as_secs());
+    stage.note("next_leader", next);
+    pod.check_alive(stage.client)?;
+    stage.ends_well(&pod)
+}
+
+/// The pod that holds the controllers' lease.
+fn leader(client: &Client) -> Result<String> {
+    let path = "jsonpath={.spec.holderIdentity}";
+    client.kubectl(&[
+        "get",
+        "lease",
+        LEASE,
+        "--namespace",
+        NAMESPACE,
+        "--output",
+        path,
+    ])
+}
+
+fn agent_upgraded(stage: &mut Stage<'_>) -> Result<()> {
+    let pod = Pod::new("agent-upgraded", 60);
+    stage.storm(&pod)?;
+    let begun = Instant::now();
+    let output = stage
+        .client
+        .command("helm")
+        .args(["upgrade", RELEASE])
+        .arg(source("charts/dynamicswap"))
+        .args(["--namespace", NAMESPACE, "--reuse-values"])
+        .args(["--set", "agent.lookEveryMs=900"])
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot start helm")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "helm upgrade: {}", said.trim());
+    let wait = format!("--timeout={}s", NODE_TIME_MAX.as_secs());
+    let rollout = ["rollout", "status", "daemonset/dynamicswap-agent", &wait];
+    let rollout = [&rollout[..], &["--namespace", NAMESPACE]].concat();
+    stage.client.kubectl(&rollout)?;
+    stage.note("agents_replaced_s", begun.elapsed().as_secs());
     pod.check_alive(stage.client)?;
     stage.ends_well(&pod)
 }
