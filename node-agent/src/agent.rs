@@ -415,8 +415,11 @@ impl Agent {
             message.warnings.extend(repaging.warning());
         }
         message.warnings.extend(self.kept.warning());
-        if self.wants_device() && self.is_attached() != Some(true) {
-            message.warnings.extend(self.gate.holds());
+        if self.wants_device() {
+            let attached = self.is_attached() == Some(true);
+            let holds = (!attached).then(|| self.gate.holds()).unwrap_or_default();
+            message.warnings.extend(holds);
+            message.warnings.extend(self.gate.caution());
         }
         let problems = self.allowance.warnings().iter();
         message

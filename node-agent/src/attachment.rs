@@ -87,6 +87,13 @@ impl Gate {
         let kubelet = kubelet.and_then(|known| known.borrow().hold(self.allow_unknown_kubelet));
         exposed.into_iter().chain(kubelet).collect()
     }
+
+    /// What the user should know of the node although it holds nothing back.
+    #[must_use]
+    pub fn caution(&self) -> Option<String> {
+        let kubelet = self.kubelet.as_ref()?;
+        kubelet.borrow().caution()
+    }
 }
 
 fn keep_off(cgroups: &SwapLimits, originals: &mut Originals) -> Result<(), String> {
@@ -178,8 +185,13 @@ mod tests {
                 .holds()
                 .is_empty()
         );
-        sender.send_replace(Kubelet::Tolerant);
+        sender.send_replace(Kubelet::Tolerant { gives_swap: true });
         assert!(strict.holds().is_empty());
+        assert!(
+            strict
+                .caution()
+                .is_some_and(|it| it.contains("LimitedSwap"))
+        );
         assert!(Gate::new(System::NotKept, None, false).holds().is_empty());
     }
 }

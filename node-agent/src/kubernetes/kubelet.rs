@@ -1,6 +1,7 @@
-//! Whether this node's kubelet starts again while swap is on: its `failSwapOn`.
+//! Whether this node's kubelet starts again while swap is on, `failSwapOn`, and whether it gives pods
+//! swap by itself, `swapBehavior`.
 //!
-//! A kubelet that does not is one restart away from a lost node, so the device is not attached
+//! A kubelet that does not start is one restart away from a lost node, so the device is not attached
 //! before this is known. Owns the ways to the kubelet's configuration and what is made of it.
 
 use std::net::IpAddr;
@@ -28,7 +29,10 @@ const PORT: u16 = 10_250;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kubelet {
     /// It starts with swap on.
-    Tolerant,
+    Tolerant {
+        /// It lets pods swap by itself (`LimitedSwap`), whatever policies say.
+        gives_swap: bool,
+    },
     /// It does not.
     Intolerant {
         /// Who says so.
@@ -54,7 +58,7 @@ impl Kubelet {
     #[must_use]
     pub fn hold(&self, allow_unknown: bool) -> Option<String> {
         match self {
-            Self::Tolerant => None,
+            Self::Tolerant { .. } => None,
             Self::Intolerant { source } => Some(format!(
                 "the swap device is not attached, because this node's kubelet would not start \
                  again ({source} has failSwapOn: true): set failSwapOn: false there and restart \
@@ -70,12 +74,53 @@ impl Kubelet {
             )),
         }
     }
+
+    /// What its user should know of it, while the device is attached as well.
+    #[must_use]
+    pub fn caution(&self) -> Option<String> {
+        let gives = matches!(self, Self::Tolerant { gives_swap: true });
+        gives.then(|| {
+            "this node's kubelet lets Burstable pods swap by itself (swapBehavior: LimitedSwap), \
+             also to the swap device and also those that no policy selects, and writes their limits \
+             as the agent does: set memorySwap.swapBehavior: NoSwap there, and say in policies who \
+             may swap"
+                .to_owned()
+        })
+    }
+}
+
+/// What a kubelet's configuration says of swap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SwapSettings {
+    /// It does not start while swap is on.
+    pub fails: bool,
+    /// It lets pods swap by itself.
+    pub gives: bool,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Configuration {
     fail_swap_on: Option<bool>,
+    #[serde(default)]
+    memory_swap: MemorySwap,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct MemorySwap {
+    #[serde(default)]
+    swap_behavior: String,
+}
+
+impl Configuration {
+    fn settings(&self) -> Option<SwapSettings> {
+        Some(SwapSettings {
+            fails: self.fail_swap_on?,
+            // Not said is NoSwap, since Kubernetes 1.30.
+            gives: self.memory_swap.swap_behavior == "LimitedSwap",
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -87,10 +132,10 @@ struct Configz {
 ///
 /// # Errors
 /// A sentence, if it is something else or says nothing about swap.
-pub fn of_configz(json: &str) -> Result<bool, String> {
+pub fn of_configz(json: &str) -> Result<SwapSettings, String> {
     let configz: Configz = serde_json::from_str(json)
         .map_err(|error| format!("the kubelet's configz is not understood: {error}"))?;
-    let said = configz.kubeletconfig.fail_swap_on;
+    let said = configz.kubeletconfig.settings();
     said.ok_or_else(|| "the kubelet's configz says nothing about failSwapOn".to_owned())
 }
 
@@ -99,10 +144,10 @@ pub fn of_configz(json: &str) -> Result<bool, String> {
 ///
 /// # Errors
 /// A sentence, if it is something else or says nothing about swap.
-pub fn of_file(yaml: &str) -> Result<bool, String> {
+pub fn of_file(yaml: &str) -> Result<SwapSettings, String> {
     let configuration: Configuration =
         serde_saphyr::from_str(yaml).map_err(|error| format!("it is not understood: {error}"))?;
-    let said = configuration.fail_swap_on;
+    let said = configuration.settings();
     said.ok_or_else(|| "it says nothing about failSwapOn".to_owned())
 }
 
@@ -135,7 +180,7 @@ impl KubeletWays {
     pub async fn follow(self, known: watch::Sender<Kubelet>) {
         while !known.is_closed() {
             let found = self.look().await;
-            let tolerant = found == Kubelet::Tolerant;
+            let tolerant = matches!(found, Kubelet::Tolerant { .. });
             known.send_if_modified(|before| {
                 let is_news = *before != found;
                 *before = found;
@@ -157,7 +202,7 @@ impl KubeletWays {
         };
         match in_time(by_api_server).await {
             Ok(text) => match of_configz(&text) {
-                Ok(fails) => return verdict(fails, "its configz"),
+                Ok(settings) => return verdict(settings, "its configz"),
                 Err(why) => failures.push(why),
             },
             Err(error) => failures.push(format!("by the API server: {error:#}")),
@@ -165,7 +210,7 @@ impl KubeletWays {
         if let Some(address) = self.address {
             match in_time(ask_directly(address)).await {
                 Ok(text) => match of_configz(&text) {
-                    Ok(fails) => return verdict(fails, "its configz"),
+                    Ok(settings) => return verdict(settings, "its configz"),
                     Err(why) => failures.push(why),
                 },
                 Err(error) => failures.push(format!("at {address}:{PORT}: {error:#}")),
@@ -176,7 +221,7 @@ impl KubeletWays {
                 continue;
             };
             match of_file(&text) {
-                Ok(fails) => return verdict(fails, &path.display().to_string()),
+                Ok(settings) => return verdict(settings, &path.display().to_string()),
                 Err(why) => failures.push(format!("{}: {why}", path.display())),
             }
         }
@@ -207,13 +252,15 @@ async fn in_time(asking: impl Future<Output = Result<String>>) -> Result<String>
     limited.await.context("no answer in time")?
 }
 
-fn verdict(fails: bool, source: &str) -> Kubelet {
-    if fails {
+fn verdict(settings: SwapSettings, source: &str) -> Kubelet {
+    if settings.fails {
         Kubelet::Intolerant {
             source: source.to_owned(),
         }
     } else {
-        Kubelet::Tolerant
+        Kubelet::Tolerant {
+            gives_swap: settings.gives,
+        }
     }
 }
 
@@ -223,15 +270,24 @@ mod tests {
 
     #[test]
     fn configz_is_the_configuration_in_force() {
-        let configz = |fails| {
+        let configz = |fails, behavior| {
             format!(
                 r#"{{"kubeletconfig":{{"enableServer":true,"failSwapOn":{fails},
-                    "memorySwap":{{"swapBehavior":"NoSwap"}}}}}}"#
+                    "memorySwap":{{{behavior}}}}}}}"#
             )
         };
-        assert_eq!(of_configz(&configz("true")), Ok(true));
-        assert_eq!(of_configz(&configz("false")), Ok(false));
-        for text in ["", "{}", r#"{"kubeletconfig":{}}"#, &configz("3")] {
+        let said =
+            |fails, behavior| of_configz(&configz(fails, behavior)).map(|it| (it.fails, it.gives));
+        assert_eq!(
+            said("true", r#""swapBehavior":"NoSwap""#),
+            Ok((true, false))
+        );
+        assert_eq!(said("false", ""), Ok((false, false)));
+        assert_eq!(
+            said("false", r#""swapBehavior":"LimitedSwap""#),
+            Ok((false, true))
+        );
+        for text in ["", "{}", r#"{"kubeletconfig":{}}"#, &configz("3", "")] {
             let sentence = of_configz(text).expect_err("nothing");
             assert!(sentence.contains("configz"), "{sentence}");
         }
@@ -245,16 +301,30 @@ mod tests {
                  cgroupDriver: systemd\nauthentication:\n  anonymous:\n    enabled: false\n{more}"
             )
         };
-        assert_eq!(of_file(&file("failSwapOn: false\n")), Ok(false));
-        assert_eq!(of_file(&file("failSwapOn: true\n")), Ok(true));
+        let said = |more: &str| of_file(&file(more)).map(|it| (it.fails, it.gives));
+        assert_eq!(said("failSwapOn: false\n"), Ok((false, false)));
+        assert_eq!(said("failSwapOn: true\n"), Ok((true, false)));
+        let limited = "failSwapOn: false\nmemorySwap:\n  swapBehavior: LimitedSwap\n";
+        assert_eq!(said(limited), Ok((false, true)));
         assert!(of_file(&file("")).is_err());
         assert!(of_file("failSwapOn: [").is_err());
     }
 
     #[test]
     fn device_is_held_back_with_what_to_set() {
-        assert_eq!(Kubelet::Tolerant.hold(false), None);
-        let intolerant = verdict(true, "its configz");
+        let settings = |fails, gives| SwapSettings { fails, gives };
+        let tolerant = verdict(settings(false, false), "its configz");
+        assert_eq!((tolerant.hold(false), tolerant.caution()), (None, None));
+        let generous = verdict(settings(false, true), "its configz");
+        assert_eq!(generous.hold(false), None);
+        let caution = generous.caution().expect("it gives swap");
+        assert!(caution.contains("swapBehavior: NoSwap"), "{caution}");
+        let intolerant = verdict(settings(true, true), "its configz");
+        assert_eq!(
+            intolerant.caution(),
+            None,
+            "what holds the device is enough"
+        );
         for allow_unknown in [false, true] {
             let sentence = intolerant.hold(allow_unknown).expect("held");
             assert!(sentence.contains("set failSwapOn: false"), "{sentence}");

@@ -26,7 +26,7 @@ use tracing::{info, warn};
 
 use crate::limits::LABELS_WAIT;
 
-pub use kubelet::{Kubelet, KubeletWays, of_configz, of_file};
+pub use kubelet::{Kubelet, KubeletWays, SwapSettings, of_configz, of_file};
 pub use path::{ContainerCgroup, container_of, leads_to_containers};
 pub use pods::{PodView, Pods};
 pub use source::PodSource;
