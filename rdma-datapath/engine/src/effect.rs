@@ -67,7 +67,8 @@ pub enum EngineEvent {
     PageRepaired(PageIndex, ServerIndex),
     /// Every copy of the page is lost.
     PageLost(PageIndex),
-    /// A write waits for its class to be satisfiable.
+    /// Writes wait for their class to be satisfiable, one to this slab among them. Told once for all
+    /// that begin to wait within a few seconds.
     WritesHeld(SlabIndex),
     /// No set is left in the reserve for a slab that the kernel writes to.
     ReserveEmpty(SlabIndex),

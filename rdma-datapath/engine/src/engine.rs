@@ -143,6 +143,8 @@ pub struct Engine<'m> {
     pub(crate) guard: PageGuard,
     /// Since when no set could be had for a write, and when a write last met that.
     pub(crate) reserve_empty: Option<(MonotonicTime, MonotonicTime)>,
+    /// When it was last told that writes are held.
+    pub(crate) held_told: Option<MonotonicTime>,
     next_tick: MonotonicTime,
     /// When the first document came.
     pub(crate) began: Option<MonotonicTime>,
@@ -196,6 +198,7 @@ impl<'m> Engine<'m> {
             set_slab,
             copy: CopyState::default(),
             reserve_empty: None,
+            held_told: None,
             next_tick: MonotonicTime::ZERO,
             began: None,
             refused: None,

@@ -77,6 +77,9 @@ pub const TICK: std::time::Duration = std::time::Duration::from_millis(20);
 /// emulated machines that are busy swapping; over less nobody would want to swap. A whole request of
 /// 1 MiB gets a quarter of a second more than a page.
 pub const LINK_BYTES_PER_SECOND_MIN: u64 = 32_000_000 / 8;
+/// Time between two events that say that writes are held: a storm holds hundreds at once, and a log of
+/// 256 events should still hold what led to it.
+pub const HELD_TOLD_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
 /// How often the time of an operation doubles on a link that is slower than that: four times the
 /// time is 8 Mb/s, and a read that waits for a dead copy of that link's waits a second and a fifth.
 pub const PATIENCE_DOUBLINGS_MAX: u32 = 2;

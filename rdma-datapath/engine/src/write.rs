@@ -8,7 +8,7 @@ use crate::document::ReplicaPlace;
 use crate::effect::EngineEvent;
 use crate::engine::{Desired, Engine};
 use crate::in_flight::{DiskStage, OperationState, Part, Purpose, RequestPlace, Stage, Work};
-use crate::limits::{PARTS_MAX, WRITE_HOLD_UNTIL_DOCUMENT};
+use crate::limits::{HELD_TOLD_EVERY, PARTS_MAX, WRITE_HOLD_UNTIL_DOCUMENT};
 use crate::operation::OperationResult;
 use crate::request::RequestError;
 use crate::sets::ReplicaState;
@@ -47,7 +47,7 @@ impl Engine<'_> {
         now: MonotonicTime,
     ) {
         let Some(desired) = self.desired else {
-            self.hold(place);
+            self.hold(place, now);
             let since = self.requests[place].submitted;
             if now.since(since) >= WRITE_HOLD_UNTIL_DOCUMENT {
                 self.answer(place, Err(RequestError::NotDurable), (buffers, now));
@@ -74,7 +74,7 @@ impl Engine<'_> {
         if !stuck {
             return;
         }
-        self.hold(place);
+        self.hold(place, now);
         let since = self.stuck_since(place, desired, now);
         let over = now.since(since) >= desired.write_hold;
         if over && self.requests[place].outstanding == 0 {
@@ -82,15 +82,20 @@ impl Engine<'_> {
         }
     }
 
-    /// Tells once that a write waits for its copies.
-    fn hold(&mut self, place: RequestPlace) {
+    /// Counts a write that waits for its copies, once, and tells of it unless one was told of lately:
+    /// a storm that meets a server's death holds hundreds, all for the same reason.
+    fn hold(&mut self, place: RequestPlace, now: MonotonicTime) {
         let state = &mut self.requests[place];
         if std::mem::replace(&mut state.held, true) {
             return;
         }
         let slab = SlabIndex::new(state.parts[0].slab);
         self.tables.header.count(Counter::WritesHeld, 1);
-        if self.tables.slabs[slab.as_usize()].set().is_some() {
+        let told_lately = self
+            .held_told
+            .is_some_and(|at| now.since(at) < HELD_TOLD_EVERY);
+        if self.tables.slabs[slab.as_usize()].set().is_some() && !told_lately {
+            self.held_told = Some(now);
             self.event(EngineEvent::WritesHeld(slab));
         }
     }

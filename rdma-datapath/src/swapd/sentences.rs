@@ -77,7 +77,7 @@ fn of_engine(event: EngineEvent, nodes: Nodes<'_>) -> (&'static str, String) {
         ),
         EngineEvent::WritesHeld(slab) => (
             "WritesHeld",
-            format!("writes to slab {slab} wait for enough reachable copies"),
+            format!("writes wait for enough reachable copies, one to slab {slab} among them"),
         ),
         EngineEvent::ReserveEmpty(slab) => (
             "ReserveEmpty",
