@@ -11,6 +11,7 @@ use dynamicswap_types::{Bytes, Integrity, SlabSize};
 use crate::cluster::down::{Manner, PagesAway};
 use crate::cluster::paths::ClusterName;
 use crate::cluster::record::Shape;
+use crate::credentials::Credentials;
 use crate::machine::args::{BorrowArgs, LeaveArgs, LendArgs};
 
 /// What a new user wants to know next.
@@ -142,9 +143,12 @@ pub struct ConnectArgs {
     /// The local cluster to look at.
     #[command(flatten)]
     pub target: Target,
-    /// Address of a controller, http://IP:PORT, instead of a local cluster's.
+    /// Address of a controller, http[s]://IP:PORT, instead of a local cluster's.
     #[arg(long, env = "DYNAMICSWAP_CONTROLLER", value_name = "URL")]
     pub controller: Option<String>,
+    /// What to show it.
+    #[command(flatten)]
+    pub credentials: Credentials,
 }
 
 /// Options of `status`.

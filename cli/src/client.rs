@@ -8,9 +8,11 @@ use anyhow::{Context, Result, bail};
 use dynamicswap_proto::control::v1 as pb;
 use pb::operator_client::OperatorClient;
 use tokio::runtime::Runtime;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
+use crate::credentials::{Credentials, Token};
 use crate::failure::Refusal;
 
 /// A controller on this machine that takes longer does not work.
@@ -22,7 +24,7 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 #[derive(Debug)]
 pub struct Client {
     runtime: Runtime,
-    operator: OperatorClient<Channel>,
+    operator: OperatorClient<InterceptedService<Channel, Token>>,
     address: String,
 }
 
@@ -33,6 +35,14 @@ impl Client {
     /// # Errors
     /// A refusal if the address is none.
     pub fn new(address: &str) -> Result<Self> {
+        Self::with(address, &Credentials::default())
+    }
+
+    /// The same to a controller that wants to know who calls.
+    ///
+    /// # Errors
+    /// A refusal if the address is none, or `credentials` do not fit it.
+    pub fn with(address: &str, credentials: &Credentials) -> Result<Self> {
         // With a thread of its own: the connection answers the controller's pings between two
         // calls, so that it is not closed as dead.
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -45,6 +55,7 @@ impl Client {
                 "'{address}' is no controller address ({error}): write http://IP:PORT"
             ))
         })?;
+        let endpoint = credentials.protect(endpoint)?;
         let channel = {
             let _guard = runtime.enter();
             endpoint
@@ -52,9 +63,10 @@ impl Client {
                 .timeout(DEADLINE)
                 .connect_lazy()
         };
+        let operator = OperatorClient::with_interceptor(channel, credentials.token());
         Ok(Self {
             runtime,
-            operator: OperatorClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX),
+            operator: operator.max_decoding_message_size(ANSWER_BYTES_MAX),
             address: address.to_owned(),
         })
     }
@@ -136,6 +148,11 @@ impl Client {
                     self.address,
                     status.message()
                 ),
+                Code::Unauthenticated | Code::PermissionDenied => Err(Refusal::error(format!(
+                    "the controller at {} refuses: {}",
+                    self.address,
+                    status.message()
+                ))),
                 code => bail!("the controller answers {code}: {}", status.message()),
             },
         }

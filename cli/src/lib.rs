@@ -8,6 +8,7 @@ pub mod args;
 pub mod check;
 pub mod client;
 pub mod cluster;
+pub mod credentials;
 pub mod demo;
 pub mod explain;
 pub mod failure;
@@ -143,7 +144,8 @@ fn down_cluster(args: &DownArgs) -> Result<ExitCode> {
 /// The controller to speak to, and what to call its cluster.
 fn connect(args: &ConnectArgs) -> Result<(Client, String)> {
     if let Some(address) = &args.controller {
-        return Ok((Client::new(address)?, format!("cluster at {address}")));
+        let client = Client::with(address, &args.credentials)?;
+        return Ok((client, format!("cluster at {address}")));
     }
     let record = ClusterRecord::load(&args.target.name)?;
     let title = format!("cluster {}", record.name);

@@ -39,6 +39,11 @@ pub fn as_millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Seconds since 1970: what certificates count in.
+pub fn unix_s() -> u64 {
+    unix_ms() / 1_000
+}
+
 /// Milliseconds since 1970.
 pub fn unix_ms() -> u64 {
     as_millis(

@@ -7,8 +7,10 @@ use std::time::Duration;
 use clap::Parser;
 use dynamicswap_crds::ObjectName;
 
+use crate::kubernetes::Source;
 use crate::limits::REPLACE_AFTER_MS_MAX;
 use crate::serve::Refusal;
+use crate::tls::{GivenAuthority, GivenFiles};
 
 /// The cluster controller of DynamicSwap: plans which memory server holds which slab, persists
 /// the plan and serves agents and operators.
@@ -30,6 +32,24 @@ pub struct Args {
     /// has the Service dynamicswap-controller lead there. Without it, the Service is yours.
     #[arg(long, env = "POD_IP", value_name = "IP")]
     advertise: Option<IpAddr>,
+    /// Serve over TLS, as the authority that signs the agents' certificates: agents enroll with their
+    /// service account tokens, operators call with theirs. With --store kubernetes: only.
+    #[arg(long, conflicts_with = "tls_cert")]
+    tls_issue: bool,
+    /// Sign with the authority in this directory (tls.crt, tls.key; ca.crt is trusted besides), as
+    /// cert-manager writes it, instead of one of this controller's own.
+    #[arg(long, value_name = "DIR", requires = "tls_issue")]
+    tls_authority: Option<PathBuf>,
+    /// Serve over TLS with this certificate, which must name 'dynamicswap-controller'; PEM.
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_client_ca"])]
+    tls_cert: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Who has signed the certificates of agents (URI dynamicswap://node/NAME) and operators (URI
+    /// dynamicswap://operator).
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_client_ca: Option<PathBuf>,
     /// Time from the loss of a memory server to the replacement of its copies, in milliseconds.
     #[arg(long, default_value_t = 300, value_name = "MS")]
     replace_after_ms: u64,
@@ -80,6 +100,41 @@ fn store(text: &str, identity: Option<String>) -> Result<StoreChoice, Refusal> {
     })
 }
 
+/// What protects the controller's address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TlsChoice {
+    /// Nothing.
+    Off,
+    /// Certificates that somebody else makes.
+    Given(GivenFiles),
+    /// Certificates that this controller signs.
+    Issued(Source),
+}
+
+fn tls(args: &Args, store: &StoreChoice) -> Result<TlsChoice, Refusal> {
+    if let (Some(certificate), Some(key), Some(peers)) =
+        (&args.tls_cert, &args.tls_key, &args.tls_client_ca)
+    {
+        return Ok(TlsChoice::Given(GivenFiles {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            peers: peers.clone(),
+        }));
+    }
+    if !args.tls_issue {
+        return Ok(TlsChoice::Off);
+    }
+    if matches!(store, StoreChoice::File(_)) {
+        let sentence = "--tls-issue needs Kubernetes, which says whose a token is: with a store in a \
+                        file, write --tls-cert, --tls-key and --tls-client-ca";
+        return Err(Refusal::new(sentence.to_owned()));
+    }
+    Ok(TlsChoice::Issued(match &args.tls_authority {
+        Some(directory) => Source::Given(GivenAuthority(directory.clone())),
+        None => Source::Own,
+    }))
+}
+
 /// What the controller runs with.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -87,6 +142,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where its state is kept.
     pub store: StoreChoice,
+    /// What protects its address.
+    pub tls: TlsChoice,
     /// Where agents reach it, if it shall have a Service lead there.
     pub advertise: Option<IpAddr>,
     /// Time from the loss of a memory server to the replacement of its copies.
@@ -104,9 +161,11 @@ impl TryFrom<Args> for Config {
                 args.replace_after_ms
             )));
         }
+        let store = store(&args.store, args.identity.clone())?;
         Ok(Self {
             listen: args.listen,
-            store: store(&args.store, args.identity)?,
+            tls: tls(&args, &store)?,
+            store,
             advertise: args.advertise,
             replace_after: Duration::from_millis(args.replace_after_ms),
             ready_file: args.ready_file,

@@ -16,6 +16,7 @@ mod policies;
 mod serve;
 mod server;
 mod store;
+mod tls;
 mod views;
 
 pub use config::{Args, Config};

@@ -66,7 +66,35 @@ pub const PUBLISH_FIGURES_INTERVAL: Duration = Duration::from_secs(30);
 /// What users decided of memory servers is told to the owner again after this time, for a server
 /// may become known later than its object.
 pub const ADMISSION_RESYNC: Duration = Duration::from_secs(10);
+/// Life of an authority. Losing one is a change of a Secret, so a year is no risk; and a cluster in
+/// which the controller stands still for months comes back with a new one.
+pub const AUTHORITY_LIFE_S: u64 = 365 * 86_400;
+/// Age at which an authority gets a successor: a third of its life is left to notice that it does not.
+pub const AUTHORITY_RENEW_S: u64 = AUTHORITY_LIFE_S / 3 * 2;
+/// Time from the making of a successor to its first signature. A kubelet brings a changed `ConfigMap`
+/// to its pods within minutes; an agent that has not heard by then could not verify the controller.
+pub const AUTHORITY_ANNOUNCED_S: u64 = 6 * 3_600;
+/// Life of a certificate, an agent's or the controller's own. It is not revoked, it runs out; two
+/// thirds through it is renewed, which leaves 8 hours for a control plane that is away.
+pub const CERTIFICATE_LIFE_S: u64 = 86_400;
+/// Certificates are valid from so long before they are made: clocks of two hosts differ.
+pub const CERTIFICATE_SKEW_S: u64 = 300;
+/// Time between two looks at authorities and certificates: at the Secret, or at files.
+pub const CERTIFICATES_LOOK: Duration = Duration::from_secs(60);
+/// Time until such a look is tried again after it failed.
+pub const CERTIFICATES_RETRY: Duration = Duration::from_secs(5);
+/// Time that a peer has for its TLS handshake.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Handshakes at once; whoever comes then waits in the listener's queue.
+pub const HANDSHAKES_MAX: usize = 64;
+/// Reviews of tokens at once: each is two requests to the API server, and anybody may ask for one.
+pub const REVIEWS_MAX: usize = 16;
+/// Longest token: a projected one has about 1 KiB.
+pub const TOKEN_BYTES_MAX: usize = 16 << 10;
+/// Longest request for a certificate: one for a P-256 key has about 300 bytes.
+pub const REQUEST_BYTES_MAX: usize = 4 << 10;
 
+const _: () = assert!(AUTHORITY_ANNOUNCED_S + CERTIFICATE_LIFE_S < AUTHORITY_LIFE_S / 3);
 const _: () = assert!(
     LEASE_RENEW_DEADLINE.as_millis() + API_REQUEST_TIMEOUT.as_millis() < LEASE_DURATION.as_millis()
 );

@@ -2,28 +2,23 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use dynamicswap_proto::control::v1::agent_session_server::AgentSessionServer;
-use dynamicswap_proto::control::v1::operator_server::OperatorServer;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tracing::{info, warn};
 
-use crate::config::{Config, StoreChoice};
-use crate::kubernetes;
-use crate::limits::{
-    ACCEPT_PAUSE, EVENTS_QUEUED_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_BYTES_MAX,
-    STOP_TIMEOUT,
-};
+use crate::config::{Config, StoreChoice, TlsChoice};
+use crate::kubernetes::{self, Certificates, CertificatesError, Leadership, TokenReviewer};
+use crate::limits::{ACCEPT_PAUSE, EVENTS_QUEUED_MAX, STOP_TIMEOUT};
 use crate::owner::{Event, Owner};
-use crate::server::{OperatorService, SessionService};
+use crate::server::{self, Lock};
 use crate::store::{EmbeddedStore, KubernetesStore, Store, StoreError, highest_term};
+use crate::tls::GivenFiles;
 
 /// One sentence for whoever started the controller: what, to what, what next. Exit code 2.
 #[derive(Debug, Error)]
@@ -59,7 +54,12 @@ async fn serve(config: Config) -> Result<()> {
         StoreChoice::File(path) => {
             let listener = listen(&config).await?;
             let store = EmbeddedStore::open(path).map_err(refuse)?;
-            serve_until(&config, listener, Box::new(store), &mut signals, Vec::new()).await
+            let part = Part {
+                store: Box::new(store),
+                lock: given_lock(&config)?,
+                followers: Vec::new(),
+            };
+            serve_until(&config, listener, part, &mut signals).await
         }
         StoreChoice::Kubernetes {
             namespace,
@@ -92,6 +92,7 @@ async fn lead(
         let client = client.clone();
         let store = KubernetesStore::open(&client, namespace, leadership.clone()).await;
         let store = Box::new(store.map_err(refuse)?);
+        let lock = lock(config, &client, namespace, &leadership).await?;
         let port = listener
             .local_addr()
             .context("asking for the address")?
@@ -119,7 +120,12 @@ async fn lead(
                 tokio::spawn(kubernetes::publish(client, leadership, events));
             }),
         ];
-        serve_until(config, listener, store, signals, followers).await
+        let part = Part {
+            store,
+            lock,
+            followers,
+        };
+        serve_until(config, listener, part, signals).await
     };
     tokio::select! {
         lost = &mut keeper => {
@@ -148,6 +154,53 @@ async fn turn_away(listener: &TcpListener) {
     }
 }
 
+/// What protects the address of a controller in a cluster.
+async fn lock(
+    config: &Config,
+    client: &kube::Client,
+    namespace: &str,
+    leadership: &Arc<Leadership>,
+) -> Result<Lock> {
+    let TlsChoice::Issued(source) = &config.tls else {
+        return given_lock(config);
+    };
+    let (source, leadership) = (source.clone(), Arc::clone(leadership));
+    let prepared = Certificates::prepare(client, namespace, leadership, source).await;
+    let (certificates, serving) = prepared.map_err(refuse_certificates)?;
+    tokio::spawn(certificates.keep());
+    let reviewer: Arc<dyn server::Reviewer> = Arc::new(TokenReviewer::new(client, namespace));
+    Ok(Lock::Tls {
+        serving,
+        reviewer: Some(reviewer),
+    })
+}
+
+/// What protects an address by files, or nothing.
+fn given_lock(config: &Config) -> Result<Lock> {
+    let TlsChoice::Given(files) = &config.tls else {
+        return Ok(Lock::None);
+    };
+    let loaded = files.load().map_err(|error| {
+        let error = anyhow::Error::from(error);
+        Refusal(format!(
+            "--tls-cert, --tls-key and --tls-client-ca: {error:#}"
+        ))
+    })?;
+    let (sender, serving) = watch::channel(loaded);
+    tokio::spawn(GivenFiles::follow(files.clone(), sender));
+    Ok(Lock::Tls {
+        serving,
+        reviewer: None,
+    })
+}
+
+/// What a controller serves with.
+struct Part {
+    store: Box<dyn Store>,
+    lock: Lock,
+    followers: Vec<Follower>,
+}
+
 /// Starts something that feeds the owner, or reads from it.
 type Follower = Box<dyn FnOnce(mpsc::Sender<Event>) + Send>;
 
@@ -161,11 +214,15 @@ async fn listen(config: &Config) -> Result<TcpListener> {
 async fn serve_until(
     config: &Config,
     listener: TcpListener,
-    store: Box<dyn Store>,
+    part: Part,
     signals: &mut Signals,
-    followers: Vec<Follower>,
 ) -> Result<()> {
     let address = listener.local_addr().context("asking for the address")?;
+    let Part {
+        store,
+        lock,
+        followers,
+    } = part;
     let owner = Owner::new(store, config.replace_after).map_err(refuse)?;
     let (events, inbox) = mpsc::channel(EVENTS_QUEUED_MAX);
     let stop = CancellationToken::new();
@@ -174,23 +231,18 @@ async fn serve_until(
         follower(events.clone());
     }
 
-    let sessions = AgentSessionServer::new(SessionService::new(events.clone()))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let operator = OperatorServer::new(OperatorService::new(events))
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let server = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .add_service(sessions)
-        .add_service(operator)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            stop.clone().cancelled_owned(),
+    if lock.is_open() && !address.ip().is_loopback() {
+        warn!(
+            %address,
+            "no TLS: whoever reaches this address may order everything. Give --tls-cert, --tls-key \
+             and --tls-client-ca, or --tls-issue on Kubernetes"
         );
-    let mut server = tokio::spawn(server);
+    }
+    let tls = !lock.is_open();
+    let mut server = server::serve(listener, lock, &events, &stop);
+    drop(events);
     write_ready(config.ready_file.as_deref(), address)?;
-    info!(%address, store = %config.store, "serving");
+    info!(%address, store = %config.store, tls, "serving");
 
     tokio::select! {
         () = signals.any() => {}
@@ -264,6 +316,17 @@ fn refuse(error: StoreError) -> anyhow::Error {
         ))
         .into(),
         StoreError::Io(_) | StoreError::Api(_) | StoreError::Deposed => anyhow::Error::from(error),
+    }
+}
+
+fn refuse_certificates(error: CertificatesError) -> anyhow::Error {
+    match error {
+        CertificatesError::Tls(_) | CertificatesError::Secret(_) => {
+            Refusal(format!("no certificates: {error}")).into()
+        }
+        CertificatesError::Api(_) | CertificatesError::Busy | CertificatesError::Deposed => {
+            anyhow::Error::from(error)
+        }
     }
 }
 

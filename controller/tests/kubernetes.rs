@@ -8,6 +8,8 @@
 )]
 
 mod support;
+#[path = "kubernetes/tls.rs"]
+mod tls;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -66,13 +68,18 @@ impl Server {
         let established = ["wait", "--for=condition=Established", "crd", "--all"];
         server.kubectl(&established);
         server.kubectl(&["create", "namespace", NAMESPACE]);
+        server.apply_part("controller");
+        Some(server)
+    }
+
+    /// Applies what the chart says of one part.
+    fn apply_part(&self, part: &str) {
         let chart = concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/../tests/chart/minimal/golden.yaml"
         );
-        let part = "--selector=app.kubernetes.io/component=controller";
-        server.kubectl(&["apply", "--filename", chart, part]);
-        Some(server)
+        let part = format!("--selector=app.kubernetes.io/component={part}");
+        self.kubectl(&["apply", "--filename", chart, &part]);
     }
 
     fn try_kubectl(&self, arguments: &[&str]) -> anyhow::Result<String> {
@@ -140,10 +147,16 @@ impl Candidate {
 
     /// Starts one that says that agents reach it at `ip`.
     fn start_at(server: &Server, identity: &str, ip: &str) -> Self {
+        Self::start_with(server, identity, ip, &[])
+    }
+
+    /// The same with more arguments.
+    fn start_with(server: &Server, identity: &str, ip: &str, more: &[&str]) -> Self {
         let ready = server.directory.path().join(format!("{identity}.ready"));
         let child = Command::new(env!("CARGO_BIN_EXE_dynamicswap-controller"))
             .args(["--listen", "127.0.0.1:0", "--identity", identity])
             .args(["--advertise", ip])
+            .args(more)
             .arg("--store")
             .arg(format!("kubernetes:{NAMESPACE}"))
             .arg("--ready-file")

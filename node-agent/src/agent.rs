@@ -19,6 +19,7 @@ use crate::attachment::{Gate, System, is_system};
 use crate::cgroup::{Layout, SwapLimits};
 use crate::config::Config;
 use crate::courier::{Courier, Role};
+use crate::credentials::Wallet;
 use crate::document::KeptDocument;
 use crate::journal::{Action, Journal};
 use crate::kubernetes::{Cluster, PodSource};
@@ -114,7 +115,7 @@ impl Agent {
         let mut pressure = PressureMonitor::new(source, config.look_every);
         pressure.set_policies(&kept.current().policies_json);
         Self {
-            session: Session::new(config.controller.clone()),
+            session: session(&config),
             controller_away: false,
             swapd: follow(Role::SwapDevice, &config.swapd),
             memory_server: follow(Role::MemoryServer, &config.memory_server),
@@ -229,6 +230,7 @@ impl Agent {
                 self.controller_away = true;
             }
             SessionEvent::Lost(_) => {}
+            SessionEvent::Renewed => info!("opening a session with the new certificate"),
         }
     }
 
@@ -449,6 +451,11 @@ async fn next_scrape(scrapes: &mut Option<mpsc::Receiver<Scrape>>) -> Scrape {
         Some(scrape) => scrape,
         None => std::future::pending().await,
     }
+}
+
+fn session(config: &Config) -> Session {
+    let wallet = Wallet::new(config.credentials.clone(), config.node.clone());
+    Session::new(config.controller.clone(), wallet)
 }
 
 fn swap_limits(config: &Config) -> Option<SwapLimits> {

@@ -10,6 +10,7 @@ use thiserror::Error;
 use tonic::transport::Endpoint;
 
 use crate::cgroup::{CgroupError, Layout};
+use crate::credentials::{Credentials, TlsArgs};
 use crate::kubernetes::Station;
 use crate::limits::{LOOK_EVERY_MS_MAX, REPORT_SPACING, SOCKET_PATH_MAX};
 
@@ -66,9 +67,12 @@ pub struct Args {
         conflicts_with = "kubernetes"
     )]
     failure_domain: Option<FailureDomain>,
-    /// The controller.
-    #[arg(long, value_name = "http://HOST:PORT")]
+    /// The controller: http:// on this machine, https:// elsewhere.
+    #[arg(long, value_name = "http[s]://HOST:PORT")]
     controller: String,
+    /// How agent and controller know each other.
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Directory for the kept document. Made if it does not exist.
     #[arg(long, value_name = "DIR")]
     state_dir: PathBuf,
@@ -133,8 +137,17 @@ pub enum Refusal {
     )]
     NoRole,
     /// The controller's address.
-    #[error("--controller '{0}' is no address: write http://HOST:PORT")]
+    #[error("--controller '{0}' is no address: write http://HOST:PORT or https://HOST:PORT")]
     Controller(String),
+    /// TLS without what it needs.
+    #[error(
+        "--controller https:// needs --tls-ca with who has signed the controller's certificate, and \
+         what this agent shows: --enroll-token on Kubernetes, else --tls-cert and --tls-key"
+    )]
+    NoCredentials,
+    /// What TLS needs, without TLS.
+    #[error("--tls-ca is of no use with http://: write --controller https://HOST:PORT")]
+    PlainController,
     /// A node whose labels want a daemon that no flag names.
     #[error(
         "node {node} is a {role} by its labels, and {flag} does not say where its daemon would \
@@ -195,6 +208,8 @@ pub struct Config {
     pub failure_domain: FailureDomain,
     /// The controller.
     pub controller: Endpoint,
+    /// How it and the agent know each other.
+    pub credentials: Credentials,
     /// The controller as it was written, for sentences.
     pub controller_name: String,
     /// Directory for the kept document; it exists.
@@ -269,6 +284,8 @@ impl TryFrom<Args> for Config {
             return Err(Refusal::NoRole);
         }
         let controller = controller(&args.controller)?;
+        let is_https = controller.uri().scheme_str() == Some("https");
+        let credentials = args.tls.credentials(is_https)?;
         let spacing_ms = u64::try_from(REPORT_SPACING.as_millis()).unwrap_or(u64::MAX);
         if !(spacing_ms..=LOOK_EVERY_MS_MAX).contains(&args.look_every_ms) {
             return Err(Refusal::LookEvery(args.look_every_ms));
@@ -299,6 +316,7 @@ impl TryFrom<Args> for Config {
             node: args.node,
             failure_domain,
             controller,
+            credentials,
             controller_name: args.controller,
             state_dir: args.state_dir,
             swapd: args.swapd_socket,
@@ -324,7 +342,8 @@ fn controller(address: &str) -> Result<Endpoint, Refusal> {
     let uri = endpoint.uri();
     let is_plain = uri.path() == "/" && uri.query().is_none();
     let is_whole = uri.host().is_some_and(|host| !host.is_empty()) && uri.port_u16().is_some();
-    if uri.scheme_str() == Some("http") && is_whole && is_plain {
+    let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
+    if is_http && is_whole && is_plain {
         Ok(endpoint)
     } else {
         Err(refusal())

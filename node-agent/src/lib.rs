@@ -11,6 +11,7 @@ pub mod cgroup;
 pub mod config;
 pub mod containers;
 pub mod courier;
+pub mod credentials;
 pub mod daemon;
 pub mod document;
 pub mod homecoming;

@@ -21,6 +21,13 @@ pub const BACK_OFF_MAX: Duration = Duration::from_secs(2);
 pub const SESSION_WORKED: Duration = Duration::from_secs(5);
 /// Time that a connection and the controller's answer may take together.
 pub const SESSION_OPEN_LIMIT: Duration = Duration::from_secs(4);
+/// Time that a connection and a certificate may take together: the controller asks the API server,
+/// which has 4 s.
+pub const ENROLL_LIMIT: Duration = Duration::from_secs(10);
+/// Time until a renewal that failed is tried again: a third of a day is left for it.
+pub const RENEWAL_RETRY: Duration = Duration::from_secs(300);
+/// Longest file with certificates, a key or a token: a bundle of two authorities has 2 KiB.
+pub const CERTIFICATE_FILE_BYTES_MAX: u64 = 256 << 10;
 /// A controller that has vanished without a word is noticed within this time and once more.
 pub const KEEPALIVE: Duration = Duration::from_secs(2);
 /// Longest document: a daemon's frame takes no longer one.

@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -16,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Endpoint;
 
+use crate::credentials::Wallet;
 use crate::limits::{
     BACK_OFF_MAX, BACK_OFF_MIN, DOCUMENT_BYTES_MAX, KEEPALIVE, SESSION_OPEN_LIMIT, SESSION_WORKED,
 };
@@ -33,19 +35,23 @@ pub enum SessionEvent {
     MaySend,
     /// The session is over, or did not begin; a pause follows.
     Lost(anyhow::Error),
+    /// There is a new certificate: the session is over, and one with it follows.
+    Renewed,
 }
 
 /// An open stream.
-#[derive(Debug)]
 struct Stream {
     documents: Streaming<DesiredDocument>,
     /// One report waits at most: a controller that reads slowly gets the newest figures later
     /// instead of old ones.
     up: mpsc::Sender<AgentMessage>,
+    /// Ends when there is a new certificate.
+    renewal: Renewal,
     opened: Instant,
     had_document: bool,
 }
 
+type Renewal = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Connecting = Pin<Box<dyn Future<Output = Result<Stream>> + Send>>;
 
 enum State {
@@ -60,6 +66,7 @@ enum State {
 /// The session; see the module.
 pub struct Session {
     endpoint: Endpoint,
+    wallet: Arc<Wallet>,
     state: State,
     pause: Duration,
 }
@@ -76,9 +83,9 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    /// A session that wants to connect at once.
+    /// A session that wants to connect at once, and shows what is in `wallet`.
     #[must_use]
-    pub fn new(endpoint: Endpoint) -> Self {
+    pub fn new(endpoint: Endpoint, wallet: Arc<Wallet>) -> Self {
         let endpoint = endpoint
             .connect_timeout(SESSION_OPEN_LIMIT)
             .http2_keep_alive_interval(KEEPALIVE)
@@ -86,6 +93,7 @@ impl Session {
             .keep_alive_while_idle(true);
         Self {
             endpoint,
+            wallet,
             state: State::Pausing {
                 until: Instant::now(),
             },
@@ -101,9 +109,11 @@ impl Session {
 
     /// Begins to connect.
     pub fn connect(&mut self, hello: Hello) {
-        let endpoint = self.endpoint.clone();
+        let (endpoint, wallet) = (self.endpoint.clone(), Arc::clone(&self.wallet));
         let connecting = async move {
-            let opening = tokio::time::timeout(SESSION_OPEN_LIMIT, open(endpoint, hello));
+            let shown = wallet.endpoint(&endpoint).await?;
+            let renewal: Renewal = Box::pin(async move { wallet.renewed(&endpoint).await });
+            let opening = tokio::time::timeout(SESSION_OPEN_LIMIT, open(shown, hello, renewal));
             opening.await.context("the controller does not answer")?
         };
         self.state = State::Connecting(Box::pin(connecting));
@@ -124,10 +134,16 @@ impl Session {
                 Err(error) => error,
             },
             State::Open(stream) => match stream.next(send_at).await {
+                Ok(SessionEvent::Renewed) => {
+                    let until = Instant::now();
+                    self.state = State::Pausing { until };
+                    return SessionEvent::Renewed;
+                }
                 Ok(event) => return event,
                 Err(error) => error,
             },
         };
+        self.wallet.note(&error);
         self.back_off();
         SessionEvent::Lost(error)
     }
@@ -160,7 +176,12 @@ impl Stream {
     }
 
     async fn next(&mut self, send_at: Instant) -> Result<SessionEvent> {
-        let Self { documents, up, .. } = self;
+        let Self {
+            documents,
+            up,
+            renewal,
+            ..
+        } = self;
         let room = async {
             sleep_until(send_at).await;
             up.reserve().await.map(drop)
@@ -171,6 +192,7 @@ impl Stream {
                 self.had_document = true;
                 Ok(SessionEvent::Document(Box::new(document)))
             }
+            () = renewal => Ok(SessionEvent::Renewed),
             room = room => {
                 room.context("the session is gone")?;
                 Ok(SessionEvent::MaySend)
@@ -179,7 +201,7 @@ impl Stream {
     }
 }
 
-async fn open(endpoint: Endpoint, hello: Hello) -> Result<Stream> {
+async fn open(endpoint: Endpoint, hello: Hello, renewal: Renewal) -> Result<Stream> {
     let channel = endpoint.connect().await.context("cannot connect")?;
     let client = AgentSessionClient::new(channel);
     let mut client = client.max_decoding_message_size(DOCUMENT_BYTES_MAX);
@@ -193,6 +215,7 @@ async fn open(endpoint: Endpoint, hello: Hello) -> Result<Stream> {
     Ok(Stream {
         documents,
         up,
+        renewal,
         opened: Instant::now(),
         had_document: false,
     })

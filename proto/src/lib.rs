@@ -7,6 +7,7 @@
 
 mod convert;
 pub mod frame;
+pub mod identity;
 
 // Named by the generated code alone.
 #[cfg(feature = "grpc")]

@@ -32,7 +32,45 @@ imagePullPolicy: {{ $image.pullPolicy }}
      environment: agents need no cluster DNS to find it. */}}
 {{- define "dynamicswap.controller" -}}
 {{- $host := "$(DYNAMICSWAP_CONTROLLER_SERVICE_HOST)" -}}
-http://{{ ternary (printf "[%s]" $host) $host .Values.ipv6 }}:{{ .Values.controller.port }}
+{{ ternary "https" "http" .Values.tls.enabled }}://{{ ternary (printf "[%s]" $host) $host .Values.ipv6 }}:{{ .Values.controller.port }}
+{{- end -}}
+
+{{/* Where the volume of dynamicswap.identity is mounted. */}}
+{{- define "dynamicswap.identityPath" -}}
+/run/secrets/dynamicswap
+{{- end -}}
+
+{{/* Who the pod is, for the controller, and who the controller is, for the pod. Takes a list: the root,
+     and whether the pod may start before the controller has written the latter. */}}
+{{- define "dynamicswap.identity" -}}
+- name: identity
+  projected:
+    sources:
+      - serviceAccountToken:
+          audience: dynamicswap-controller
+          expirationSeconds: 3600
+          path: token
+      - configMap:
+          name: dynamicswap-trust
+          optional: {{ index . 1 }}
+          items:
+            - key: ca.crt
+              path: ca.crt
+{{- end -}}
+
+{{- define "dynamicswap.identityMount" -}}
+- name: identity
+  mountPath: {{ include "dynamicswap.identityPath" . }}
+  readOnly: true
+{{- end -}}
+
+{{/* What a pod with our command line shows the controller. */}}
+{{- define "dynamicswap.operatorArgs" -}}
+- --controller={{ include "dynamicswap.controller" . }}
+{{- if .Values.tls.enabled }}
+- --tls-ca={{ include "dynamicswap.identityPath" . }}/ca.crt
+- --token-file={{ include "dynamicswap.identityPath" . }}/token
+{{- end }}
 {{- end -}}
 
 {{/* The node's address with a port. */}}

@@ -43,6 +43,13 @@ impl ApiError {
         }
     }
 
+    /// The error with its cause, in one line.
+    #[must_use]
+    pub fn with_cause(&self) -> String {
+        let source = std::error::Error::source(self);
+        source.map_or_else(|| self.to_string(), |source| format!("{self}: {source}"))
+    }
+
     /// The object is not there, or its kind is not.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
@@ -64,7 +71,7 @@ pub struct Trouble {
 
 impl Trouble {
     /// Warns of `failure` unless it is the one before, with what comes of it; none ends it.
-    pub fn note(&mut self, consequence: &str, failure: Option<&ApiError>) {
+    pub fn note(&mut self, consequence: &str, failure: Option<&(impl std::fmt::Display + ?Sized)>) {
         let failure = failure.map_or_else(String::new, ToString::to_string);
         if failure != self.told && !failure.is_empty() {
             warn!("{consequence}: {failure}");

@@ -109,7 +109,7 @@ pub async fn acquire<E>(
                             }
                             // Another was quicker, or the server is away.
                             Err(error) => {
-                                warn!("the lease is not ours: {}", full(&error));
+                                warn!("the lease is not ours: {}", error.with_cause());
                                 LEASE_LOOK
                             }
                         }
@@ -117,7 +117,7 @@ pub async fn acquire<E>(
                 }
             }
             Err(error) => {
-                warn!("{}", full(&error));
+                warn!("{}", error.with_cause());
                 LEASE_LOOK
             }
         };
@@ -188,12 +188,6 @@ fn params() -> PostParams {
     }
 }
 
-/// An error with its causes, in one line.
-fn full(error: &ApiError) -> String {
-    let source = std::error::Error::source(error);
-    source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
-}
-
 impl Seat {
     /// What the rest of the controller may ask.
     #[must_use]
@@ -222,7 +216,7 @@ impl Seat {
                     return Some("the lease has another holder now".to_owned());
                 }
                 Err(error) => {
-                    warn!("the lease is not renewed: {}", full(&error));
+                    warn!("the lease is not renewed: {}", error.with_cause());
                     if !self.leadership.holds() {
                         let seconds = LEASE_RENEW_DEADLINE.as_secs();
                         return Some(format!("the lease could not be renewed for {seconds} s"));
@@ -253,7 +247,7 @@ impl Seat {
         if let Err(error) = within("take the lease back", replace).await {
             warn!(
                 "the next leader waits for the lease to run out: {}",
-                full(&error)
+                error.with_cause()
             );
         }
     }

@@ -80,6 +80,13 @@ pub enum Event {
         /// The report.
         report: Box<NodeReport>,
     },
+    /// A session was refused before it began: its peer is not the node's agent.
+    Refused {
+        /// The node that it was for.
+        node: NodeName,
+        /// Why, for `status`.
+        reason: String,
+    },
     /// A session has ended.
     Closed {
         /// The node.
@@ -294,6 +301,9 @@ impl Owner {
                 number,
                 report,
             } => self.report(&node, number, report),
+            Event::Refused { node, reason } => {
+                self.events.note(node.as_str(), "SessionRefused", reason);
+            }
             Event::Closed { node, number } => self.closed(&node, number),
             Event::Policies { policies, refused } => self.follow_policies(policies, refused),
             Event::Apply { yaml, reply } => {

@@ -8,19 +8,20 @@ use dynamicswap_proto::control::v1::{
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status};
 
-use super::stopping;
+use super::{Access, Right, stopping};
 use crate::owner::Event;
 
 /// The service.
 #[derive(Debug, Clone)]
 pub struct OperatorService {
     events: mpsc::Sender<Event>,
+    access: Access,
 }
 
 impl OperatorService {
-    /// A service that hands its calls to the owner behind `events`.
-    pub const fn new(events: mpsc::Sender<Event>) -> Self {
-        Self { events }
+    /// A service that hands the calls which `access` lets through to the owner behind `events`.
+    pub const fn new(events: mpsc::Sender<Event>, access: Access) -> Self {
+        Self { events, access }
     }
 
     async fn ask<T>(&self, make: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T, Status> {
@@ -39,6 +40,7 @@ impl Operator for OperatorService {
         &self,
         request: Request<ApplyRequest>,
     ) -> Result<Response<ApplyResponse>, Status> {
+        self.access.operator(&request, Right::Order).await?;
         let yaml = request.into_inner().yaml;
         let results = self.ask(|reply| Event::Apply { yaml, reply }).await??;
         Ok(Response::new(ApplyResponse { results }))
@@ -48,6 +50,7 @@ impl Operator for OperatorService {
         &self,
         request: Request<DeleteRequest>,
     ) -> Result<Response<DeleteResponse>, Status> {
+        self.access.operator(&request, Right::Order).await?;
         let request = request.into_inner();
         let results = self.ask(|reply| Event::Delete { request, reply }).await??;
         Ok(Response::new(DeleteResponse { results }))
@@ -57,12 +60,14 @@ impl Operator for OperatorService {
         &self,
         request: Request<ForgetRequest>,
     ) -> Result<Response<ForgetResponse>, Status> {
+        self.access.operator(&request, Right::Order).await?;
         let node = request.into_inner().node;
         let result = self.ask(|reply| Event::Forget { node, reply }).await??;
         Ok(Response::new(ForgetResponse { result }))
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        self.access.operator(&request, Right::Look).await?;
         let request = request.into_inner();
         let objects_json = self.ask(|reply| Event::Get { request, reply }).await??;
         Ok(Response::new(GetResponse { objects_json }))
@@ -72,6 +77,7 @@ impl Operator for OperatorService {
         &self,
         request: Request<AdmitRequest>,
     ) -> Result<Response<AdmitResponse>, Status> {
+        self.access.operator(&request, Right::Order).await?;
         let request = request.into_inner();
         let result = self.ask(|reply| Event::Admit { request, reply }).await??;
         Ok(Response::new(AdmitResponse { result }))
@@ -81,6 +87,7 @@ impl Operator for OperatorService {
         &self,
         request: Request<StatusRequest>,
     ) -> Result<Response<ClusterStatus>, Status> {
+        self.access.operator(&request, Right::Look).await?;
         let events_after = request.into_inner().events_after;
         let status = self
             .ask(|reply| Event::Status {

@@ -1,7 +1,9 @@
 //! `AgentSession`: one task per session, between the stream and the owner.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use dynamicswap_proto::SESSION_PROTOCOL;
 use dynamicswap_proto::control::v1::agent_message::Kind;
@@ -11,23 +13,29 @@ use dynamicswap_types::{Generation, NodeName};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::warn;
 
+use super::access::{Access, expired};
 use super::stopping;
+use crate::clock::unix_s;
 use crate::limits::HELLO_TIMEOUT;
 use crate::owner::{Event, Hello, Outgoing, SessionNumber};
+use crate::tls::{Peer, address_of};
 
 /// The service.
 #[derive(Debug, Clone)]
 pub struct SessionService {
     events: mpsc::Sender<Event>,
+    access: Access,
     sessions: Arc<AtomicU64>,
 }
 
 impl SessionService {
-    /// A service that hands its sessions to the owner behind `events`.
-    pub fn new(events: mpsc::Sender<Event>) -> Self {
+    /// A service that hands the sessions which `access` lets through to the owner behind `events`.
+    pub fn new(events: mpsc::Sender<Event>, access: Access) -> Self {
         Self {
             events,
+            access,
             sessions: Arc::default(),
         }
     }
@@ -44,6 +52,9 @@ impl AgentSession for SessionService {
         // The answer's headers go out before the hello comes in: a client may wait for them.
         let (downward, stream) = mpsc::channel(1);
         let session = SessionTask {
+            peer: Peer::of(&request),
+            address: address_of(&request),
+            access: self.access.clone(),
             upward: request.into_inner(),
             downward,
             events: self.events.clone(),
@@ -56,6 +67,9 @@ impl AgentSession for SessionService {
 
 /// One session.
 struct SessionTask {
+    peer: Peer,
+    address: Option<SocketAddr>,
+    access: Access,
     upward: Streaming<AgentMessage>,
     downward: mpsc::Sender<Result<DesiredDocument, Status>>,
     events: mpsc::Sender<Event>,
@@ -73,6 +87,10 @@ impl SessionTask {
             }
         };
         let node = hello.node.clone();
+        let ends = match self.access.session(&self.peer, &node) {
+            Ok(ends) => ends,
+            Err(status) => return self.refuse(node, status).await,
+        };
         let number = self.number;
         let (outbox, inbox) = watch::channel(Outgoing::Nothing);
         let open = Event::Open {
@@ -84,9 +102,23 @@ impl SessionTask {
             let _ = self.downward.send(Err(stopping())).await;
             return;
         }
-        self.pump(&node, inbox).await;
+        tokio::select! {
+            () = self.pump(&node, inbox) => {}
+            () = end_of(ends) => {
+                let _ = self.downward.send(Err(expired(&node))).await;
+            }
+        }
         // If the owner is gone, nobody needs to know.
         let _ = self.events.send(Event::Closed { node, number }).await;
+    }
+
+    /// Ends a session that is not this peer's to open: told to the peer, and to whoever looks.
+    async fn refuse(self, node: NodeName, status: Status) {
+        let (address, reason) = (self.address, status.message().to_owned());
+        warn!(%node, ?address, reason, "session refused");
+        let _ = self.downward.send(Err(status)).await;
+        let refused = Event::Refused { node, reason };
+        let _ = self.events.send(refused).await;
     }
 
     /// Reports up, documents down, until one side ends.
@@ -165,6 +197,17 @@ impl SessionTask {
                 "the first message of a session must be its hello",
             )),
         }
+    }
+}
+
+/// Waits until a certificate has run out; for ever without one.
+async fn end_of(ends: Option<u64>) {
+    match ends {
+        Some(ends) => {
+            let left = Duration::from_secs(ends.saturating_sub(unix_s()));
+            tokio::time::sleep(left).await;
+        }
+        None => std::future::pending().await,
     }
 }
 

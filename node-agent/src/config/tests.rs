@@ -46,10 +46,12 @@ fn donor_needs_no_cgroups() {
 #[test]
 fn bad_input_is_refused_with_one_sentence_that_names_it() {
     let long = format!("/{}", "x".repeat(108));
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 12] = [
         (&[], "no role"),
         (&["--controller", "127.0.0.1:7700"], "'127.0.0.1:7700'"),
-        (&["--controller", "https://c:7700"], "'https://c:7700'"),
+        (&["--controller", "ftp://c:7700"], "'ftp://c:7700'"),
+        (&["--controller", "https://c:7700"], "--enroll-token"),
+        (&["--tls-ca", "ca.crt"], "--controller https://"),
         (&["--controller", "http://c"], "'http://c'"),
         (&["--controller", "http://c:1/path"], "http://HOST:PORT"),
         (&["--look-every-ms", "0"], "--look-every-ms 0"),
@@ -96,6 +98,32 @@ fn controller_has_a_name_in_a_cluster() {
     let mut line = DONOR.to_vec();
     line.extend(["--controller", address]);
     assert_eq!(config(&line).expect("plain").controller_name, address);
+}
+
+#[test]
+fn agent_shows_a_token_or_a_certificate_and_never_both() {
+    let with = |more: &[&str]| {
+        let mut line = DONOR.to_vec();
+        line.extend(["--controller", "https://c:7700", "--tls-ca", "ca.crt"]);
+        line.extend(more);
+        config(&line).map(|config| config.credentials)
+    };
+    let authorities = std::path::PathBuf::from("ca.crt");
+    let enrolled = Credentials::Enrolled {
+        authorities: authorities.clone(),
+        token: "token".into(),
+    };
+    assert_eq!(with(&["--enroll-token", "token"]), Ok(enrolled));
+    let given = Credentials::Given {
+        authorities,
+        certificate: "tls.crt".into(),
+        key: "tls.key".into(),
+    };
+    let certificate = ["--tls-cert", "tls.crt", "--tls-key", "tls.key"];
+    assert_eq!(with(&certificate), Ok(given));
+    assert!(with(&["--tls-cert", "tls.crt"]).is_err(), "no key");
+    let both = [&certificate[..], &["--enroll-token", "token"]].concat();
+    assert!(with(&both).is_err());
 }
 
 #[test]

@@ -3,6 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
+use cel::{Context, Program, Value as CelValue};
+use k8s_openapi::api::admissionregistration::v1::{
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
@@ -11,7 +15,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::*;
 
@@ -61,6 +65,8 @@ fn as_kubernetes_sees(object: &Value) -> Value {
         "RoleBinding" => through::<RoleBinding>(object),
         "Service" => through::<Service>(object),
         "ServiceAccount" => through::<ServiceAccount>(object),
+        "ValidatingAdmissionPolicy" => through::<ValidatingAdmissionPolicy>(object),
+        "ValidatingAdmissionPolicyBinding" => through::<ValidatingAdmissionPolicyBinding>(object),
         // The operator's of Prometheus, whose types are not among Kubernetes' own.
         "PrometheusRule" | "ServiceMonitor" => object.clone(),
         other => panic!("a kind that this test does not know: {other}"),
@@ -164,6 +170,155 @@ fn no_rule_names_everything() {
             assert!(!role.to_string().contains("\"*\""), "{case}: {role}");
         }
     }
+}
+
+/// Arguments of a pod's only container.
+fn arguments(pod: &Value) -> Vec<String> {
+    let arguments = pod["containers"][0]["args"].as_array();
+    let text = |it: &Value| it.as_str().expect("text").to_owned();
+    arguments.expect("arguments").iter().map(text).collect()
+}
+
+/// The parts of a pod's volume with its token, if it has one.
+fn identity(pod: &Value) -> Option<Value> {
+    let mut volumes = pod["volumes"].as_array().into_iter().flatten();
+    let found = volumes.find(|volume| volume["name"] == "identity");
+    found.map(|volume| volume["projected"]["sources"].clone())
+}
+
+#[test]
+fn whoever_calls_the_controller_knows_it_and_has_a_token_for_it_alone() {
+    for case in cases(&root()).expect("cases") {
+        let objects = objects(&case);
+        let with_tls = case != "plain";
+        let agent = find(&objects, "DaemonSet", "dynamicswap-agent");
+        let uninstall = find(&objects, "Job", "dynamicswap-uninstall");
+        let test = find(&objects, "Pod", "dynamicswap-test");
+        let pods = [
+            (&agent["spec"]["template"]["spec"], "--enroll-token=", true),
+            (
+                &uninstall["spec"]["template"]["spec"],
+                "--token-file=",
+                false,
+            ),
+            (&test["spec"], "--token-file=", false),
+        ];
+        for (pod, flag, may_be_early) in pods {
+            let arguments = arguments(pod);
+            let has = |start: &str| arguments.iter().any(|it| it.starts_with(start));
+            assert_eq!(has("--controller=https://"), with_tls, "{case}");
+            assert_eq!(has("--controller=http://"), !with_tls, "{case}");
+            assert_eq!(
+                (has("--tls-ca="), has(flag)),
+                (with_tls, with_tls),
+                "{case}"
+            );
+            let Some(sources) = identity(pod) else {
+                assert!(!with_tls, "{case}: no token");
+                continue;
+            };
+            let token = &sources[0]["serviceAccountToken"];
+            assert_eq!(token["audience"], "dynamicswap-controller", "{case}");
+            let trust = &sources[1]["configMap"];
+            assert_eq!(trust["name"], "dynamicswap-trust", "{case}");
+            assert_eq!(trust["optional"], may_be_early, "{case}");
+        }
+    }
+}
+
+#[test]
+fn controller_reads_its_own_secret_and_no_other() {
+    for (case, wanted) in [("minimal", 2), ("hardened", 0), ("plain", 0)] {
+        let objects = objects(case);
+        let role = find(&objects, "Role", "dynamicswap-controller");
+        let rules = role["rules"].as_array().expect("rules");
+        let on_secrets = rules
+            .iter()
+            .filter(|rule| rule["resources"][0] == "secrets");
+        let on_secrets: Vec<&Value> = on_secrets.collect();
+        assert_eq!(on_secrets.len(), wanted, "{case}");
+        for rule in on_secrets {
+            // What is made has no name yet that a rule could name.
+            let named = rule["resourceNames"] == json!(["dynamicswap-authority"]);
+            assert!(
+                named || rule["verbs"] == json!(["create"]),
+                "{case}: {rule}"
+            );
+        }
+    }
+}
+
+/// What the admission policy says of a request: the message of the first rule that it breaks.
+fn verdict(request: &Value) -> Option<String> {
+    let objects = objects("minimal");
+    let policy = find(&objects, "ValidatingAdmissionPolicy", "dynamicswap-agent");
+    let spec = &policy["spec"];
+    let mut context = Context::default();
+    context.add_variable("request", request).expect("a value");
+    let value = |context: &Context<'_>, text: &Value| {
+        let text = text.as_str().expect("an expression");
+        let program = Program::compile(text).expect("CEL");
+        program.execute(context).expect("a value")
+    };
+    let condition = value(&context, &spec["matchConditions"][0]["expression"]);
+    if condition == CelValue::Bool(false) {
+        return None;
+    }
+    let mut variables = std::collections::HashMap::new();
+    for variable in spec["variables"].as_array().expect("variables") {
+        let name = variable["name"].as_str().expect("a name").to_owned();
+        let CelValue::String(found) = value(&context, &variable["expression"]) else {
+            panic!("no text: {variable}");
+        };
+        variables.insert(name, found.to_string());
+    }
+    context
+        .add_variable("variables", variables)
+        .expect("a value");
+    let rules = spec["validations"].as_array().expect("rules");
+    let broken = rules
+        .iter()
+        .find(|rule| value(&context, &rule["expression"]) != CelValue::Bool(true))?;
+    Some(match broken["message"].as_str() {
+        Some(message) => message.to_owned(),
+        None => match value(&context, &broken["messageExpression"]) {
+            CelValue::String(message) => message.to_string(),
+            other => panic!("no text: {other:?}"),
+        },
+    })
+}
+
+#[test]
+fn agent_writes_the_objects_of_its_own_node_alone() {
+    let request = |user: &str, node: Option<&str>, resource: &str, name: &str| {
+        let extra = match node {
+            Some(node) => json!({"authentication.kubernetes.io/node-name": [node]}),
+            None => json!({"authentication.kubernetes.io/pod-name": ["p"]}),
+        };
+        json!({
+            "userInfo": {"username": user, "extra": extra},
+            "resource": {"group": "dynamicswap.io", "version": "v1alpha1", "resource": resource},
+            "operation": "CREATE", "name": name,
+        })
+    };
+    let agent = "system:serviceaccount:dynamicswap-system:dynamicswap-agent";
+    let of = |node, resource, name| verdict(&request(agent, node, resource, name));
+    assert_eq!(of(Some("a"), "memoryservers", "a"), None);
+    assert_eq!(of(Some("a"), "swapdevices", "a"), None);
+    let refused = of(Some("a"), "memoryservers", "b").expect("another node's");
+    for part in ["node a", "memoryservers/b", "its own node alone"] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    assert!(of(Some("a"), "swapdevices", "").is_some(), "no name yet");
+    let refused = of(Some("a"), "slabmaps", "a").expect("the controller's");
+    assert!(refused.contains("no slabmaps"), "{refused}");
+    let refused = of(None, "memoryservers", "a").expect("of no node");
+    assert!(refused.contains("on which node"), "{refused}");
+    let others = "system:serviceaccount:dynamicswap-system:dynamicswap-controller";
+    assert_eq!(verdict(&request(others, None, "slabmaps", "x")), None);
+    let without = json!({"userInfo": {"username": agent}, "name": "a", "operation": "UPDATE",
+        "resource": {"resource": "memoryservers"}});
+    assert!(verdict(&without).is_some());
 }
 
 #[test]
