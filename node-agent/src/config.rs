@@ -10,7 +10,7 @@ use thiserror::Error;
 use tonic::transport::Endpoint;
 
 use crate::cgroup::{CgroupError, Layout};
-use crate::credentials::{Credentials, TlsArgs};
+use crate::credentials::Credentials;
 use crate::kubernetes::Station;
 use crate::limits::{LOOK_EVERY_MS_MAX, REPORT_SPACING, SOCKET_PATH_MAX};
 
@@ -70,9 +70,25 @@ pub struct Args {
     /// The controller: http:// on this machine, https:// elsewhere.
     #[arg(long, value_name = "http[s]://HOST:PORT")]
     controller: String,
-    /// How agent and controller know each other.
-    #[command(flatten)]
-    tls: TlsArgs,
+    /// Who has signed the controller's certificate, PEM; for --controller https://. Read anew for each
+    /// connection: it may come later, and change.
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// This pod's service account token for the audience dynamicswap-controller: the controller signs a
+    /// certificate for the node on which the pod runs.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "tls_ca",
+        conflicts_with = "tls_cert"
+    )]
+    enroll_token: Option<PathBuf>,
+    /// This agent's certificate, with the URI dynamicswap://node/NAME; PEM.
+    #[arg(long, value_name = "FILE", requires_all = ["tls_ca", "tls_key"])]
+    tls_cert: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// Directory for the kept document. Made if it does not exist.
     #[arg(long, value_name = "DIR")]
     state_dir: PathBuf,
@@ -285,7 +301,8 @@ impl TryFrom<Args> for Config {
         }
         let controller = controller(&args.controller)?;
         let is_https = controller.uri().scheme_str() == Some("https");
-        let credentials = args.tls.credentials(is_https)?;
+        let certificate = args.tls_cert.zip(args.tls_key);
+        let credentials = credentials(is_https, args.tls_ca, args.enroll_token, certificate)?;
         let spacing_ms = u64::try_from(REPORT_SPACING.as_millis()).unwrap_or(u64::MAX);
         if !(spacing_ms..=LOOK_EVERY_MS_MAX).contains(&args.look_every_ms) {
             return Err(Refusal::LookEvery(args.look_every_ms));
@@ -347,6 +364,28 @@ fn controller(address: &str) -> Result<Endpoint, Refusal> {
         Ok(endpoint)
     } else {
         Err(refusal())
+    }
+}
+
+/// How agent and controller know each other, by the flags and the controller's address.
+fn credentials(
+    is_https: bool,
+    authorities: Option<PathBuf>,
+    token: Option<PathBuf>,
+    certificate: Option<(PathBuf, PathBuf)>,
+) -> Result<Credentials, Refusal> {
+    match (is_https, authorities, token, certificate) {
+        (false, None, ..) => Ok(Credentials::None),
+        (true, Some(authorities), Some(token), _) => {
+            Ok(Credentials::Enrolled { authorities, token })
+        }
+        (true, Some(authorities), None, Some((certificate, key))) => Ok(Credentials::Given {
+            authorities,
+            certificate,
+            key,
+        }),
+        (true, ..) => Err(Refusal::NoCredentials),
+        (false, Some(_), ..) => Err(Refusal::PlainController),
     }
 }
 

@@ -263,12 +263,10 @@ async fn certificate_of_a_foreign_authority_is_refused_in_the_handshake() {
 #[tokio::test]
 async fn session_ends_with_its_certificate() {
     let mut house = House::open().await;
-    let short = house.certificate(&node("a"), unix_s() - CERTIFICATE_LIFE_S + 2);
+    let short = house.certificate(&node("a"), unix_s() - CERTIFICATE_LIFE_S + 4);
     let (_up, mut down) = house.session(Some(short), "a").await.expect("let in");
-    assert!(matches!(
-        house.events.recv().await,
-        Some(Event::Open { .. })
-    ));
+    let opened = house.events.recv().await;
+    assert!(matches!(opened, Some(Event::Open { .. })));
     let ended = tokio::time::timeout(PATIENCE, down.message()).await;
     let status = ended.expect("in time").expect_err("ended");
     assert_eq!(status.code(), Code::Unauthenticated);

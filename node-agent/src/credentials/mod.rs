@@ -3,7 +3,6 @@
 //! Owns the certificate and its key. One that was enrolled is in memory alone: an agent that starts
 //! again enrolls again. [`renewal`] decides when, and is pure.
 
-mod args;
 mod enroll;
 pub mod renewal;
 
@@ -21,8 +20,6 @@ use tracing::{info, warn};
 
 use crate::limits::{CERTIFICATE_FILE_BYTES_MAX, ENROLL_LIMIT, RENEWAL_RETRY};
 use renewal::Need;
-
-pub use args::TlsArgs;
 
 /// How the agent and the controller know each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
