@@ -12,6 +12,7 @@ use crate::cluster::down::{Manner, PagesAway};
 use crate::cluster::paths::ClusterName;
 use crate::cluster::record::Shape;
 use crate::credentials::Credentials;
+use crate::kubectl::Place;
 use crate::machine::args::{BorrowArgs, LeaveArgs, LendArgs};
 
 /// What a new user wants to know next.
@@ -92,10 +93,39 @@ pub enum Command {
     ///
     /// 'status' says how far it is. A slab that nobody else holds stays until another donor has room.
     Drain(DrainArgs),
+    /// Write what somebody needs who helps from afar: objects, events and logs, without secrets.
+    ///
+    /// Of the cluster that kubectl is set up for.
+    Dump(DumpArgs),
     /// Run a command with a memory limit, as a container that policies can select.
     ///
     /// What it needs beyond the limit is swapped out. Its exit code is the command's.
     Run(RunArgs),
+}
+
+impl Command {
+    /// Which controller it asks, if it asks one.
+    pub fn connect_mut(&mut self) -> Option<&mut ConnectArgs> {
+        match self {
+            Self::Top(connect) => Some(connect),
+            Self::Status(args) => Some(&mut args.connect),
+            Self::Explain(args) => Some(&mut args.connect),
+            Self::Apply(args) => Some(&mut args.connect),
+            Self::Delete(args) => Some(&mut args.connect),
+            Self::Get(args) => Some(&mut args.connect),
+            Self::Cordon(args) | Self::Uncordon(args) => Some(&mut args.connect),
+            Self::Drain(args) => Some(&mut args.donor.connect),
+            Self::Demo(_)
+            | Self::Check(_)
+            | Self::Up(_)
+            | Self::Down(_)
+            | Self::Lend(_)
+            | Self::Borrow(_)
+            | Self::Leave(_)
+            | Self::Dump(_)
+            | Self::Run(_) => None,
+        }
+    }
 }
 
 /// Which local cluster.
@@ -149,6 +179,55 @@ pub struct ConnectArgs {
     /// What to show it.
     #[command(flatten)]
     pub credentials: Credentials,
+    /// The controller of the cluster that kubectl is set up for; 'kubectl dynamicswap' asks no other.
+    ///
+    /// What you may do is what you may there: kubectl forwards a port to the controller, and makes a
+    /// token of the account dynamicswap-status, or dynamicswap-operator where something is changed.
+    #[arg(long, conflicts_with = "controller")]
+    pub kubernetes: bool,
+    /// Where it is there.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+/// Where DynamicSwap is in the cluster that kubectl is set up for.
+#[derive(Debug, Clone, Default, Args)]
+pub struct PlaceArgs {
+    /// With --kubernetes: the namespace of the release, dynamicswap-system if not given.
+    #[arg(long, value_name = "NAMESPACE")]
+    pub system_namespace: Option<String>,
+    /// With --kubernetes: a context of the kubeconfig instead of the current one.
+    #[arg(long, value_name = "CONTEXT")]
+    pub context: Option<String>,
+}
+
+impl PlaceArgs {
+    /// The place.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        let namespace = self.system_namespace.clone();
+        Place {
+            context: self.context.clone(),
+            namespace: namespace.unwrap_or_else(|| "dynamicswap-system".to_owned()),
+        }
+    }
+
+    /// Whether anything was said.
+    #[must_use]
+    pub const fn is_given(&self) -> bool {
+        self.system_namespace.is_some() || self.context.is_some()
+    }
+}
+
+/// Options of `dump`.
+#[derive(Debug, Clone, Args)]
+pub struct DumpArgs {
+    /// Where it is.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// The folder to be made.
+    #[arg(long, value_name = "DIR", default_value = "dynamicswap-dump")]
+    pub out: PathBuf,
 }
 
 /// Options of `status`.

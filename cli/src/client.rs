@@ -14,8 +14,9 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::credentials::{Credentials, Token};
 use crate::failure::Refusal;
+use crate::kubectl::{Place, Way};
 
-/// A controller on this machine that takes longer does not work.
+/// A controller that takes longer does not work.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// A large cluster's status may be longer than tonic's 4 MiB.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -26,6 +27,8 @@ pub struct Client {
     runtime: Runtime,
     operator: OperatorClient<InterceptedService<Channel, Token>>,
     address: String,
+    /// What leads there, if kubectl does.
+    way: Option<Way>,
 }
 
 impl Client {
@@ -68,6 +71,28 @@ impl Client {
             runtime,
             operator: operator.max_decoding_message_size(ANSWER_BYTES_MAX),
             address: address.to_owned(),
+            way: None,
+        })
+    }
+
+    /// Opens a way to the controller of a Kubernetes cluster, as `account` of its namespace.
+    ///
+    /// # Errors
+    /// A refusal with kubectl's own words.
+    pub fn through(place: Place, account: &str) -> Result<Self> {
+        let (scheme, credentials) = match place.authorities()? {
+            Some(authorities) => {
+                let token = place.token(account)?;
+                ("https", Credentials::given(authorities, token))
+            }
+            None => ("http", Credentials::default()),
+        };
+        let way = Way::open(place)?;
+        let address = format!("{scheme}://127.0.0.1:{}", way.port());
+        let client = Self::with(&address, &credentials)?;
+        Ok(Self {
+            way: Some(way),
+            ..client
         })
     }
 
@@ -80,6 +105,9 @@ impl Client {
         let mut answer = self.runtime.block_on(self.operator.status(request));
         if answer.as_ref().is_err_and(is_connection_lost) {
             // A controller that was restarted since the last call: a second try finds the new one.
+            if let Some(way) = &mut self.way {
+                way.renew()?;
+            }
             answer = self.runtime.block_on(self.operator.status(request));
         }
         self.answer(answer)

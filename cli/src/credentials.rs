@@ -28,16 +28,46 @@ pub struct Credentials {
     /// Its key.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+    /// What kubectl was asked for instead.
+    #[arg(skip)]
+    given: Option<Given>,
+}
+
+/// Credentials that are in no file.
+#[derive(Debug, Clone)]
+struct Given {
+    authorities: String,
+    token: String,
 }
 
 impl Credentials {
+    /// Those who have signed the controller's certificate, PEM, and a token to be shown.
+    #[must_use]
+    pub fn given(authorities: String, token: String) -> Self {
+        Self {
+            given: Some(Given { authorities, token }),
+            ..Self::default()
+        }
+    }
+
+    fn authorities(&self) -> Result<Option<String>> {
+        if let Some(given) = &self.given {
+            return Ok(Some(given.authorities.clone()));
+        }
+        let path = self.tls_ca.as_deref();
+        path.map(|path| read("--tls-ca", path)).transpose()
+    }
+
     /// `endpoint` as these reach it.
     ///
     /// # Errors
     /// A refusal if they do not fit the address, or a file cannot be read.
     pub fn protect(&self, endpoint: Endpoint) -> Result<Endpoint> {
         let is_https = endpoint.uri().scheme_str() == Some("https");
-        let Some(authorities) = &self.tls_ca else {
+        if self.tls_ca.is_some() && !is_https {
+            return Err(plain("--tls-ca"));
+        }
+        let Some(authorities) = self.authorities()? else {
             if is_https {
                 return Err(Refusal::error(
                     "--controller https:// needs --tls-ca with who has signed its certificate: on \
@@ -49,12 +79,9 @@ impl Credentials {
             }
             return Ok(endpoint);
         };
-        if !is_https {
-            return Err(plain("--tls-ca"));
-        }
         let mut tls = ClientTlsConfig::new()
             .domain_name(CONTROLLER_NAME)
-            .ca_certificate(Certificate::from_pem(read("--tls-ca", authorities)?));
+            .ca_certificate(Certificate::from_pem(authorities));
         if let (Some(certificate), Some(key)) = (&self.tls_cert, &self.tls_key) {
             let (certificate, key) = (read("--tls-cert", certificate)?, read("--tls-key", key)?);
             tls = tls.identity(Identity::from_pem(certificate, key));
@@ -66,7 +93,11 @@ impl Credentials {
     /// What each call shows besides.
     #[must_use]
     pub fn token(&self) -> Token {
-        Token(self.token_file.clone())
+        match (&self.given, &self.token_file) {
+            (Some(given), _) => Token::Text(given.token.clone()),
+            (None, Some(path)) => Token::File(path.clone()),
+            (None, None) => Token::None,
+        }
     }
 }
 
@@ -83,20 +114,32 @@ fn read(flag: &str, path: &Path) -> Result<String> {
     })
 }
 
-/// Shows a file's token with each call.
+/// What is shown with each call.
 #[derive(Debug, Clone)]
-pub struct Token(Option<PathBuf>);
+pub enum Token {
+    /// Nothing.
+    None,
+    /// This.
+    Text(String),
+    /// What the file holds then.
+    File(PathBuf),
+}
 
 impl Interceptor for Token {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        let Some(path) = &self.0 else {
-            return Ok(request);
+        let (token, source) = match self {
+            Self::None => return Ok(request),
+            Self::Text(token) => (token.clone(), "what kubectl made".to_owned()),
+            Self::File(path) => {
+                let token = read("--token-file", path);
+                let token =
+                    token.map_err(|error| Status::failed_precondition(error.to_string()))?;
+                (token, format!("--token-file {}", path.display()))
+            }
         };
-        let token = read("--token-file", path);
-        let token = token.map_err(|error| Status::failed_precondition(error.to_string()))?;
-        let value = bearer(&token).parse().map_err(|_| {
-            Status::failed_precondition(format!("--token-file {} holds no token", path.display()))
-        })?;
+        let value = bearer(&token)
+            .parse()
+            .map_err(|_| Status::failed_precondition(format!("{source} holds no token")))?;
         request.metadata_mut().insert(AUTHORIZATION, value);
         Ok(request)
     }
@@ -143,7 +186,7 @@ mod tests {
     fn each_call_shows_what_the_file_holds_at_its_moment() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("token");
-        let mut token = Token(Some(path.clone()));
+        let mut token = Token::File(path.clone());
         assert!(token.call(Request::new(())).is_err());
         for text in ["one\n", "two"] {
             std::fs::write(&path, text).expect("written");

@@ -13,6 +13,7 @@ use dynamicswap_proto::control::v1 as pb;
 use crate::args::{ExplainArgs, ExplainKind};
 use crate::connect;
 use crate::failure::Refusal;
+use crate::kubectl::Right;
 use crate::ui::human_bytes;
 
 /// Explains one thing.
@@ -20,7 +21,7 @@ use crate::ui::human_bytes;
 /// # Errors
 /// A refusal if there is no such thing; if the controller does not answer.
 pub fn run(args: &ExplainArgs) -> Result<ExitCode> {
-    let (mut client, _) = connect(&args.connect)?;
+    let (mut client, _) = connect(&args.connect, Right::Look)?;
     let status = client.status(0)?;
     let text = match args.kind {
         ExplainKind::Container => container(&status, &args.object),

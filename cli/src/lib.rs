@@ -10,9 +10,11 @@ pub mod client;
 pub mod cluster;
 pub mod credentials;
 pub mod demo;
+pub mod dump;
 pub mod explain;
 pub mod failure;
 pub mod interrupt;
+pub mod kubectl;
 pub mod machine;
 pub mod objects;
 pub mod process;
@@ -36,6 +38,7 @@ use crate::cluster::record::{ClusterRecord, name_option};
 use crate::cluster::up::{Cluster, Settings, watchdog_command};
 use crate::cluster::{caution, down, host};
 use crate::interrupt::Interrupt;
+use crate::kubectl::Right;
 use crate::ui::Ui;
 
 /// Does what the command line says.
@@ -52,24 +55,25 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Top(connect) => top(&connect),
         Command::Explain(args) => explain::run(&args),
-        Command::Apply(args) => connect(&args.connect)
+        Command::Apply(args) => connect(&args.connect, Right::Order)
             .and_then(|(mut client, _)| objects::apply(&args, &mut client))
             .map(success),
-        Command::Delete(args) => connect(&args.connect)
+        Command::Delete(args) => connect(&args.connect, Right::Order)
             .and_then(|(mut client, _)| objects::delete(&args, &mut client))
             .map(success),
-        Command::Get(args) => connect(&args.connect)
+        Command::Get(args) => connect(&args.connect, Right::Look)
             .and_then(|(mut client, _)| objects::get(&args, &mut client))
             .map(success),
-        Command::Cordon(args) => connect(&args.connect)
+        Command::Cordon(args) => connect(&args.connect, Right::Order)
             .and_then(|(mut client, _)| admission::set(&args, Admission::Cordoned, &mut client))
             .map(success),
-        Command::Uncordon(args) => connect(&args.connect)
+        Command::Uncordon(args) => connect(&args.connect, Right::Order)
             .and_then(|(mut client, _)| admission::set(&args, Admission::Open, &mut client))
             .map(success),
-        Command::Drain(args) => connect(&args.donor.connect)
+        Command::Drain(args) => connect(&args.donor.connect, Right::Order)
             .and_then(|(mut client, _)| admission::drain(&args, &mut client))
             .map(success),
+        Command::Dump(args) => dump::run(&args),
         Command::Run(args) => run_container::run(&args),
     };
     result.unwrap_or_else(|error| {
@@ -142,7 +146,20 @@ fn down_cluster(args: &DownArgs) -> Result<ExitCode> {
 }
 
 /// The controller to speak to, and what to call its cluster.
-fn connect(args: &ConnectArgs) -> Result<(Client, String)> {
+fn connect(args: &ConnectArgs, right: Right) -> Result<(Client, String)> {
+    if args.kubernetes {
+        let place = args.place.place();
+        let title = place.context.clone();
+        let title = title.map_or_else(
+            || "cluster of kubectl's current context".to_owned(),
+            |context| format!("cluster {context}"),
+        );
+        return Ok((Client::through(place, right.account())?, title));
+    }
+    refuse_unless!(
+        !args.place.is_given(),
+        "--system-namespace and --context say where in Kubernetes: write --kubernetes as well"
+    );
     if let Some(address) = &args.controller {
         let client = Client::with(address, &args.credentials)?;
         return Ok((client, format!("cluster at {address}")));
@@ -153,7 +170,7 @@ fn connect(args: &ConnectArgs) -> Result<(Client, String)> {
 }
 
 fn top(args: &ConnectArgs) -> Result<ExitCode> {
-    let (mut client, title) = connect(args)?;
+    let (mut client, title) = connect(args, Right::Look)?;
     let interrupt = Interrupt::listen()?;
     view::top::run(&mut client, &title, &interrupt)?;
     Ok(ExitCode::SUCCESS)

@@ -14,6 +14,7 @@ use crate::client::Client;
 use crate::cluster::record::ClusterRecord;
 use crate::connect;
 use crate::interrupt::Interrupt;
+use crate::kubectl::Right;
 use crate::ui::{Tone, Ui, human_bytes};
 use crate::view::summary::Summary;
 use crate::view::text::{self, Screen};
@@ -26,7 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// # Errors
 /// If the controller does not answer, or the cluster is not ready in time.
 pub fn run(args: &StatusArgs) -> Result<ExitCode> {
-    let (mut client, title) = connect(&args.connect)?;
+    let (mut client, title) = connect(&args.connect, Right::Look)?;
     let interrupt = Interrupt::listen()?;
     let mut ui = Ui::new();
     let summary = if args.unused {
@@ -133,7 +134,7 @@ fn attached(summary: &Summary) -> Vec<String> {
 
 /// The nodes that a local cluster was started with; none are known of another one.
 fn nodes_of_record(args: &StatusArgs) -> Result<Vec<String>> {
-    if args.connect.controller.is_some() {
+    if args.connect.controller.is_some() || args.connect.kubernetes {
         return Ok(Vec::new());
     }
     let record = ClusterRecord::load(&args.connect.target.name)?;

@@ -57,6 +57,9 @@ pub const CGROUP_DEPTH_MAX: usize = 4;
 pub const API_ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// Time until the kubelet's configuration is asked for again, while it keeps the device off.
 pub const KUBELET_LOOK: Duration = Duration::from_secs(30);
+/// Time to the second look, doubled for each that follows: a node that has just come up may only be slow
+/// to answer, and its device waits for it.
+pub const KUBELET_LOOK_FIRST: Duration = Duration::from_secs(1);
 /// Time that a starting agent waits for its node's labels before it takes the last known ones.
 pub const LABELS_WAIT: Duration = Duration::from_secs(10);
 /// Longest descriptor of a container: names, some labels and two paths.

@@ -15,7 +15,7 @@ use kube::core::Request;
 use serde::Deserialize;
 use tokio::sync::watch;
 
-use crate::limits::{API_ANSWER_LIMIT, KUBELET_LOOK};
+use crate::limits::{API_ANSWER_LIMIT, KUBELET_LOOK, KUBELET_LOOK_FIRST};
 
 /// Where kubelet's configuration lies on most hosts, should it be mounted.
 const FILES: [&str; 2] = [
@@ -178,6 +178,7 @@ impl KubeletWays {
 
     /// Asks until the kubelet is found to be tolerant, and publishes what is known meanwhile.
     pub async fn follow(self, known: watch::Sender<Kubelet>) {
+        let mut pause = KUBELET_LOOK_FIRST;
         while !known.is_closed() {
             let found = self.look().await;
             let tolerant = matches!(found, Kubelet::Tolerant { .. });
@@ -189,7 +190,8 @@ impl KubeletWays {
             if tolerant {
                 return;
             }
-            tokio::time::sleep(KUBELET_LOOK).await;
+            tokio::time::sleep(pause).await;
+            pause = KUBELET_LOOK.min(pause * 2);
         }
     }
 

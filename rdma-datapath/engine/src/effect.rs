@@ -11,8 +11,9 @@ use crate::request::{RequestError, RequestTag};
 pub enum Effect {
     /// Hand the operation to the transport.
     Post(Operation),
-    /// Tear down the link to the server and build it anew: an operation is overdue. The transport
-    /// completes every operation under way there with `LinkDown`, then reports `Link::Down`.
+    /// An operation is overdue: tear down the link to the server and build it anew, unless the
+    /// transport sees it move. It completes every operation under way there with `LinkDown`, then
+    /// reports `Link::Down`.
     Reset(ServerIndex),
     /// Read from or write to the spill file.
     Spill(SpillOperation),

@@ -73,7 +73,7 @@ pub trait Transport {
         sink: &mut dyn FnMut(TransportEvent),
     ) -> usize;
 
-    /// Tears down the link to the server and builds it anew.
+    /// An operation on the server is overdue: tears down the link and builds it anew, unless it moves.
     fn reset(&mut self, server: ServerIndex, now: MonotonicTime);
 
     /// Becomes readable when `poll` has something to do; `None` for a transport that is always

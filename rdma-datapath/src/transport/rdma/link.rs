@@ -36,6 +36,9 @@ const RETRY_MAX: Duration = Duration::from_millis(320);
 const PING_AFTER: Duration = Duration::from_millis(150);
 /// With something under way and no completion for this time, the peer is dead.
 const SILENCE_MAX: Duration = Duration::from_millis(800);
+/// A link with a completion within this time moves. Half of the silence: what has come to a stop is
+/// noticed by that at the latest.
+const MOVES_WITHIN: Duration = Duration::from_millis(400);
 /// Completions taken at once.
 const COMPLETIONS_MAX: usize = 32;
 /// One operation of so many in a batch has a completion of its own, and so has the last: fewer
@@ -96,6 +99,8 @@ pub(super) struct Link {
     failures: u32,
     /// Of the last completion, or of the post that found the link idle.
     alive: MonotonicTime,
+    /// Of the last completion since the link was idle.
+    moved: Option<MonotonicTime>,
     /// The engine must hear that the link is not up: at the next poll.
     fell: bool,
     last_error: Option<LinkError>,
@@ -123,6 +128,7 @@ impl Link {
             retry: RETRY_FIRST,
             failures: 0,
             alive: MonotonicTime::ZERO,
+            moved: None,
             fell: false,
             last_error: None,
             pool_key: 0,
@@ -160,7 +166,13 @@ impl Link {
         });
     }
 
-    pub(super) fn reset(&mut self) {
+    /// An operation is overdue. A link that moves is slow and not dead: what is under way would only
+    /// have to be sent once more.
+    pub(super) fn reset(&mut self, now: MonotonicTime) {
+        let moves = self.moved.is_some_and(|at| now < at.after(MOVES_WITHIN));
+        if moves && !self.flights.is_empty() && matches!(self.state, State::Up { .. }) {
+            return;
+        }
         self.last_error = Some(LinkError::Reset);
         self.fall(State::Waiting {
             until: MonotonicTime::ZERO,
@@ -218,6 +230,7 @@ impl Link {
         }
         if self.flights.is_empty() {
             self.alive = now;
+            self.moved = None;
         }
         if !self.launch(operation, fabric) {
             self.waiting.push_back(*operation);
@@ -381,6 +394,7 @@ impl Link {
                 return self.fail(status_error(completion.status), step.now);
             }
             self.alive = step.now;
+            self.moved = Some(step.now);
             while let Some(flight) = self.flights.next_done(completion.wr_id) {
                 self.ended(flight, step);
             }

@@ -306,9 +306,9 @@ impl Transport for RdmaTransport {
         count
     }
 
-    fn reset(&mut self, server: ServerIndex, _now: MonotonicTime) {
+    fn reset(&mut self, server: ServerIndex, now: MonotonicTime) {
         if let Some(link) = self.link_mut(server) {
-            link.reset();
+            link.reset(now);
         }
     }
 

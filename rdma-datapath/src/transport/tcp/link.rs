@@ -37,6 +37,9 @@ const PING_AFTER: Duration = Duration::from_millis(150);
 /// With something under way and no byte received for this time, the peer is dead. With
 /// [`PING_AFTER`] it is noticed within a second even when idle.
 const SILENCE_MAX: Duration = Duration::from_millis(800);
+/// A link with an answer within this time moves. Half of the silence: what has come to a stop is
+/// noticed by that at the latest.
+const MOVES_WITHIN: Duration = Duration::from_millis(400);
 /// Bytes that the socket takes beyond what its congestion window lets go.
 const NOT_SENT_MAX: u32 = 64 << 10;
 /// Reads of one link in one poll, so that one busy link does not starve the others.
@@ -94,6 +97,8 @@ pub(super) struct Link {
     retry: Duration,
     /// Of the last byte received, or of the post that found the link idle.
     alive: MonotonicTime,
+    /// Of the last byte received since the link was idle.
+    moved: Option<MonotonicTime>,
     /// The socket takes no more for now.
     blocked: bool,
     /// epoll was asked to tell when the socket takes more.
@@ -116,6 +121,7 @@ impl Link {
             input: Input::new(),
             retry: RETRY_FIRST,
             alive: MonotonicTime::ZERO,
+            moved: None,
             blocked: false,
             watches_output: false,
             fell: false,
@@ -160,7 +166,13 @@ impl Link {
         self.fall();
     }
 
-    pub(super) fn reset(&mut self) {
+    /// An operation is overdue. A link that moves is slow and not dead: what is under way would only
+    /// have to be sent once more.
+    pub(super) fn reset(&mut self, now: MonotonicTime) {
+        let moves = self.moved.is_some_and(|at| now < at.after(MOVES_WITHIN));
+        if moves && self.is_busy() {
+            return;
+        }
         self.stats.last_error = Some(LinkError::Reset);
         self.state = State::Waiting {
             until: MonotonicTime::ZERO,
@@ -196,6 +208,7 @@ impl Link {
     pub(super) fn post(&mut self, operation: &Operation, now: MonotonicTime) -> bool {
         if self.flights.is_empty() {
             self.alive = now;
+            self.moved = None;
         }
         let posted = self.flights.push(operation);
         // The next poll completes it with LinkDown.
@@ -303,6 +316,7 @@ impl Link {
         match self.input.fill(socket.as_fd(), step.buffers) {
             Ok(Some(more)) => {
                 self.alive = step.now;
+                self.moved = Some(step.now);
                 Some(more)
             }
             Ok(None) => {

@@ -275,6 +275,42 @@ fn lost_connection_completes_everything_then_says_down_then_reconnects() {
 }
 
 #[test]
+fn link_that_moves_is_not_reset_and_one_that_stands_is() {
+    let (listener, address) = listener();
+    let server = std::thread::spawn(move || {
+        let (mut peer, _) = listener.accept().expect("a peer");
+        greet(&mut peer, Ok(()));
+        let mut header = [0; REQUEST_BYTES];
+        peer.read_exact(&mut header).expect("a request");
+        let tag = Request::decode(&header).expect("valid").tag;
+        let answer = Response {
+            tag,
+            status: Status::Refused(OperationError::NotOwner),
+            payload_len: 0,
+        };
+        peer.write_all(&answer.encode()).expect("sent");
+        // The second request is never answered.
+        let (mut peer, _) = listener.accept().expect("it comes again");
+        greet(&mut peer, Ok(()));
+    });
+    let mut client = Client::to(address);
+    assert_eq!(client.wait(1), [UP]);
+    for id in 0..2 {
+        client.post(id, Direction::Read, 0, BufferRange { first: 0, pages: 1 });
+    }
+    assert_eq!(client.wait(1), [ended(0, Err(OperationError::NotOwner))]);
+    let answered = monotonic_now();
+    client.transport.reset(SERVER, answered);
+    let stats = client.transport.link_stats(SERVER).expect("used");
+    assert_eq!(stats.last_error, None, "it has just answered");
+    let later = answered.after(Duration::from_millis(401));
+    client.transport.reset(SERVER, later);
+    let down = Err(OperationError::LinkDown);
+    assert_eq!(client.wait(3), [ended(1, down), DOWN, UP]);
+    server.join().expect("no panic");
+}
+
+#[test]
 fn silent_peer_is_noticed_within_a_second_even_when_idle() {
     let (listener, address) = listener();
     let (done, finished) = std::sync::mpsc::channel::<()>();
