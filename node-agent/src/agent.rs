@@ -418,9 +418,9 @@ impl Agent {
         }
         message.warnings.extend(self.kept.warning());
         if self.wants_device() {
-            let attached = self.is_attached() == Some(true);
-            let holds = (!attached).then(|| self.gate.holds()).unwrap_or_default();
-            message.warnings.extend(holds);
+            if self.is_attached() != Some(true) {
+                message.warnings.extend(self.gate.holds());
+            }
             message.warnings.extend(self.gate.caution());
         }
         let problems = self.allowance.warnings().iter();

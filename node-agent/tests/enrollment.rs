@@ -1,6 +1,10 @@
 //! The agent's session over real TLS: it enrolls, waits for what is not there yet, renews, and
 //! enrolls again when its certificate is not taken.
-#![allow(clippy::expect_used, reason = "helpers of tests panic as tests do")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests panic as tests do"
+)]
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};

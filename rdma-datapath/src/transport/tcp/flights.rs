@@ -307,7 +307,7 @@ mod tests {
             operations in proptest::collection::vec((any::<bool>(), 1_u32..40), 1..60),
             cuts in proptest::collection::vec(1_usize..90_000, 1..400),
         ) {
-            let pool: Vec<u8> = (0..40 * 4096_usize).map(|at| (at / 4096) as u8).collect();
+            let pool: Vec<u8> = (0..40_u8).flat_map(|page| [page; 4096]).collect();
             let mut flights = Flights::new();
             for (id, (write, pages)) in (0..).zip(&operations) {
                 let direction = if *write { Direction::Write } else { Direction::Read };
