@@ -173,7 +173,7 @@ pub struct ConnectArgs {
     /// The local cluster to look at.
     #[command(flatten)]
     pub target: Target,
-    /// Address of a controller, http[s]://IP:PORT, instead of a local cluster's.
+    /// Address of a controller, http://IP:PORT or https://IP:PORT, instead of a local cluster's.
     #[arg(long, env = "DYNAMICSWAP_CONTROLLER", value_name = "URL")]
     pub controller: Option<String>,
     /// What to show it.
