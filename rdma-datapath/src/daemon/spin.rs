@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use dynamicswap_types::MonotonicTime;
+
 /// Below this a spin is shorter than the system call that it saves.
 const WORTH_IT: Duration = Duration::from_micros(2);
 
@@ -14,6 +16,8 @@ const WORTH_IT: Duration = Duration::from_micros(2);
 pub struct AdaptiveSpin {
     longest: Duration,
     limit: Duration,
+    last_io: MonotonicTime,
+    asleep: bool,
 }
 
 impl AdaptiveSpin {
@@ -23,17 +27,33 @@ impl AdaptiveSpin {
         Self {
             longest,
             limit: longest,
+            last_io: MonotonicTime::ZERO,
+            asleep: false,
         }
     }
 
-    /// How long to spin after the last I/O.
+    /// I/O came; to be called once at the start as well.
+    pub fn found(&mut self, now: MonotonicTime) {
+        if self.asleep {
+            self.slept(now.since(self.last_io));
+        }
+        (self.last_io, self.asleep) = (now, false);
+    }
+
+    /// Nothing came: whether to sleep until something does.
+    pub fn found_nothing(&mut self, now: MonotonicTime) -> bool {
+        self.asleep = now.since(self.last_io) >= self.limit;
+        self.asleep
+    }
+
+    /// Whether the thread sleeps until something comes.
     #[must_use]
-    pub const fn limit(&self) -> Duration {
-        self.limit
+    pub const fn is_asleep(&self) -> bool {
+        self.asleep
     }
 
     /// The thread has slept, and I/O came `gap` after the I/O before.
-    pub fn slept(&mut self, gap: Duration) {
+    fn slept(&mut self, gap: Duration) {
         self.limit = if gap <= self.longest {
             self.longest
         } else if self.limit / 2 < WORTH_IT {
@@ -54,11 +74,26 @@ mod tests {
         for _ in 0..6 {
             spin.slept(Duration::from_millis(1));
         }
-        assert_eq!(spin.limit(), Duration::ZERO);
+        assert_eq!(spin.limit, Duration::ZERO);
         spin.slept(Duration::from_micros(40));
-        assert_eq!(spin.limit(), Duration::from_micros(50));
+        assert_eq!(spin.limit, Duration::from_micros(50));
         let mut never = AdaptiveSpin::new(Duration::ZERO);
         never.slept(Duration::from_micros(1));
-        assert_eq!(never.limit(), Duration::ZERO);
+        assert_eq!(never.limit, Duration::ZERO);
+    }
+
+    #[test]
+    fn sleeps_once_the_spin_was_in_vain_and_learns_from_how_long_it_slept() {
+        let mut spin = AdaptiveSpin::new(Duration::from_micros(50));
+        let start = MonotonicTime::from_nanos(1);
+        spin.found(start);
+        let later = |micros| start.after(Duration::from_micros(micros));
+        assert!(!spin.found_nothing(later(49)) && !spin.is_asleep());
+        assert!(spin.found_nothing(later(50)) && spin.is_asleep());
+        spin.found(later(1_000));
+        assert!(!spin.is_asleep());
+        assert!(spin.found_nothing(later(1_025)), "half of it is left");
+        spin.found(later(1_030));
+        assert!(!spin.found_nothing(later(1_079)), "the gap was short");
     }
 }

@@ -90,17 +90,14 @@ impl IoThread {
             rdma.watch(&epoll)?;
         }
         let mut events = Vec::with_capacity(EVENTS_MAX);
-        let (mut last_io, mut last_tick) = (monotonic_now(), monotonic_now());
-        let mut asleep = false;
+        let mut last_tick = monotonic_now();
+        self.spin.found(last_tick);
         loop {
             let worked = self.rdma.as_mut().is_some_and(RdmaServer::work);
-            let found = wait(&epoll, &mut events, asleep && !worked)? || worked;
+            let found = wait(&epoll, &mut events, self.spin.is_asleep() && !worked)? || worked;
             let now = monotonic_now();
             if found {
-                if asleep {
-                    self.spin.slept(now.since(last_io));
-                }
-                (last_io, asleep) = (now, false);
+                self.spin.found(now);
                 for event in &events {
                     if !self.handle(&epoll, event, now) {
                         return Ok(());
@@ -110,7 +107,7 @@ impl IoThread {
             } else {
                 // Never sched_yield here: on a busy machine it gives the whole slice away, and the
                 // next request waits 16 ms (p99, measured). The spin is short; then it sleeps.
-                asleep = now.since(last_io) >= self.spin.limit();
+                self.spin.found_nothing(now);
             }
             if now.since(last_tick) >= TICK {
                 last_tick = now;

@@ -121,21 +121,17 @@ impl<'m, F: FrontEnd> IoThread<'m, F> {
     /// # Errors
     /// [`IoError`]: why it ended.
     pub fn run(&mut self) -> Result<(), IoError> {
-        let (mut last_io, mut slept) = (monotonic_now(), false);
+        self.parts.spin.found(monotonic_now());
         loop {
             let now = monotonic_now();
             let header = self.parts.memory.header();
             header.heartbeat.store(now.as_nanos(), Ordering::Release);
             if self.round(now)? {
-                if slept {
-                    self.parts.spin.slept(now.since(last_io));
-                }
-                (last_io, slept) = (now, false);
-            } else if now.since(last_io) < self.parts.spin.limit() {
-                std::hint::spin_loop();
-            } else {
+                self.parts.spin.found(now);
+            } else if self.parts.spin.found_nothing(now) {
                 self.sleep(now)?;
-                slept = true;
+            } else {
+                std::hint::spin_loop();
             }
         }
     }

@@ -7,9 +7,11 @@
 
 pub mod fault;
 mod link_error;
+mod liveness;
 pub mod loopback;
 pub mod rdma;
 pub mod remote;
+mod segments;
 pub mod tcp;
 
 use std::io;

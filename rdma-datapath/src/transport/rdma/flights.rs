@@ -3,24 +3,19 @@
 use dynamicswap_engine::limits::LINK_OPERATIONS_MAX;
 use dynamicswap_engine::operation::Operation;
 
+use super::super::segments::Segment;
 use super::outbox::SEGMENTS_MAX;
 use super::windows::LOOKUPS_MAX;
 
 /// Every operation, pieces of writes that do not end one, every look into the directory with its
 /// wish, and one ping.
-pub(super) const RING: usize = LINK_OPERATIONS_MAX + SEGMENTS_MAX + 2 * LOOKUPS_MAX + 1;
+pub(super) const RING: usize = LINK_OPERATIONS_MAX + SEGMENTS_MAX as usize + 2 * LOOKUPS_MAX + 1;
 
 /// What was posted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flight {
-    /// A read of the engine's.
-    Read(Operation),
-    /// A piece of a write of the engine's.
-    Segment {
-        bytes: usize,
-        /// The write that ends with it.
-        ends: Option<Operation>,
-    },
+    /// The engine's: a read, or a part of a write.
+    Segment(Segment),
     /// A look into the directory, at this place of the lookups.
     Lookup(usize),
     /// A wish, or a look only to see that the server's device is there.
@@ -29,10 +24,9 @@ pub(super) enum Flight {
 
 impl Flight {
     /// The operation of the engine's that ends with it.
-    pub(super) const fn operation(&self) -> Option<Operation> {
+    pub(super) fn operation(&self) -> Option<Operation> {
         match self {
-            Self::Read(operation) => Some(*operation),
-            Self::Segment { ends, .. } => *ends,
+            Self::Segment(segment) => segment.is_last().then_some(segment.operation),
             Self::Lookup(_) | Self::Aside => None,
         }
     }

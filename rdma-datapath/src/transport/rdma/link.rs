@@ -15,9 +15,11 @@ use dynamicswap_engine::wire::{
 use dynamicswap_types::{MonotonicTime, PAGE_SIZE, ServerIndex, SlotIndex};
 use rustix::io::Errno;
 
+use super::super::liveness::Liveness;
+use super::super::segments::Segment;
 use super::super::{LinkError, TransportEvent};
 use super::flights::{Flight, Flights, RING};
-use super::outbox::{Outbox, SEGMENT_BYTES};
+use super::outbox::{Outbox, SEGMENT_PAGES};
 use super::windows::{BUFFER_WORDS, Found, PING_PLACE, WISH_WORDS, Window, Windows};
 use super::{Fabric, Step};
 use crate::verbs::{
@@ -32,13 +34,6 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 const RETRY_FIRST: Duration = Duration::from_millis(10);
 /// Longest wait: a server that comes back is used again within it.
 const RETRY_MAX: Duration = Duration::from_millis(320);
-/// An idle link is pinged after this time.
-const PING_AFTER: Duration = Duration::from_millis(150);
-/// With something under way and no completion for this time, the peer is dead.
-const SILENCE_MAX: Duration = Duration::from_millis(800);
-/// A link with a completion within this time moves. Half of the silence: what has come to a stop is
-/// noticed by that at the latest.
-const MOVES_WITHIN: Duration = Duration::from_millis(400);
 /// Completions taken at once.
 const COMPLETIONS_MAX: usize = 32;
 /// One operation of so many in a batch has a completion of its own, and so has the last: fewer
@@ -46,9 +41,7 @@ const COMPLETIONS_MAX: usize = 32;
 const SIGNAL_EVERY: u64 = 4;
 /// One that moves as much has its own always: completions are what tells a slow link from a dead one,
 /// and what makes room for the next.
-const SIGNAL_BYTES: usize = SEGMENT_BYTES;
-
-const _: () = assert!(PING_AFTER.as_millis() + SILENCE_MAX.as_millis() < 1000);
+const SIGNAL_PAGES: u32 = SEGMENT_PAGES;
 
 /// `IBV_WC_REM_ACCESS_ERR`.
 const STATUS_REMOTE_ACCESS: u32 = 10;
@@ -97,10 +90,7 @@ pub(super) struct Link {
     stashed: usize,
     retry: Duration,
     failures: u32,
-    /// Of the last completion, or of the post that found the link idle.
-    alive: MonotonicTime,
-    /// Of the last completion since the link was idle.
-    moved: Option<MonotonicTime>,
+    liveness: Liveness,
     /// The engine must hear that the link is not up: at the next poll.
     fell: bool,
     last_error: Option<LinkError>,
@@ -127,8 +117,7 @@ impl Link {
             stashed: 0,
             retry: RETRY_FIRST,
             failures: 0,
-            alive: MonotonicTime::ZERO,
-            moved: None,
+            liveness: Liveness::NEW,
             fell: false,
             last_error: None,
             pool_key: 0,
@@ -169,8 +158,8 @@ impl Link {
     /// An operation is overdue. A link that moves is slow and not dead: what is under way would only
     /// have to be sent once more.
     pub(super) fn reset(&mut self, now: MonotonicTime) {
-        let moves = self.moved.is_some_and(|at| now < at.after(MOVES_WITHIN));
-        if moves && !self.flights.is_empty() && matches!(self.state, State::Up { .. }) {
+        let is_busy = !self.flights.is_empty() && matches!(self.state, State::Up { .. });
+        if is_busy && self.liveness.moves(now) {
             return;
         }
         self.last_error = Some(LinkError::Reset);
@@ -229,8 +218,7 @@ impl Link {
             return true;
         }
         if self.flights.is_empty() {
-            self.alive = now;
-            self.moved = None;
+            self.liveness.begins(now);
         }
         if !self.launch(operation, fabric) {
             self.waiting.push_back(*operation);
@@ -254,8 +242,7 @@ impl Link {
             self.outbox.push(*operation);
             self.post_segments(fabric);
         } else {
-            let whole = (0, operation.buffer.byte_len());
-            self.batch_piece(Flight::Read(*operation), (operation, whole), window, fabric);
+            self.batch_segment(Segment::whole(*operation), window, fabric);
         }
         true
     }
@@ -263,44 +250,31 @@ impl Link {
     /// Puts as much of the writes into the batch as the link has room for.
     fn post_segments(&mut self, fabric: &Fabric) {
         while let Some(segment) = self.outbox.next() {
-            let operation = segment.operation;
-            let Some(window) = self.windows.get(operation.slot, operation.set) else {
+            let Operation { slot, set, .. } = segment.operation;
+            let Some(window) = self.windows.get(slot, set) else {
                 // Another set's key was read meanwhile. What is posted of it may have faulted; it
                 // begins anew.
                 self.waiting.extend(self.outbox.take_first());
-                self.look_up(operation.slot);
+                self.look_up(slot);
                 continue;
             };
-            let flight = Flight::Segment {
-                bytes: segment.bytes,
-                ends: segment.last.then_some(operation),
-            };
-            let piece = (segment.offset, segment.bytes);
-            self.batch_piece(flight, (&operation, piece), window, fabric);
+            self.batch_segment(segment, window, fabric);
             self.outbox.posted(&segment);
         }
     }
 
-    /// Puts a piece of an operation into the batch: where it begins, and its bytes.
-    fn batch_piece(
-        &mut self,
-        flight: Flight,
-        (operation, (offset, bytes)): (&Operation, (usize, usize)),
-        window: Window,
-        fabric: &Fabric,
-    ) {
-        let number = self.flights.push(flight);
-        let local = operation.buffer.byte_offset() + offset;
-        let remote = u64::from(operation.page) * PAGE_SIZE.get() + offset as u64;
+    fn batch_segment(&mut self, segment: Segment, window: Window, fabric: &Fabric) {
+        let number = self.flights.push(Flight::Segment(segment));
+        let buffer = segment.buffer();
         self.batch.push(Posting {
             id: number,
-            read: operation.direction == Direction::Read,
-            local: fabric.pool + local as u64,
-            len: u32::try_from(bytes).unwrap_or(u32::MAX),
+            read: segment.operation.direction == Direction::Read,
+            local: fabric.pool + buffer.byte_offset() as u64,
+            len: u32::try_from(buffer.byte_len()).unwrap_or(u32::MAX),
             lkey: self.pool_key,
-            remote: window.address + remote,
+            remote: window.address + u64::from(segment.page()) * PAGE_SIZE.get(),
             rkey: window.key,
-            signalled: number.is_multiple_of(SIGNAL_EVERY) || bytes >= SIGNAL_BYTES,
+            signalled: number.is_multiple_of(SIGNAL_EVERY) || segment.pages >= SIGNAL_PAGES,
         });
     }
 
@@ -393,8 +367,7 @@ impl Link {
             if completion.status != 0 {
                 return self.fail(status_error(completion.status), step.now);
             }
-            self.alive = step.now;
-            self.moved = Some(step.now);
+            self.liveness.hears(step.now);
             while let Some(flight) = self.flights.next_done(completion.wr_id) {
                 self.ended(flight, step);
             }
@@ -407,7 +380,9 @@ impl Link {
             (step.sink)(TransportEvent::Completed(operation.id, Ok(())));
         }
         match flight {
-            Flight::Segment { bytes, .. } => self.outbox.ended(bytes),
+            Flight::Segment(segment) if segment.operation.direction == Direction::Write => {
+                self.outbox.ended(&segment);
+            }
             Flight::Lookup(place) => {
                 let buffer = self.buffer.as_ref();
                 let found = buffer.and_then(|buffer| self.windows.read(place, buffer, step.now));
@@ -417,7 +392,7 @@ impl Link {
                     None => {}
                 }
             }
-            Flight::Read(_) | Flight::Aside => {}
+            Flight::Segment(_) | Flight::Aside => {}
         }
     }
 
@@ -504,7 +479,7 @@ impl Link {
         self.state = State::Up { directory };
         self.retry = RETRY_FIRST;
         self.failures = 0;
-        self.alive = step.now;
+        self.liveness.begins(step.now);
         self.told = Told::Up;
         self.fell = false;
         let incarnation = accepted.incarnation;
@@ -524,9 +499,9 @@ impl Link {
             State::Waiting { until } if until <= step.now => self.connect(step),
             State::Up { .. } => {
                 self.look_up_what_waits(step);
-                if self.flights.is_empty() && self.alive.after(PING_AFTER) <= step.now {
+                if self.flights.is_empty() && self.liveness.ping_at() <= step.now {
                     self.read_entry(PING_PLACE, SlotIndex::new(0), Flight::Aside);
-                    self.alive = step.now;
+                    self.liveness.begins(step.now);
                 }
                 self.send(step.now);
             }
@@ -557,9 +532,7 @@ impl Link {
             State::Connecting { deadline } if deadline <= now => {
                 self.fail(LinkError::ConnectTime, now);
             }
-            State::Up { .. }
-                if !self.flights.is_empty() && self.alive.after(SILENCE_MAX) <= now =>
-            {
+            State::Up { .. } if !self.flights.is_empty() && self.liveness.silent_at() <= now => {
                 self.fail(LinkError::Silent, now);
             }
             _ => {}
@@ -571,12 +544,11 @@ impl Link {
             State::Waiting { until } => self.address.map(|_| until),
             State::Connecting { deadline } => Some(deadline),
             State::Up { .. } => {
-                let silence = if self.flights.is_empty() {
-                    PING_AFTER
+                let own = if self.flights.is_empty() {
+                    self.liveness.ping_at()
                 } else {
-                    SILENCE_MAX
+                    self.liveness.silent_at()
                 };
-                let own = self.alive.after(silence);
                 Some(self.windows.deadline().map_or(own, |at| at.min(own)))
             }
             State::Refused => None,

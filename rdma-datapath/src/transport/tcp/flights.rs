@@ -13,6 +13,8 @@ use dynamicswap_engine::operation::{Direction, Operation, OperationError, Operat
 use dynamicswap_engine::slots::SlotPages;
 use dynamicswap_engine::wire::{REQUEST_BYTES, Request, RequestKind};
 
+use super::super::segments::{Segment, WriteQueue};
+
 /// As many as the server keeps answers of, and one ping.
 const RING: usize = LINK_OPERATIONS_MAX + 1;
 /// Slices of one system call: 32 writes.
@@ -23,21 +25,11 @@ const SEGMENT_PAGES: u32 = 16;
 /// Bytes that the ring holds beyond what the socket has taken; more of the writes wait.
 const UNSENT_BYTES: usize = 64 << 10;
 
-/// A part of an operation that is sent and answered by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Piece {
-    pub(super) operation: Operation,
-    /// Its part of the operation's buffer.
-    pub(super) buffer: BufferRange,
-    /// The operation ends with it.
-    last: bool,
-}
-
 #[derive(Clone)]
 struct Flight {
     header: [u8; REQUEST_BYTES],
     /// `None` is a ping.
-    piece: Option<Piece>,
+    segment: Option<Segment>,
 }
 
 impl Flight {
@@ -48,19 +40,17 @@ impl Flight {
 
     /// The pages that it sends.
     fn payload(&self) -> Option<BufferRange> {
-        let piece = self.piece.as_ref();
-        piece
-            .filter(|piece| piece.operation.direction == Direction::Write)
-            .map(|piece| piece.buffer)
+        let segment = self.segment.as_ref();
+        segment
+            .filter(|segment| segment.operation.direction == Direction::Write)
+            .map(Segment::buffer)
     }
 }
 
 /// Requests. The counters only grow; a request's number is its tag on the wire.
 pub(super) struct Flights {
     reads: VecDeque<Operation>,
-    writes: VecDeque<Operation>,
-    /// Pages of the first write that are in the ring.
-    begun: u32,
+    writes: WriteQueue,
     ring: Box<[Flight]>,
     /// Answered.
     done: u64,
@@ -86,12 +76,11 @@ impl Flights {
     pub(super) fn new() -> Self {
         let empty = Flight {
             header: [0; REQUEST_BYTES],
-            piece: None,
+            segment: None,
         };
         Self {
             reads: VecDeque::with_capacity(LINK_OPERATIONS_MAX),
-            writes: VecDeque::with_capacity(LINK_OPERATIONS_MAX),
-            begun: 0,
+            writes: WriteQueue::new(),
             ring: vec![empty; RING].into_boxed_slice(),
             done: 0,
             sent: 0,
@@ -110,7 +99,7 @@ impl Flights {
         }
         match operation.direction {
             Direction::Read => self.reads.push_back(*operation),
-            Direction::Write => self.writes.push_back(*operation),
+            Direction::Write => self.writes.push(*operation),
         }
         true
     }
@@ -125,18 +114,12 @@ impl Flights {
     pub(super) fn prepare(&mut self) -> bool {
         while self.in_ring() < LINK_OPERATIONS_MAX {
             if let Some(read) = self.reads.pop_front() {
-                let pages = read.buffer.pages;
-                self.put_piece(&read, 0, pages);
+                self.put_segment(Segment::whole(read));
             } else if self.unsent_bytes < UNSENT_BYTES
-                && let Some(write) = self.writes.front().copied()
+                && let Some(segment) = self.writes.next(SEGMENT_PAGES)
             {
-                let pages = SEGMENT_PAGES.min(write.buffer.pages - self.begun);
-                self.put_piece(&write, self.begun, pages);
-                self.begun += pages;
-                if self.begun == write.buffer.pages {
-                    self.writes.pop_front();
-                    self.begun = 0;
-                }
+                self.put_segment(segment);
+                self.writes.posted(&segment);
             } else {
                 break;
             }
@@ -144,30 +127,26 @@ impl Flights {
         self.sent < self.posted
     }
 
-    fn put_piece(&mut self, operation: &Operation, first: u32, pages: u32) {
+    fn put_segment(&mut self, segment: Segment) {
+        let operation = &segment.operation;
         let range = SlotPages {
             set: operation.set,
             slot: operation.slot,
-            page: operation.page + first,
-            pages,
+            page: segment.page(),
+            pages: segment.pages,
         };
         let kind = match operation.direction {
             Direction::Read => RequestKind::Read(range),
             Direction::Write => RequestKind::Write(range),
         };
-        let piece = Piece {
-            operation: *operation,
-            buffer: operation.buffer.part(first, pages),
-            last: first + pages == operation.buffer.pages,
-        };
-        self.ends += usize::from(piece.last);
-        self.put(kind, Some(piece));
+        self.ends += usize::from(segment.is_last());
+        self.put(kind, Some(segment));
     }
 
-    fn put(&mut self, kind: RequestKind, piece: Option<Piece>) {
+    fn put(&mut self, kind: RequestKind, segment: Option<Segment>) {
         let tag = self.posted;
         let header = Request { tag, kind }.encode();
-        let flight = Flight { header, piece };
+        let flight = Flight { header, segment };
         self.unsent_bytes += flight.bytes();
         self.ring[place(tag)] = flight;
         self.posted += 1;
@@ -181,11 +160,11 @@ impl Flights {
         self.posted == self.done && self.reads.is_empty() && self.writes.is_empty()
     }
 
-    /// Tag and piece of the request whose answer comes next; `None` if none was sent whole. A ping
-    /// has no piece.
-    pub(super) fn next_answer(&self) -> Option<(u64, Option<Piece>)> {
+    /// Tag and segment of the request whose answer comes next; `None` if none was sent whole. A ping
+    /// has no segment.
+    pub(super) fn next_answer(&self) -> Option<(u64, Option<Segment>)> {
         let flight = &self.ring[place(self.done)];
-        (self.done < self.sent).then_some((self.done, flight.piece))
+        (self.done < self.sent).then_some((self.done, flight.segment))
     }
 
     /// The next answer has come whole; gives the operation that ends with it, and how.
@@ -194,36 +173,35 @@ impl Flights {
         result: OperationResult,
     ) -> Option<(Operation, OperationResult)> {
         debug_assert!(self.done < self.sent);
-        let piece = self.ring[place(self.done)].piece;
+        let segment = self.ring[place(self.done)].segment;
         self.done += 1;
-        let piece = piece?;
-        self.ends -= usize::from(piece.last);
-        if piece.operation.direction == Direction::Read {
-            return Some((piece.operation, result));
+        let segment = segment?;
+        self.ends -= usize::from(segment.is_last());
+        if segment.operation.direction == Direction::Read {
+            return Some((segment.operation, result));
         }
         // The segments of one write are answered before those of the next.
         self.refused = self.refused.or(result.err());
-        piece
-            .last
-            .then(|| (piece.operation, self.refused.take().map_or(Ok(()), Err)))
+        segment
+            .is_last()
+            .then(|| (segment.operation, self.refused.take().map_or(Ok(()), Err)))
     }
 
     /// Takes the oldest operation out, sent or not: the link is down.
     pub(super) fn abandon(&mut self) -> Option<Operation> {
         while self.done < self.posted {
-            let piece = self.ring[place(self.done)].piece;
+            let segment = self.ring[place(self.done)].segment;
             self.done += 1;
-            if let Some(piece) = piece.filter(|piece| piece.last) {
+            if let Some(last) = segment.filter(Segment::is_last) {
                 self.ends -= 1;
-                return Some(piece.operation);
+                return Some(last.operation);
             }
         }
         self.sent = self.done;
         self.sent_bytes = 0;
         self.unsent_bytes = 0;
-        self.begun = 0;
         self.refused = None;
-        self.writes.pop_front().or_else(|| self.reads.pop_front())
+        self.writes.take_first().or_else(|| self.reads.pop_front())
     }
 
     /// The bytes to be sent next, header and payload in turn; returns the number of slices.
@@ -271,22 +249,9 @@ impl Flights {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::segments::tests::operation;
     use super::*;
-    use dynamicswap_engine::operation::OperationId;
-    use dynamicswap_types::{ServerIndex, SetId, SlotIndex};
     use proptest::prelude::*;
-
-    fn operation(id: u64, direction: Direction, pages: u32) -> Operation {
-        Operation {
-            id: OperationId(id),
-            server: ServerIndex::new(0),
-            direction,
-            set: SetId::new(1),
-            slot: SlotIndex::new(0),
-            page: 0,
-            buffer: BufferRange { first: 0, pages },
-        }
-    }
 
     /// Sends up to `bytes`, and gives them.
     fn send(flights: &mut Flights, pool: &[u8], bytes: usize) -> Vec<u8> {
@@ -367,8 +332,8 @@ mod tests {
         assert!(flights.prepare());
         let mut before = 0;
         while flights.ring[place(flights.sent)]
-            .piece
-            .is_some_and(|piece| piece.operation.id.0 != 9)
+            .segment
+            .is_some_and(|it| it.operation.id.0 != 9)
         {
             before += send(&mut flights, &pool, segment).len();
             assert!(flights.prepare());
@@ -410,8 +375,8 @@ mod tests {
         assert!(flights.prepare());
         assert_eq!(flights.next_answer(), None, "nothing was sent");
         send(&mut flights, &pool, REQUEST_BYTES + 1);
-        let (tag, piece) = flights.next_answer().expect("one was sent whole");
-        assert_eq!((tag, piece.map(|it| it.operation.id.0)), (0, Some(0)));
+        let (tag, segment) = flights.next_answer().expect("one was sent whole");
+        assert_eq!((tag, segment.map(|it| it.operation.id.0)), (0, Some(0)));
         assert!(flights.answered(Ok(())).is_some());
         assert_eq!(flights.next_answer(), None, "the second is half sent");
         assert!(flights.push(&operation(999, Direction::Read, 1)));

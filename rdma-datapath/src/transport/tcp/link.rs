@@ -21,6 +21,7 @@ use rustix::net::{
 };
 use socket2::SockRef;
 
+use super::super::liveness::{Liveness, SILENCE_MAX};
 use super::super::{LinkError, TransportEvent};
 use super::flights::{Flights, SLICES_MAX};
 use super::input::Input;
@@ -32,20 +33,10 @@ const CONNECT_TIME_MAX: Duration = Duration::from_millis(500);
 const RETRY_FIRST: Duration = Duration::from_millis(10);
 /// Longest wait: a server that comes back is used again within it.
 const RETRY_MAX: Duration = Duration::from_millis(320);
-/// An idle link is pinged after this time.
-const PING_AFTER: Duration = Duration::from_millis(150);
-/// With something under way and no byte received for this time, the peer is dead. With
-/// [`PING_AFTER`] it is noticed within a second even when idle.
-const SILENCE_MAX: Duration = Duration::from_millis(800);
-/// A link with an answer within this time moves. Half of the silence: what has come to a stop is
-/// noticed by that at the latest.
-const MOVES_WITHIN: Duration = Duration::from_millis(400);
 /// Bytes that the socket takes beyond what its congestion window lets go.
 const NOT_SENT_MAX: u32 = 64 << 10;
 /// Reads of one link in one poll, so that one busy link does not starve the others.
 const READS_MAX: usize = 8;
-
-const _: () = assert!(PING_AFTER.as_millis() + SILENCE_MAX.as_millis() < 1000);
 
 /// Traffic and trouble of a link since it was set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -95,10 +86,7 @@ pub(super) struct Link {
     flights: Flights,
     input: Input,
     retry: Duration,
-    /// Of the last byte received, or of the post that found the link idle.
-    alive: MonotonicTime,
-    /// Of the last byte received since the link was idle.
-    moved: Option<MonotonicTime>,
+    liveness: Liveness,
     /// The socket takes no more for now.
     blocked: bool,
     /// epoll was asked to tell when the socket takes more.
@@ -120,8 +108,7 @@ impl Link {
             flights: Flights::new(),
             input: Input::new(),
             retry: RETRY_FIRST,
-            alive: MonotonicTime::ZERO,
-            moved: None,
+            liveness: Liveness::NEW,
             blocked: false,
             watches_output: false,
             fell: false,
@@ -169,8 +156,7 @@ impl Link {
     /// An operation is overdue. A link that moves is slow and not dead: what is under way would only
     /// have to be sent once more.
     pub(super) fn reset(&mut self, now: MonotonicTime) {
-        let moves = self.moved.is_some_and(|at| now < at.after(MOVES_WITHIN));
-        if moves && self.is_busy() {
+        if self.is_busy() && self.liveness.moves(now) {
             return;
         }
         self.stats.last_error = Some(LinkError::Reset);
@@ -207,8 +193,7 @@ impl Link {
 
     pub(super) fn post(&mut self, operation: &Operation, now: MonotonicTime) -> bool {
         if self.flights.is_empty() {
-            self.alive = now;
-            self.moved = None;
+            self.liveness.begins(now);
         }
         let posted = self.flights.push(operation);
         // The next poll completes it with LinkDown.
@@ -298,7 +283,6 @@ impl Link {
         if let State::Greeting { socket, .. } = state {
             self.state = State::Up { socket };
             self.retry = RETRY_FIRST;
-            self.alive = step.now;
             self.told = Told::Up;
             let incarnation = accepted.incarnation;
             (step.sink)(TransportEvent::Link(
@@ -315,8 +299,7 @@ impl Link {
         };
         match self.input.fill(socket.as_fd(), step.buffers) {
             Ok(Some(more)) => {
-                self.alive = step.now;
-                self.moved = Some(step.now);
+                self.liveness.hears(step.now);
                 Some(more)
             }
             Ok(None) => {
@@ -367,10 +350,10 @@ impl Link {
             return Err(LinkError::Malformed);
         }
         let next = self.flights.next_answer();
-        let (tag, piece) = next.ok_or(LinkError::OutOfStep)?;
-        let read = piece.filter(|piece| piece.operation.direction == Direction::Read);
+        let (tag, segment) = next.ok_or(LinkError::OutOfStep)?;
+        let read = segment.filter(|it| it.operation.direction == Direction::Read);
         let expected = match (read, response.status) {
-            (Some(read), Status::Done) => read.buffer.byte_len(),
+            (Some(read), Status::Done) => read.buffer().byte_len(),
             _ => 0,
         };
         let payload = usize::try_from(response.payload_len).unwrap_or(usize::MAX);
@@ -379,7 +362,7 @@ impl Link {
         }
         match (read, response.status) {
             (Some(read), Status::Done) => {
-                self.input.expect(read.buffer, step.buffers);
+                self.input.expect(read.buffer(), step.buffers);
             }
             (_, Status::Refused(error)) => self.complete(Err(error), step),
             (_, Status::Done | Status::Malformed) => self.complete(Ok(()), step),
@@ -411,9 +394,9 @@ impl Link {
         match &self.state {
             State::Waiting { until } if *until <= step.now => self.connect(epoll, step.now),
             State::Up { .. } => {
-                if self.flights.is_empty() && self.alive.after(PING_AFTER) <= step.now {
+                if self.flights.is_empty() && self.liveness.ping_at() <= step.now {
                     self.flights.push_ping();
-                    self.alive = step.now;
+                    self.liveness.begins(step.now);
                 }
                 if !self.blocked {
                     self.send(epoll, step.buffers);
@@ -443,7 +426,7 @@ impl Link {
             State::Connecting { deadline, .. } | State::Greeting { deadline, .. } => {
                 Some(*deadline)
             }
-            State::Up { .. } if !self.flights.is_empty() => Some(self.alive.after(SILENCE_MAX)),
+            State::Up { .. } if !self.flights.is_empty() => Some(self.liveness.silent_at()),
             State::Up { .. } | State::Waiting { .. } | State::Refused => None,
         }
     }
@@ -451,7 +434,7 @@ impl Link {
     pub(super) fn deadline(&self) -> Option<MonotonicTime> {
         match &self.state {
             State::Waiting { until } if self.address.is_some() => Some(*until),
-            State::Up { .. } if self.flights.is_empty() => Some(self.alive.after(PING_AFTER)),
+            State::Up { .. } if self.flights.is_empty() => Some(self.liveness.ping_at()),
             _ => self.due(),
         }
     }
