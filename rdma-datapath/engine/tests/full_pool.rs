@@ -2,57 +2,20 @@
 //! comes is used at once. And an engine that no document has reached holds nothing for ever.
 #![expect(clippy::expect_used, reason = "helpers of tests are tests")]
 
+mod support;
+
 use std::time::Duration;
 
-use dynamicswap_engine::buffer::BufferRange;
-use dynamicswap_engine::document::{Document, ReplicaPlace, ServerDescriptor, SetGrant};
 use dynamicswap_engine::effect::{Effect, EngineEvent};
-use dynamicswap_engine::engine::{Engine, EngineConfig};
-use dynamicswap_engine::limits::{SCRATCH_PAGES, WRITE_HOLD_UNTIL_DOCUMENT};
+use dynamicswap_engine::engine::Engine;
+use dynamicswap_engine::limits::WRITE_HOLD_UNTIL_DOCUMENT;
 use dynamicswap_engine::link::Link;
-use dynamicswap_engine::request::{Request, RequestError, RequestKind, RequestTag};
-use dynamicswap_engine::tables::{Geometry, OwnedTables};
-use dynamicswap_types::{
-    Bytes, Copies, Durability, Epoch, Generation, IncarnationId, Integrity, MonotonicTime,
-    PageIndex, ServerIndex, SetId, SlabSize, SlotIndex, Spill, SwapDeviceId,
-};
+use dynamicswap_engine::request::RequestError;
+use dynamicswap_engine::tables::OwnedTables;
+use dynamicswap_types::MonotonicTime;
+use support::{LIFE, SERVER};
 
 const HOLD: Duration = Duration::from_secs(1);
-const LIFE: IncarnationId = IncarnationId::from_bytes([7; 16]);
-
-fn geometry() -> Geometry {
-    let slab = SlabSize::try_from(Bytes::from_mib(1)).expect("a slab size");
-    Geometry::new(Bytes::from_mib(4), slab, 0, Integrity::Tag64).expect("a geometry")
-}
-
-/// A document of one copy whose reserve is this many sets.
-fn document(generation: u64, sets: u32) -> Document {
-    let set = |slot| SetGrant {
-        id: SetId::new(u64::from(slot) + 1),
-        replicas: [ReplicaPlace {
-            server: ServerIndex::new(0),
-            slot: SlotIndex::new(slot),
-        }]
-        .into_iter()
-        .collect(),
-    };
-    Document {
-        generation: Generation::new(generation),
-        durability: Durability {
-            copies: Copies::ONE,
-            spill: Spill::None,
-        },
-        write_hold: HOLD,
-        read_stall: Duration::from_secs(2),
-        empty_slab_hold: Duration::from_secs(9),
-        reserve_sets_max: 4,
-        servers: vec![ServerDescriptor {
-            incarnation: Some(LIFE),
-            domain: 0,
-        }],
-        sets: (0..sets).map(set).collect(),
-    }
-}
 
 /// What became of writes, in order, and how often the empty reserve was told.
 #[derive(Debug, Default, PartialEq)]
@@ -74,34 +37,23 @@ impl<'m> World<'m> {
         world.apply(1, 0);
         let up = Link::Up { incarnation: LIFE };
         let (pool, now) = (&mut world.pool, world.now);
-        world
-            .engine
-            .link_changed(ServerIndex::new(0), up, pool, now);
+        world.engine.link_changed(SERVER, up, pool, now);
         world.effects();
         world
     }
 
     fn without_document(tables: &'m OwnedTables) -> Self {
-        let config = EngineConfig {
-            geometry: geometry(),
-            epoch: Epoch::new(1),
-            scratch: BufferRange {
-                first: 4,
-                pages: SCRATCH_PAGES,
-            },
-            spill: false,
-            operation_timeout: Duration::from_millis(300),
-        };
+        let (engine, pool) = support::engine(tables);
         Self {
-            engine: Engine::new(config, tables.tables()).expect("its tables"),
-            pool: vec![0; (4 + SCRATCH_PAGES as usize) * 4096],
+            engine,
+            pool,
             now: MonotonicTime::from_nanos(1),
             seen: Seen::default(),
         }
     }
 
     fn apply(&mut self, generation: u64, sets: u32) {
-        let document = document(generation, sets);
+        let document = support::document(generation, sets, HOLD, Duration::from_secs(2));
         let applied = self.engine.apply(&document, &mut self.pool, self.now);
         applied.expect("a legal document");
         self.effects();
@@ -124,16 +76,7 @@ impl<'m> World<'m> {
     }
 
     fn write(&mut self, page: u64) {
-        let request = Request {
-            tag: RequestTag(page),
-            page: PageIndex::new(page),
-            pages: 1,
-            kind: RequestKind::Write {
-                buffer: BufferRange { first: 0, pages: 1 },
-            },
-        };
-        let submitted = self.engine.submit(request, &mut self.pool, self.now);
-        submitted.expect("room");
+        support::write(&mut self.engine, page, &mut self.pool, self.now);
         self.effects();
     }
 
@@ -146,7 +89,7 @@ impl<'m> World<'m> {
 
 #[test]
 fn writes_fail_at_once_once_the_reserve_has_been_empty_for_the_hold() {
-    let tables = OwnedTables::new(SwapDeviceId::from_bytes([1; 16]), geometry());
+    let tables = support::tables();
     let mut world = World::new(&tables);
     world.write(0);
     world.wait(HOLD / 2);
@@ -162,7 +105,7 @@ fn writes_fail_at_once_once_the_reserve_has_been_empty_for_the_hold() {
 
 #[test]
 fn set_that_comes_is_used_and_hope_begins_anew() {
-    let tables = OwnedTables::new(SwapDeviceId::from_bytes([1; 16]), geometry());
+    let tables = support::tables();
     let mut world = World::new(&tables);
     world.write(0);
     world.wait(HOLD);
@@ -183,7 +126,7 @@ fn set_that_comes_is_used_and_hope_begins_anew() {
 
 #[test]
 fn write_without_a_document_fails_after_the_usual_hold() {
-    let tables = OwnedTables::new(SwapDeviceId::from_bytes([1; 16]), geometry());
+    let tables = support::tables();
     let mut world = World::without_document(&tables);
     world.write(0);
     world.wait(WRITE_HOLD_UNTIL_DOCUMENT / 2);

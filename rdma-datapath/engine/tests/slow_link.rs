@@ -1,57 +1,19 @@
 //! A link that is alive and slower than the engine expects: it gets more time, and is used.
 #![expect(clippy::expect_used, reason = "helpers of tests are tests")]
 
+mod support;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use dynamicswap_engine::buffer::BufferRange;
-use dynamicswap_engine::document::{Document, ReplicaPlace, ServerDescriptor, SetGrant};
 use dynamicswap_engine::effect::Effect;
-use dynamicswap_engine::engine::{Engine, EngineConfig};
-use dynamicswap_engine::limits::{SCRATCH_PAGES, TICK};
+use dynamicswap_engine::engine::Engine;
+use dynamicswap_engine::limits::TICK;
 use dynamicswap_engine::link::Link;
 use dynamicswap_engine::operation::{OperationError, OperationId};
-use dynamicswap_engine::request::{Request, RequestKind, RequestTag};
-use dynamicswap_engine::tables::{Geometry, OwnedTables};
-use dynamicswap_types::{
-    Bytes, Copies, Durability, Epoch, Generation, IncarnationId, Integrity, MonotonicTime,
-    PageIndex, ServerIndex, SetId, SlabSize, SlotIndex, Spill, SwapDeviceId,
-};
-
-const LIFE: IncarnationId = IncarnationId::from_bytes([7; 16]);
-const SERVER: ServerIndex = ServerIndex::new(0);
-const TIMEOUT: Duration = Duration::from_millis(300);
-
-fn geometry() -> Geometry {
-    let slab = SlabSize::try_from(Bytes::from_mib(1)).expect("a slab size");
-    Geometry::new(Bytes::from_mib(4), slab, 0, Integrity::Tag64).expect("a geometry")
-}
-
-fn document() -> Document {
-    let place = ReplicaPlace {
-        server: SERVER,
-        slot: SlotIndex::new(0),
-    };
-    Document {
-        generation: Generation::new(1),
-        durability: Durability {
-            copies: Copies::ONE,
-            spill: Spill::None,
-        },
-        write_hold: Duration::from_secs(20),
-        read_stall: Duration::from_secs(30),
-        empty_slab_hold: Duration::from_secs(9),
-        reserve_sets_max: 4,
-        servers: vec![ServerDescriptor {
-            incarnation: Some(LIFE),
-            domain: 0,
-        }],
-        sets: vec![SetGrant {
-            id: SetId::new(1),
-            replicas: [place].into_iter().collect(),
-        }],
-    }
-}
+use dynamicswap_engine::tables::OwnedTables;
+use dynamicswap_types::MonotonicTime;
+use support::{LIFE, SERVER, TIMEOUT};
 
 /// An engine and a link on which everything takes as long as it is told.
 struct World<'m> {
@@ -66,26 +28,18 @@ struct World<'m> {
 
 impl<'m> World<'m> {
     fn new(tables: &'m OwnedTables, takes: Duration) -> Self {
-        let config = EngineConfig {
-            geometry: geometry(),
-            epoch: Epoch::new(1),
-            scratch: BufferRange {
-                first: 4,
-                pages: SCRATCH_PAGES,
-            },
-            spill: false,
-            operation_timeout: TIMEOUT,
-        };
+        let (engine, pool) = support::engine(tables);
         let mut world = Self {
-            engine: Engine::new(config, tables.tables()).expect("its tables"),
-            pool: vec![0; (4 + SCRATCH_PAGES as usize) * 4096],
+            engine,
+            pool,
             now: MonotonicTime::from_nanos(1),
             takes,
             under_way: VecDeque::new(),
             resets: 0,
             answers: 0,
         };
-        let applied = world.engine.apply(&document(), &mut world.pool, world.now);
+        let document = support::document(1, 1, Duration::from_secs(20), Duration::from_secs(30));
+        let applied = world.engine.apply(&document, &mut world.pool, world.now);
         applied.expect("a legal document");
         world.link(Link::Up { incarnation: LIFE });
         world
@@ -142,23 +96,14 @@ impl<'m> World<'m> {
     }
 
     fn write(&mut self) {
-        let request = Request {
-            tag: RequestTag(1),
-            page: PageIndex::new(0),
-            pages: 1,
-            kind: RequestKind::Write {
-                buffer: BufferRange { first: 0, pages: 1 },
-            },
-        };
-        let submitted = self.engine.submit(request, &mut self.pool, self.now);
-        submitted.expect("a legal request");
+        support::write(&mut self.engine, 0, &mut self.pool, self.now);
         self.effects();
     }
 }
 
 #[test]
 fn link_that_takes_three_times_as_long_as_expected_is_reset_twice_and_then_used() {
-    let tables = OwnedTables::new(SwapDeviceId::from_bytes([1; 16]), geometry());
+    let tables = support::tables();
     let mut world = World::new(&tables, TIMEOUT * 3);
     world.write();
     world.pass(Duration::from_secs(4));
@@ -170,7 +115,7 @@ fn link_that_takes_three_times_as_long_as_expected_is_reset_twice_and_then_used(
 
 #[test]
 fn link_that_has_kept_up_for_a_while_is_expected_to() {
-    let tables = OwnedTables::new(SwapDeviceId::from_bytes([1; 16]), geometry());
+    let tables = support::tables();
     let mut world = World::new(&tables, TIMEOUT * 3);
     world.write();
     world.pass(Duration::from_secs(4));
