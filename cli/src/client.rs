@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use dynamicswap_proto::control::v1 as pb;
+use dynamicswap_proto::identity::Right;
 use pb::operator_client::OperatorClient;
 use tokio::runtime::Runtime;
 use tonic::service::interceptor::InterceptedService;
@@ -75,14 +76,14 @@ impl Client {
         })
     }
 
-    /// Opens a way to the controller of a Kubernetes cluster, as `account` of its namespace.
+    /// Opens a way to the controller of a Kubernetes cluster, with a right.
     ///
     /// # Errors
     /// A refusal with kubectl's own words.
-    pub fn through(place: Place, account: &str) -> Result<Self> {
+    pub fn through(place: Place, right: Right) -> Result<Self> {
         let (scheme, credentials) = match place.authorities()? {
             Some(authorities) => {
-                let token = place.token(account)?;
+                let token = place.token(right)?;
                 ("https", Credentials::given(authorities, token))
             }
             None => ("http", Credentials::default()),

@@ -9,11 +9,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use dynamicswap_proto::common::v1 as common;
 use dynamicswap_proto::control::v1 as pb;
+use dynamicswap_proto::identity::Right;
 
 use crate::args::{ExplainArgs, ExplainKind};
 use crate::connect;
 use crate::failure::Refusal;
-use crate::kubectl::Right;
 use crate::ui::human_bytes;
 
 /// Explains one thing.

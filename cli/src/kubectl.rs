@@ -8,38 +8,16 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context as _, Result};
-use dynamicswap_proto::identity::CONTROLLER_NAME;
+use dynamicswap_proto::identity::{AUDIENCE, Right, TRUST, TRUST_KEY};
 
 use crate::failure::Refusal;
 
 /// What the controllers hold to lead.
 const LEASE: &str = "dynamicswap-controller";
-/// Where the controller says who signs.
-const TRUST: &str = "dynamicswap-trust";
 /// The controller's port in its pod.
 const PORT: u16 = 7700;
 /// As long as somebody may look at `top`.
 const TOKEN_LIFE: &str = "--duration=8h";
-
-/// What somebody wants to do with the controller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Right {
-    /// See.
-    Look,
-    /// Change.
-    Order,
-}
-
-impl Right {
-    /// The service account of the chart that may.
-    #[must_use]
-    pub const fn account(self) -> &'static str {
-        match self {
-            Self::Look => "dynamicswap-status",
-            Self::Order => "dynamicswap-operator",
-        }
-    }
-}
 
 /// Where DynamicSwap is installed, as kubectl finds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,18 +58,19 @@ impl Place {
     /// # Errors
     /// A refusal with kubectl's own words.
     pub fn authorities(&self) -> Result<Option<String>> {
-        let path = r"--output=jsonpath={.data.ca\.crt}";
-        let said = self.ask(&["get", "configmap", TRUST, "--ignore-not-found", path])?;
+        let key = TRUST_KEY.replace('.', r"\.");
+        let path = format!("--output=jsonpath={{.data.{key}}}");
+        let said = self.ask(&["get", "configmap", TRUST, "--ignore-not-found", &path])?;
         Ok((!said.trim().is_empty()).then_some(said))
     }
 
-    /// A token with which the controller lets its bearer do what `account` may.
+    /// A token with which the controller gives its bearer a right.
     ///
     /// # Errors
     /// A refusal with kubectl's own words: who calls may not make one, say.
-    pub fn token(&self, account: &str) -> Result<String> {
-        let audience = format!("--audience={CONTROLLER_NAME}");
-        let token = self.ask(&["create", "token", account, &audience, TOKEN_LIFE])?;
+    pub fn token(&self, right: Right) -> Result<String> {
+        let audience = format!("--audience={AUDIENCE}");
+        let token = self.ask(&["create", "token", right.account(), &audience, TOKEN_LIFE])?;
         Ok(token.trim().to_owned())
     }
 

@@ -29,6 +29,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use dynamicswap_proto::control::v1::Admission;
+use dynamicswap_proto::identity::Right;
 
 use crate::args::{Cli, Command, ConnectArgs, DownArgs, UpArgs, WhenUnserved};
 use crate::client::Client;
@@ -38,7 +39,6 @@ use crate::cluster::record::{ClusterRecord, name_option};
 use crate::cluster::up::{Cluster, Settings, watchdog_command};
 use crate::cluster::{caution, down, host};
 use crate::interrupt::Interrupt;
-use crate::kubectl::Right;
 use crate::ui::Ui;
 
 /// Does what the command line says.
@@ -154,7 +154,7 @@ fn connect(args: &ConnectArgs, right: Right) -> Result<(Client, String)> {
             || "cluster of kubectl's current context".to_owned(),
             |context| format!("cluster {context}"),
         );
-        return Ok((Client::through(place, right.account())?, title));
+        return Ok((Client::through(place, right)?, title));
     }
     refuse_unless!(
         !args.place.is_given(),

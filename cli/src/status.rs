@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use dynamicswap_crds::RemoteMemoryPolicy;
 use dynamicswap_proto::control::v1::GetRequest;
+use dynamicswap_proto::identity::Right;
 
 use crate::args::StatusArgs;
 use crate::client::Client;
 use crate::cluster::record::ClusterRecord;
 use crate::connect;
 use crate::interrupt::Interrupt;
-use crate::kubectl::Right;
 use crate::ui::{Tone, Ui, human_bytes};
 use crate::view::summary::Summary;
 use crate::view::text::{self, Screen};

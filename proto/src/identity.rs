@@ -9,6 +9,10 @@ use dynamicswap_types::NodeName;
 pub const CONTROLLER_NAME: &str = "dynamicswap-controller";
 /// Audience of the service account tokens that the controller takes, and nobody else.
 pub const AUDIENCE: &str = "dynamicswap-controller";
+/// `ConfigMap` in which the controller says who signs, and what agents mount.
+pub const TRUST: &str = "dynamicswap-trust";
+/// Its key.
+pub const TRUST_KEY: &str = "ca.crt";
 /// Metadata key of a token.
 pub const AUTHORIZATION: &str = "authorization";
 
@@ -43,6 +47,35 @@ impl Named {
         match self {
             Self::Node(node) => format!("{SCHEME}{NODE}{node}"),
             Self::Operator => format!("{SCHEME}{OPERATOR}"),
+        }
+    }
+}
+
+/// What somebody wants of the controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Right {
+    /// To see what the cluster looks like.
+    Look,
+    /// To change it.
+    Order,
+}
+
+impl Right {
+    /// Its verb in Kubernetes' rules, on the resource `operations` of our group.
+    #[must_use]
+    pub const fn verb(self) -> &'static str {
+        match self {
+            Self::Look => "get",
+            Self::Order => "update",
+        }
+    }
+
+    /// The service account of the chart that has it.
+    #[must_use]
+    pub const fn account(self) -> &'static str {
+        match self {
+            Self::Look => "dynamicswap-status",
+            Self::Order => "dynamicswap-operator",
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use dynamicswap_proto::identity::{TRUST, TRUST_KEY};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -15,7 +16,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tracing::info;
 
-use super::error::{ApiError, Trouble, within};
+use super::error::{ApiError, Trouble, with_cause, within};
 use super::lease::Leadership;
 use super::resources::FIELD_MANAGER;
 use crate::clock::unix_s;
@@ -27,10 +28,6 @@ use crate::tls::{
 
 /// The Secret with the authorities.
 const SECRET: &str = "dynamicswap-authority";
-/// The `ConfigMap` with their certificates, which agents mount.
-const TRUST: &str = "dynamicswap-trust";
-/// Its key.
-const BUNDLE: &str = "ca.crt";
 /// Ends of the Secret's keys, after a name that both parts of an authority have.
 const CERTIFICATE_END: &str = ".crt";
 const KEY_END: &str = ".key";
@@ -48,7 +45,7 @@ pub enum Source {
 #[derive(Debug, Error)]
 pub enum CertificatesError {
     /// The API server did not do it.
-    #[error("{}", .0.with_cause())]
+    #[error("{}", with_cause(.0))]
     Api(#[from] ApiError),
     /// A key or certificate is of no use.
     #[error("{}", with_cause(.0))]
@@ -67,11 +64,6 @@ pub enum CertificatesError {
     /// The lease is somebody else's.
     #[error("this controller leads no more")]
     Deposed,
-}
-
-fn with_cause(error: &TlsError) -> String {
-    let source = std::error::Error::source(error);
-    source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
 /// What signs and what is trusted.
@@ -211,7 +203,9 @@ impl Certificates {
         let found = within(format!("read {what}"), read).await?;
         let is_right = found.is_some_and(|found| {
             let data = found.data.as_ref();
-            data.and_then(|data| data.get(BUNDLE)).map(String::as_str) == Some(trusted)
+            data.and_then(|data| data.get(TRUST_KEY))
+                .map(String::as_str)
+                == Some(trusted)
         });
         if is_right {
             return Ok(());
@@ -221,7 +215,7 @@ impl Certificates {
         }
         let wanted = ConfigMap {
             metadata: metadata(TRUST),
-            data: Some(BTreeMap::from([(BUNDLE.to_owned(), trusted.to_owned())])),
+            data: Some(BTreeMap::from([(TRUST_KEY.to_owned(), trusted.to_owned())])),
             ..ConfigMap::default()
         };
         let params = PatchParams::apply(FIELD_MANAGER).force();

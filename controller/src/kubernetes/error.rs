@@ -30,6 +30,12 @@ pub enum ApiError {
     },
 }
 
+/// An error with its cause, in one line.
+pub fn with_cause(error: &dyn std::error::Error) -> String {
+    let cause = error.source();
+    cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
+
 impl ApiError {
     /// The HTTP code of the answer, if there was one.
     #[must_use]
@@ -41,13 +47,6 @@ impl ApiError {
             },
             Self::Timeout { .. } => None,
         }
-    }
-
-    /// The error with its cause, in one line.
-    #[must_use]
-    pub fn with_cause(&self) -> String {
-        let source = std::error::Error::source(self);
-        source.map_or_else(|| self.to_string(), |source| format!("{self}: {source}"))
     }
 
     /// The object is not there, or its kind is not.

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::elect::{Candidate, LeaseView, Move};
-use super::error::{ApiError, within};
+use super::error::{ApiError, with_cause, within};
 use super::resources::FIELD_MANAGER;
 use crate::clock::Clock;
 use crate::limits::{LEASE_DURATION, LEASE_LOOK, LEASE_RENEW, LEASE_RENEW_DEADLINE};
@@ -109,7 +109,7 @@ pub async fn acquire<E>(
                             }
                             // Another was quicker, or the server is away.
                             Err(error) => {
-                                warn!("the lease is not ours: {}", error.with_cause());
+                                warn!("the lease is not ours: {}", with_cause(&error));
                                 LEASE_LOOK
                             }
                         }
@@ -117,7 +117,7 @@ pub async fn acquire<E>(
                 }
             }
             Err(error) => {
-                warn!("{}", error.with_cause());
+                warn!("{}", with_cause(&error));
                 LEASE_LOOK
             }
         };
@@ -216,7 +216,7 @@ impl Seat {
                     return Some("the lease has another holder now".to_owned());
                 }
                 Err(error) => {
-                    warn!("the lease is not renewed: {}", error.with_cause());
+                    warn!("the lease is not renewed: {}", with_cause(&error));
                     if !self.leadership.holds() {
                         let seconds = LEASE_RENEW_DEADLINE.as_secs();
                         return Some(format!("the lease could not be renewed for {seconds} s"));
@@ -247,7 +247,7 @@ impl Seat {
         if let Err(error) = within("take the lease back", replace).await {
             warn!(
                 "the next leader waits for the lease to run out: {}",
-                error.with_cause()
+                with_cause(&error)
             );
         }
     }

@@ -1,5 +1,6 @@
 //! Whose a token is, and what its owner may: asked of the API server.
 
+use dynamicswap_proto::identity::{AUDIENCE, Right};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
@@ -10,10 +11,9 @@ use tokio::sync::Semaphore;
 use tonic::Status;
 use tracing::warn;
 
-use super::error::{ApiError, within};
+use super::error::{ApiError, with_cause, within};
 use crate::limits::REVIEWS_MAX;
-use crate::server::{OPERATIONS, Reviewed, Reviewer, Right};
-use dynamicswap_proto::identity::AUDIENCE;
+use crate::server::{OPERATIONS, Reviewed, Reviewer};
 
 /// Service account of agents, as the chart has it.
 const AGENT_ACCOUNT: &str = "dynamicswap-agent";
@@ -73,7 +73,7 @@ impl Reviewer for TokenReviewer {
 
 /// What the caller is told: to try again.
 fn no_answer(error: &ApiError) -> Status {
-    warn!("a caller is turned away: {}", error.with_cause());
+    warn!("a caller is turned away: {}", with_cause(error));
     Status::unavailable(format!("{error}: try again"))
 }
 

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use dynamicswap_proto::identity::Named;
+use dynamicswap_proto::identity::{Named, Right};
 use dynamicswap_types::NodeName;
 use tonic::{Request, Status};
 
-use super::token::{self, Reviewer, Right};
+use super::token::{self, Reviewer};
 use crate::tls::Peer;
 
 /// Whether anybody may do anything, and who decides if not.

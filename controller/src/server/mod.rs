@@ -15,7 +15,7 @@ pub use door::{Lock, serve};
 pub use enrollment::EnrollmentService;
 pub use operator::OperatorService;
 pub use session::SessionService;
-pub use token::{OPERATIONS, Reviewed, Reviewer, Right};
+pub use token::{OPERATIONS, Reviewed, Reviewer};
 
 use tonic::Status;
 

@@ -5,10 +5,11 @@ use dynamicswap_proto::control::v1::{
     AdmitRequest, AdmitResponse, ApplyRequest, ApplyResponse, ClusterStatus, DeleteRequest,
     DeleteResponse, ForgetRequest, ForgetResponse, GetRequest, GetResponse, StatusRequest,
 };
+use dynamicswap_proto::identity::Right;
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status};
 
-use super::{Access, Right, stopping};
+use super::{Access, stopping};
 use crate::owner::Event;
 
 /// The service.

@@ -12,7 +12,7 @@ use dynamicswap_proto::control::v1::operator_client::OperatorClient;
 use dynamicswap_proto::control::v1::{
     AdmitRequest, AgentMessage, ClusterStatus, DesiredDocument, EnrollRequest, Hello, StatusRequest,
 };
-use dynamicswap_proto::identity::{AUDIENCE, AUTHORIZATION, CONTROLLER_NAME, Named, bearer};
+use dynamicswap_proto::identity::{AUDIENCE, AUTHORIZATION, CONTROLLER_NAME, Named, Right, bearer};
 use rcgen::{CertificateParams, KeyPair};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};

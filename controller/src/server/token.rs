@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dynamicswap_proto::identity::{AUDIENCE, AUTHORIZATION, token_of};
+use dynamicswap_proto::identity::{AUDIENCE, AUTHORIZATION, Right, token_of};
 use dynamicswap_types::NodeName;
 use tonic::{Request, Status};
 
@@ -28,26 +28,6 @@ pub struct Reviewed {
     pub groups: Vec<String>,
     /// What else is known.
     pub extra: BTreeMap<String, Vec<String>>,
-}
-
-/// What somebody wants of the controller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Right {
-    /// To see what the cluster looks like.
-    Look,
-    /// To change it.
-    Order,
-}
-
-impl Right {
-    /// Its verb in Kubernetes' rules, on [`OPERATIONS`].
-    #[must_use]
-    pub const fn verb(self) -> &'static str {
-        match self {
-            Self::Look => "get",
-            Self::Order => "update",
-        }
-    }
 }
 
 /// What rules call the controller's calls: a resource of our group, of which there are no objects.
