@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -108,6 +108,16 @@ impl Client {
             String::from_utf8_lossy(&output.stderr).trim()
         );
         String::from_utf8(output.stdout).context("kubectl's answer is no text")
+    }
+
+    /// Runs helm, whatever comes of it.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn helm(&self, arguments: &[&str]) -> Result<Output> {
+        let mut helm = self.command("helm");
+        let output = helm.args(arguments).stdin(Stdio::null()).output();
+        output.context("cannot start helm")
     }
 
     /// One of the built programs.

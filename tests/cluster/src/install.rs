@@ -1,7 +1,5 @@
 //! The product in a cluster that is up: the chart by helm, a policy by kubectl.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -27,10 +25,8 @@ pub fn label(number: u8) -> &'static str {
 }
 
 /// A file of the sources.
-pub(crate) fn source(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../..")
-        .join(path)
+pub(crate) fn source(path: &str) -> String {
+    format!("{}/../../{path}", env!("CARGO_MANIFEST_DIR"))
 }
 
 /// Installs the chart, applies the example's policy, and waits until no agent, donor, device or
@@ -45,13 +41,15 @@ pub fn install(client: &Client, interrupt: &Interrupt) -> Result<()> {
     client.kubectl(&["label", "namespace", NAMESPACE, privileged])?;
     let chart = source("charts/dynamicswap");
     let values = source("tests/cluster/values.yaml");
-    let mut helm = client.command("helm");
-    helm.args(["install", RELEASE])
-        .arg(chart)
-        .args(["--namespace", NAMESPACE, "--values"])
-        .arg(values);
-    let output = helm.stdin(Stdio::null()).output();
-    let output = output.context("cannot start helm")?;
+    let output = client.helm(&[
+        "install",
+        RELEASE,
+        &chart,
+        "--namespace",
+        NAMESPACE,
+        "--values",
+        &values,
+    ])?;
     ensure!(
         output.status.success(),
         "helm install ended with {}: {}",
@@ -59,8 +57,8 @@ pub fn install(client: &Client, interrupt: &Interrupt) -> Result<()> {
         String::from_utf8_lossy(&output.stderr).trim()
     );
     let policy = source("crds/examples/verify.yaml");
-    let policy = std::fs::read_to_string(&policy)
-        .with_context(|| format!("cannot read {}", policy.display()))?;
+    let policy =
+        std::fs::read_to_string(&policy).with_context(|| format!("cannot read {policy}"))?;
     client.apply(&policy)?;
     eprintln!(
         "the chart is installed and a policy applied after {} s",

@@ -7,7 +7,6 @@ mod pods;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -305,16 +304,17 @@ fn agent_upgraded(stage: &mut Stage<'_>) -> Result<()> {
     let pod = Pod::new("agent-upgraded", 60);
     stage.storm(&pod)?;
     let begun = Instant::now();
-    let output = stage
-        .client
-        .command("helm")
-        .args(["upgrade", RELEASE])
-        .arg(source("charts/dynamicswap"))
-        .args(["--namespace", NAMESPACE, "--reuse-values"])
-        .args(["--set", "agent.lookEveryMs=900"])
-        .stdin(Stdio::null())
-        .output()
-        .context("cannot start helm")?;
+    let chart = source("charts/dynamicswap");
+    let output = stage.client.helm(&[
+        "upgrade",
+        RELEASE,
+        &chart,
+        "--namespace",
+        NAMESPACE,
+        "--reuse-values",
+        "--set",
+        "agent.lookEveryMs=900",
+    ])?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "helm upgrade: {}", said.trim());
     let wait = format!("--timeout={}s", NODE_TIME_MAX.as_secs());
@@ -369,19 +369,14 @@ fn uninstall(stage: &mut Stage<'_>) -> Result<()> {
 }
 
 fn helm_uninstall(client: &Client) -> Result<(bool, String)> {
-    let mut helm = client.command("helm");
-    helm.args([
+    let output = client.helm(&[
         "uninstall",
         RELEASE,
         "--namespace",
         NAMESPACE,
         "--timeout",
         "10m",
-    ]);
-    let output = helm
-        .stdin(Stdio::null())
-        .output()
-        .context("cannot start helm")?;
+    ])?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     Ok((output.status.success(), said))
 }
