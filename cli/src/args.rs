@@ -12,7 +12,7 @@ use crate::cluster::down::{Manner, PagesAway};
 use crate::cluster::paths::ClusterName;
 use crate::cluster::record::Shape;
 use crate::credentials::Credentials;
-use crate::kubectl::Place;
+use crate::kubectl::{Place, Right};
 use crate::machine::args::{BorrowArgs, LeaveArgs, LendArgs};
 
 /// What a new user wants to know next.
@@ -97,6 +97,12 @@ pub enum Command {
     ///
     /// Of the cluster that kubectl is set up for.
     Dump(DumpArgs),
+    /// Even out donors that are unevenly full: the coldest copies move from the fullest to the emptiest.
+    ///
+    /// The controller does so by itself when they leave the dead band, unless it runs with
+    /// --rebalance never. This begins inside of the band too, a few copies at a time, and does not wait
+    /// for the end: 'status' says how far it is.
+    Rebalance(RebalanceArgs),
     /// Run a command with a memory limit, as a container that policies can select.
     ///
     /// What it needs beyond the limit is swapped out. Its exit code is the command's.
@@ -115,6 +121,7 @@ impl Command {
             Self::Get(args) => Some(&mut args.connect),
             Self::Cordon(args) | Self::Uncordon(args) => Some(&mut args.connect),
             Self::Drain(args) => Some(&mut args.donor.connect),
+            Self::Rebalance(args) => Some(&mut args.connect),
             Self::Demo(_)
             | Self::Check(_)
             | Self::Up(_)
@@ -392,6 +399,41 @@ pub struct DrainArgs {
     pub within: PolicyDuration,
 }
 
+/// Options of `rebalance`.
+#[derive(Debug, Clone, Args)]
+pub struct RebalanceArgs {
+    /// Which controller.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// Only show which copies would move, why, and what each donor would lend then.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Form of the answer.
+    #[arg(short, long, value_enum, default_value_t = RebalanceOutput::Table)]
+    pub output: RebalanceOutput,
+}
+
+impl RebalanceArgs {
+    /// What the caller must be allowed to do.
+    #[must_use]
+    pub const fn right(&self) -> Right {
+        if self.dry_run {
+            Right::Look
+        } else {
+            Right::Order
+        }
+    }
+}
+
+/// Form of what `rebalance` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RebalanceOutput {
+    /// Columns for people.
+    Table,
+    /// JSON, for programs.
+    Json,
+}
+
 /// Options of `delete`.
 #[derive(Debug, Clone, Args)]
 pub struct DeleteArgs {
@@ -605,6 +647,20 @@ mod tests {
         let soon = drain(&["server", "d1", "--within", "30s"]).expect("valid");
         assert_eq!(soon.1, PolicyDuration::from_secs(30));
         assert!(drain(&["d1"]).is_err() && drain(&["pod", "d1"]).is_err());
+    }
+
+    #[test]
+    fn rebalance_acts_unless_told_to_show_only() {
+        let rebalance = |words: &[&str]| {
+            let words = ["dynamicswap", "rebalance"].iter().chain(words);
+            match Cli::try_parse_from(words).expect("valid").command {
+                Command::Rebalance(it) => (it.dry_run, it.output),
+                _ => panic!("not rebalance"),
+            }
+        };
+        assert_eq!(rebalance(&[]), (false, RebalanceOutput::Table));
+        let shown = rebalance(&["--dry-run", "-o", "json"]);
+        assert_eq!(shown, (true, RebalanceOutput::Json));
     }
 
     #[test]

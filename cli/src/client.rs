@@ -133,6 +133,16 @@ impl Client {
         Ok(self.answer(answer)?.result)
     }
 
+    /// Has donors evened out, or says what that would do.
+    ///
+    /// # Errors
+    /// If the controller does not answer.
+    pub fn rebalance(&mut self, dry_run: bool) -> Result<pb::RebalanceResponse> {
+        let request = Request::new(pb::RebalanceRequest { dry_run });
+        let answer = self.runtime.block_on(self.operator.rebalance(request));
+        self.answer(answer)
+    }
+
     /// Takes policies away; returns a line for each.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ pub mod kubectl;
 pub mod machine;
 pub mod objects;
 pub mod process;
+pub mod rebalance;
 pub mod report;
 pub mod run_container;
 pub mod status;
@@ -74,6 +75,9 @@ pub fn run(cli: Cli) -> ExitCode {
             .and_then(|(mut client, _)| admission::drain(&args, &mut client))
             .map(success),
         Command::Dump(args) => dump::run(&args),
+        Command::Rebalance(args) => connect(&args.connect, args.right())
+            .and_then(|(mut client, _)| rebalance::run(&args, &mut client))
+            .map(success),
         Command::Run(args) => run_container::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use dynamicswap_crds::ObjectName;
+use dynamicswap_planner::Rebalance;
 
 use crate::kubernetes::Source;
 use crate::limits::REPLACE_AFTER_MS_MAX;
@@ -53,9 +54,31 @@ pub struct Args {
     /// Time from the loss of a memory server to the replacement of its copies, in milliseconds.
     #[arg(long, default_value_t = 300, value_name = "MS")]
     replace_after_ms: u64,
+    /// Whether copies move by themselves from fuller donors to emptier ones: auto or never. An operator's
+    /// 'dynamicswap rebalance' works either way.
+    #[arg(long, value_enum, default_value_t = RebalanceChoice::Auto)]
+    rebalance: RebalanceChoice,
     /// File to write the address to once the controller serves.
     #[arg(long, value_name = "PATH")]
     ready_file: Option<PathBuf>,
+}
+
+/// Whether donors are evened out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RebalanceChoice {
+    /// When they leave the dead band.
+    Auto,
+    /// Only when an operator asks.
+    Never,
+}
+
+impl From<RebalanceChoice> for Rebalance {
+    fn from(choice: RebalanceChoice) -> Self {
+        match choice {
+            RebalanceChoice::Auto => Self::Auto,
+            RebalanceChoice::Never => Self::Off,
+        }
+    }
 }
 
 /// Where the controller's state is kept.
@@ -148,6 +171,8 @@ pub struct Config {
     pub advertise: Option<IpAddr>,
     /// Time from the loss of a memory server to the replacement of its copies.
     pub replace_after: Duration,
+    /// Whether donors are evened out.
+    pub rebalance: Rebalance,
     /// File to write the address to once the controller serves.
     pub ready_file: Option<PathBuf>,
 }
@@ -168,6 +193,7 @@ impl TryFrom<Args> for Config {
             store,
             advertise: args.advertise,
             replace_after: Duration::from_millis(args.replace_after_ms),
+            rebalance: args.rebalance.into(),
             ready_file: args.ready_file,
         })
     }

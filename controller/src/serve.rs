@@ -223,7 +223,7 @@ async fn serve_until(
         lock,
         followers,
     } = part;
-    let owner = Owner::new(store, config.replace_after).map_err(refuse)?;
+    let owner = Owner::new(store, config.replace_after, config.rebalance).map_err(refuse)?;
     let (events, inbox) = mpsc::channel(EVENTS_QUEUED_MAX);
     let stop = CancellationToken::new();
     let owner = tokio::spawn(owner.run(inbox, stop.clone()));

@@ -9,7 +9,7 @@ use dynamicswap_crds::{
     SwapDeviceSpec, SwapDeviceStatus, Verdict,
 };
 use dynamicswap_planner::{
-    DeviceRecord, Ledger, NodeObservation, NodeRecord, Seat, ServerFacts, Session, SetRecord,
+    DeviceRecord, Ledger, Mark, NodeObservation, NodeRecord, Seat, ServerFacts, Session, SetRecord,
 };
 use dynamicswap_proto::common::v1 as pb;
 use dynamicswap_proto::control::v1::NodeReport;
@@ -472,11 +472,10 @@ fn replica(seat: &Seat, said: Option<&pb::SetReport>) -> SlabReplica {
         Some(pb::ReplicaState::Stale) => ", Stale",
         Some(pb::ReplicaState::Unspecified) | None => "",
     };
-    let revoked = seat.revoked && seat.phase.is_listed();
-    let phase = if revoked {
-        "Revoked"
-    } else {
-        seat.phase.word()
+    let phase = match seat.mark.filter(|_| seat.phase.is_listed()) {
+        Some(Mark::Revoked) => "Revoked",
+        Some(Mark::Rebalanced) => "Moving",
+        None => seat.phase.word(),
     };
     SlabReplica {
         node: seat.node.clone(),

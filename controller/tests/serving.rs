@@ -382,6 +382,30 @@ async fn borrower_that_has_left_gives_back_what_it_was_lent() {
 }
 
 #[tokio::test]
+async fn donor_that_comes_later_gets_its_share_and_a_dry_run_changes_nothing() {
+    let cluster = Cluster::usual().await;
+    cluster.borrower.change(|daemons| daemons.bound = 8).await;
+    cluster.settled(16).await;
+    let even = cluster.controller.rebalance(true).await;
+    assert_eq!(even.donors.len(), 3);
+    assert!(even.moves.is_empty() && even.automatic && !even.uneven);
+    let daemons = Daemons::donor("d4", 4, 32);
+    let late = Agent::join(&cluster.controller.address, "d4", daemons).await;
+    eventually("the late donor has its share", async || {
+        late.grants().len() >= 6
+    })
+    .await;
+    eventually("every set has its copies", async || {
+        let sets = cluster.borrower.sets();
+        sets.len() == 16 && sets.iter().all(|set| set.replicas.len() == 2)
+    })
+    .await;
+    let shown = cluster.controller.rebalance(true).await;
+    assert_eq!(shown.donors.len(), 4);
+    assert!(!shown.started);
+}
+
+#[tokio::test]
 async fn drained_donor_is_emptied_and_an_operator_may_open_it_again() {
     let cluster = Cluster::usual().await;
     cluster.borrower.change(|daemons| daemons.bound = 4).await;

@@ -37,7 +37,7 @@ pub struct SlabReplica {
     pub node: NodeName,
     /// The slot there.
     pub slot: SlotIndex,
-    /// `Granting`, `Serving`, `Revoked`, `Leaving` or `Freeing` on the controller's side, with the
+    /// `Granting`, `Serving`, `Revoked`, `Moving`, `Leaving` or `Freeing` on the controller's side, with the
     /// borrower's own word (`Live`, `Rebuilding`, `Stale`) behind it where it has said one.
     pub state: String,
 }

@@ -202,6 +202,10 @@ pub struct SlabSeat {
     /// The donor wants the slot back: the seat leaves once another copy is whole in its stead.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub revoked: bool,
+    /// The donor is fuller than others: the seat leaves once another copy, on an emptier one, is whole
+    /// in its stead.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rebalanced: bool,
     /// Granting: asked of the donor. Serving: in use. Regranting: asked for anew in the donor's
     /// new memory. Leaving: no longer the borrower's, still the donor's. Freeing: in neither
     /// document any more.

@@ -321,6 +321,7 @@ fn serving(node: u64) -> SlabSeat {
         incarnation: IncarnationId::from_bytes([0xAB; 16]),
         phase: SlabSeatPhase::Serving,
         revoked: false,
+        rebalanced: false,
         replaces: None,
         previous: None,
         since: None,
@@ -332,6 +333,7 @@ fn wordy(node: u64) -> SlabSeat {
     SlabSeat {
         phase: SlabSeatPhase::Regranting,
         revoked: true,
+        rebalanced: false,
         previous: Some(IncarnationId::from_bytes([0xCD; 16])),
         ..serving(node)
     }

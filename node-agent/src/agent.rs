@@ -379,6 +379,11 @@ impl Agent {
         Hello {
             node: self.config.node.to_string(),
             failure_domain: self.config.failure_domain.to_string(),
+            zone: self
+                .config
+                .zone
+                .as_ref()
+                .map_or_else(String::new, ToString::to_string),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             protocol: SESSION_PROTOCOL,
             borrower: self.swapd.is_some(),

@@ -222,6 +222,8 @@ pub struct Config {
     pub node: NodeName,
     /// What fails together with it.
     pub failure_domain: FailureDomain,
+    /// Its zone, if it is in one.
+    pub zone: Option<FailureDomain>,
     /// The controller.
     pub controller: Endpoint,
     /// How it and the agent know each other.
@@ -268,6 +270,7 @@ impl Config {
     /// [`Refusal::NoSocket`] if a role has no socket.
     pub fn settle(&mut self, station: &Station) -> Result<(), Refusal> {
         self.failure_domain = station.failure_domain.clone();
+        self.zone.clone_from(&station.zone);
         for (has_role, socket, role, flag) in [
             (
                 station.borrower,
@@ -332,6 +335,7 @@ impl TryFrom<Args> for Config {
         Ok(Self {
             node: args.node,
             failure_domain,
+            zone: None,
             controller,
             credentials,
             controller_name: args.controller,

@@ -202,15 +202,17 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts one more process of the cluster and writes it down.
+    /// Starts one more process of the cluster, writes it down and gives its id.
     ///
     /// # Errors
     /// If it cannot be started.
-    pub fn spawn(&mut self, name: &str, command: &mut Command) -> Result<()> {
+    pub fn spawn(&mut self, name: &str, command: &mut Command) -> Result<i32> {
         let process = spawn(name, command, &self.paths.log(name))?;
+        let pid = process.record.pid;
         self.record.processes.push(process.record.clone());
         self.processes.push(process);
-        self.record.save(&self.paths)
+        self.record.save(&self.paths)?;
+        Ok(pid)
     }
 
     /// Waits until `ready` says nothing is missing, and fails as soon as a process has ended.

@@ -176,7 +176,7 @@ impl Demo {
         let cluster = self.cluster.as_mut().context("there is no cluster")?;
         let shape = &cluster.record.shape;
         let mut command = up::memory_server_command(&programs, &cluster.paths, &node, shape)?;
-        cluster.spawn(&format!("{node}/memory-server again"), &mut command)?;
+        let pid = cluster.spawn(&format!("{node}/memory-server again"), &mut command)?;
         self.wait(
             ui,
             "the killed memory server to lend again",
@@ -187,7 +187,7 @@ impl Demo {
                     .donors
                     .iter()
                     .find(|donor| donor.node == node)?;
-                (donor.lent == 0 && donor.memory > 0).then_some(())
+                (i32::try_from(donor.pid) == Ok(pid) && donor.memory > 0).then_some(())
             },
         )?;
         let told = format!("the memory server of {node} is back and lends again");

@@ -29,6 +29,8 @@ pub enum NodeFacts {
     Hello {
         /// What fails together with it.
         domain: FailureDomain,
+        /// Its zone, if it is in one.
+        zone: Option<FailureDomain>,
         /// It has swapd.
         borrower: bool,
         /// It has a memory server.
@@ -103,9 +105,10 @@ pub fn absorb(ledger: &mut Ledger, node: &NodeName, facts: &NodeFacts) -> Option
     match facts {
         NodeFacts::Hello {
             domain,
+            zone,
             borrower,
             donor,
-        } => absorb_hello(ledger, node, domain, (*borrower, *donor)),
+        } => absorb_hello(ledger, node, (domain, zone.as_ref()), (*borrower, *donor)),
         NodeFacts::Server { facts, sets } => absorb_server(ledger, node, facts, sets),
         NodeFacts::Device(facts) => absorb_device(ledger, node, facts),
     }
@@ -114,13 +117,14 @@ pub fn absorb(ledger: &mut Ledger, node: &NodeName, facts: &NodeFacts) -> Option
 fn absorb_hello(
     ledger: &mut Ledger,
     node: &NodeName,
-    domain: &FailureDomain,
+    (domain, zone): (&FailureDomain, Option<&FailureDomain>),
     (borrower, donor): (bool, bool),
 ) -> Option<Absorbed> {
     let holds = ledger.holds_slots(node);
     let Some(record) = ledger.nodes.get_mut(node) else {
         let record = NodeRecord {
             domain: domain.clone(),
+            zone: zone.cloned(),
             borrower,
             donor,
             cordoned: false,
@@ -134,6 +138,8 @@ fn absorb_hello(
     };
     record.borrower = borrower;
     record.donor = donor;
+    // No document names it: it may change at any time.
+    record.zone = zone.cloned();
     if record.domain == *domain {
         return None;
     }

@@ -4,6 +4,7 @@
 use dynamicswap_types::MonotonicTime;
 
 use crate::limits::{BRAKE_DONORS_MIN, BRAKE_HOLD, BRAKE_SHARE_DIVISOR};
+use crate::reach::Reach;
 use crate::view::ClusterView;
 
 /// Whether the brake is on.
@@ -26,6 +27,10 @@ impl Brake {
     /// Looks at every donor on record.
     #[must_use]
     pub fn judge(view: &ClusterView<'_>) -> Self {
+        Self::judge_with(view, &Reach::of(view))
+    }
+
+    pub(crate) fn judge_with(view: &ClusterView<'_>, reach: &Reach<'_>) -> Self {
         let donors = view
             .ledger
             .nodes
@@ -36,7 +41,9 @@ impl Brake {
         for (node, _) in donors {
             known += 1;
             // A donor that has been away for long is not part of what happens now.
-            let ends = view.gone_since(node).map(|since| since.after(BRAKE_HOLD));
+            let ends = reach
+                .gone_since(view, node)
+                .map(|since| since.after(BRAKE_HOLD));
             if let Some(ends) = ends.filter(|ends| *ends > view.now) {
                 gone += 1;
                 until = until.max(ends);

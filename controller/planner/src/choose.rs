@@ -1,36 +1,37 @@
 //! The choice of a donor for one more copy: filters, then scores; two drawn at random where
 //! scoring all would cost too much.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use dynamicswap_types::{FailureDomain, SetId, SwapDeviceId};
+use dynamicswap_types::{NodeName, SetId, SwapDeviceId};
 
-use crate::filter::{self, Candidate, Refusal};
-use crate::ledger::{DeviceRecord, SetRecord};
+use crate::filter::{self, Candidate, Others, Refusal};
+use crate::index::{Index, IndexedNode, NodeAt};
+use crate::ledger::SetRecord;
 use crate::limits::{SAMPLE_ABOVE, SAMPLE_DRAWS_MAX};
 use crate::plan::Place;
 use crate::pool::Pools;
 use crate::score::Score;
 use crate::view::ClusterView;
 
-/// The donors that fit a device, before any particular set is looked at.
-pub(crate) struct Eligible<'a> {
-    candidates: Vec<Candidate<'a>>,
-    refused: BTreeMap<Refusal, usize>,
+/// The donors that take new slabs, before any particular device is looked at.
+pub(crate) struct OpenDonors<'a> {
+    pub(crate) candidates: Vec<Candidate<'a>>,
+    /// The others, of whom it is said to the borrower itself that it is itself.
+    refused: Vec<(&'a NodeName, Refusal)>,
 }
 
-impl<'a> Eligible<'a> {
-    pub(crate) fn of(view: &ClusterView<'a>, id: SwapDeviceId, device: &DeviceRecord) -> Self {
-        let mut refused = BTreeMap::new();
-        let mut candidates = Vec::new();
-        for (node, record) in &view.ledger.nodes {
+impl<'a> OpenDonors<'a> {
+    pub(crate) fn of(view: &ClusterView<'a>, index: &Index<'a>) -> Self {
+        let (mut candidates, mut refused) = (Vec::new(), Vec::new());
+        for (at, IndexedNode { name: node, record }) in index.nodes.iter().enumerate() {
             if !record.donor {
                 continue;
             }
-            let candidate = Candidate { node, record };
-            match filter::for_device(view, id, device, &candidate) {
-                Ok(()) => candidates.push(candidate),
-                Err(refusal) => *refused.entry(refusal).or_default() += 1,
+            let candidate = Candidate { at, node, record };
+            match filter::open(view, &candidate) {
+                Ok(_) => candidates.push(candidate),
+                Err(refusal) => refused.push((*node, refusal)),
             }
         }
         Self {
@@ -40,14 +41,68 @@ impl<'a> Eligible<'a> {
     }
 }
 
+/// The donors that fit a device, before any particular set is looked at.
+pub(crate) struct Eligible<'a> {
+    candidates: Vec<Candidate<'a>>,
+    refused: BTreeMap<Refusal, usize>,
+    /// Zones that they are in; those in none count as one.
+    zones: usize,
+}
+
+impl<'a> Eligible<'a> {
+    pub(crate) fn of(index: &Index<'a>, id: SwapDeviceId, open: &OpenDonors<'a>) -> Self {
+        let mut eligible = Self {
+            candidates: Vec::with_capacity(open.candidates.len()),
+            refused: BTreeMap::new(),
+            zones: 0,
+        };
+        let Some(device) = index.device(id) else {
+            return eligible;
+        };
+        for (node, refusal) in &open.refused {
+            let itself = **node == device.record.node;
+            eligible.refuse(if itself { Refusal::Self_ } else { *refusal });
+        }
+        for candidate in &open.candidates {
+            match filter::for_device(index, id, device.record, candidate) {
+                Ok(()) => eligible.candidates.push(*candidate),
+                Err(refusal) => eligible.refuse(refusal),
+            }
+        }
+        let zones = eligible.candidates.iter().map(|it| it.record.zone.as_ref());
+        eligible.zones = zones.collect::<BTreeSet<_>>().len();
+        eligible
+    }
+
+    /// Copies of a set of so many that a zone may have: as few as can be, so that they lie in different
+    /// zones where there are enough, and on different nodes of the only zone where there is one.
+    pub(crate) const fn zone_max(&self, copies: usize) -> usize {
+        if self.zones > 1 {
+            copies.div_ceil(self.zones)
+        } else {
+            usize::MAX
+        }
+    }
+
+    fn refuse(&mut self, refusal: Refusal) {
+        *self.refused.entry(refusal).or_default() += 1;
+    }
+
+    /// A donor by its position, if it fits.
+    fn find(&self, node: NodeAt) -> Option<&Candidate<'a>> {
+        let at = self.candidates.binary_search_by_key(&node, |it| it.at);
+        at.ok().and_then(|at| self.candidates.get(at))
+    }
+}
+
 /// What a copy is wanted for.
 pub(crate) struct Wish<'a> {
     pub(crate) device: SwapDeviceId,
     pub(crate) id: SetId,
     /// The set as it is, so that no node gets a second copy.
     pub(crate) set: &'a SetRecord,
-    /// Domains that the other copies are in.
-    pub(crate) taken: &'a [&'a FailureDomain],
+    /// Where the other copies are.
+    pub(crate) others: &'a Others<'a>,
     pub(crate) seed: u64,
 }
 
@@ -61,30 +116,43 @@ pub(crate) fn choose(
     wish: &Wish<'_>,
 ) -> Result<Place, Vec<(Refusal, usize)>> {
     let best = sample(eligible, pools, wish).or_else(|| best_of_all(eligible, pools, wish));
-    let taken = best.and_then(|index| {
-        let candidate = &eligible.candidates[index];
-        let incarnation = candidate.record.server.as_ref()?.incarnation;
-        let slot = pools.take_lowest(candidate.node, wish.device)?;
-        Some(Place {
-            node: candidate.node.clone(),
-            slot,
-            incarnation,
-        })
-    });
+    let taken = best.and_then(|index| take(pools, wish, &eligible.candidates[index]));
     taken.ok_or_else(|| refusals(eligible, pools, wish))
 }
 
+/// Takes a slot of one donor, if it passes every filter.
+pub(crate) fn choose_at(
+    eligible: &Eligible<'_>,
+    pools: &mut Pools,
+    wish: &Wish<'_>,
+    node: NodeAt,
+) -> Option<Place> {
+    let candidate = eligible.find(node)?;
+    check(pools, wish, candidate).ok()?;
+    take(pools, wish, candidate)
+}
+
+fn take(pools: &mut Pools, wish: &Wish<'_>, candidate: &Candidate<'_>) -> Option<Place> {
+    let incarnation = candidate.record.server.as_ref()?.incarnation;
+    let slot = pools.take_lowest(candidate.at, wish.device)?;
+    Some(Place {
+        node: candidate.node.clone(),
+        slot,
+        incarnation,
+    })
+}
+
 fn check(pools: &Pools, wish: &Wish<'_>, candidate: &Candidate<'_>) -> Result<(), Refusal> {
-    filter::for_set(wish.set, wish.taken, candidate)?;
-    if pools.slot_use(candidate.node).free == 0 {
+    filter::for_set(wish.set, wish.others, candidate)?;
+    if pools.slot_use(candidate.at).free == 0 {
         return Err(Refusal::Headroom);
     }
     Ok(())
 }
 
 fn score<'a>(pools: &Pools, wish: &Wish<'_>, candidate: &Candidate<'a>) -> Score<'a> {
-    let copies = pools.copies(candidate.node, wish.device);
-    Score::new(candidate.node, pools.slot_use(candidate.node), copies)
+    let copies = pools.copies(candidate.at, wish.device);
+    Score::new(candidate.node, pools.slot_use(candidate.at), copies)
 }
 
 fn best_of_all(eligible: &Eligible<'_>, pools: &Pools, wish: &Wish<'_>) -> Option<usize> {

@@ -8,7 +8,8 @@ use dynamicswap_types::{
     SlotIndex, Spill, SwapDeviceId,
 };
 
-use crate::ledger::{DeviceRecord, Ledger, SetRecord, SetStage};
+use crate::hash::Lookup;
+use crate::ledger::{DeviceRecord, Ledger, NodeRecord, SetRecord, SetStage};
 use crate::view::DeviceIntent;
 
 /// How to reach a memory server.
@@ -117,38 +118,133 @@ const READ_STALL: Duration = Duration::from_secs(3600);
 const COPY_BANDWIDTH: Bytes = Bytes::from_mib(256);
 const EMPTY_SLAB_HOLD: Duration = Duration::from_secs(10);
 
+/// Documents in the making.
+struct Renderer<'a> {
+    ledger: &'a Ledger,
+    contents: Vec<(&'a NodeName, Content)>,
+    /// Where a node's content is, and the life of its memory.
+    nodes: Lookup<&'a NodeName, (usize, Option<IncarnationId>)>,
+    /// Where a device's document is.
+    devices: Lookup<SwapDeviceId, usize>,
+    /// Servers that a document names already.
+    named: Lookup<(usize, usize), ()>,
+}
+
 /// Renders the documents of all nodes.
 pub(crate) fn render(
     ledger: &Ledger,
     intent: Option<&DeviceIntent>,
 ) -> BTreeMap<NodeName, Content> {
-    let mut contents: BTreeMap<NodeName, Content> = BTreeMap::new();
-    for (node, record) in &ledger.nodes {
-        let mut content = Content::default();
-        if let (Some(intent), true) = (intent, record.borrower) {
-            content.policies.clone_from(&intent.policies);
-        }
-        let own = record.server.as_ref().filter(|_| !record.foreign);
-        content.memory_server = own.map(|server| ServerDocument {
-            incarnation: server.incarnation,
-            grants: Vec::new(),
-            emptied: record.drain.is_some(),
-        });
-        contents.insert(node.clone(), content);
-    }
-    for (id, device) in ledger.devices.iter().filter(|(_, device)| !device.gone) {
-        if let Some(content) = contents.get_mut(&device.node) {
-            content.swap_device = Some(device_frame(*id, device, intent));
-        }
-    }
+    let mut renderer = Renderer {
+        ledger,
+        contents: Vec::with_capacity(ledger.nodes.len()),
+        nodes: Lookup::default(),
+        devices: Lookup::default(),
+        named: Lookup::default(),
+    };
+    renderer.frame(intent);
     for (id, set) in &ledger.sets {
-        list_grants(ledger, *id, set, &mut contents);
-        list_set(ledger, *id, set, &mut contents);
+        renderer.list_grants(*id, set);
+        renderer.list_set(*id, set);
     }
-    for content in contents.values_mut() {
-        finish(content);
+    let contents = renderer.contents.into_iter();
+    let finished = contents.map(|(node, mut content)| {
+        finish(&mut content);
+        (node.clone(), content)
+    });
+    finished.collect()
+}
+
+impl<'a> Renderer<'a> {
+    /// Every node's document without sets and grants.
+    fn frame(&mut self, intent: Option<&DeviceIntent>) {
+        for (node, record) in &self.ledger.nodes {
+            let mut content = Content::default();
+            if let (Some(intent), true) = (intent, record.borrower) {
+                content.policies.clone_from(&intent.policies);
+            }
+            let own = record.server.as_ref().filter(|_| !record.foreign);
+            content.memory_server = own.map(|server| ServerDocument {
+                incarnation: server.incarnation,
+                grants: Vec::new(),
+                emptied: record.drain.is_some(),
+            });
+            let life = record.server.as_ref().map(|server| server.incarnation);
+            self.nodes.insert(node, (self.contents.len(), life));
+            self.contents.push((node, content));
+        }
+        let present = self
+            .ledger
+            .devices
+            .iter()
+            .filter(|(_, device)| !device.gone);
+        for (id, device) in present {
+            if let Some((at, _)) = self.nodes.get(&device.node) {
+                self.contents[*at].1.swap_device = Some(device_frame(*id, device, intent));
+                self.devices.insert(*id, *at);
+            }
+        }
     }
-    contents
+
+    fn list_grants(&mut self, id: SetId, set: &SetRecord) {
+        for seat in set.seats.iter().filter(|seat| seat.phase.is_granted()) {
+            let Some((at, life)) = self.nodes.get(&seat.node) else {
+                continue;
+            };
+            let is_void = life.is_some_and(|now| now != seat.incarnation);
+            let server = self.contents[*at].1.memory_server.as_mut();
+            if let Some(server) = server.filter(|_| !is_void) {
+                server.grants.push(ServerGrant {
+                    slot: seat.slot,
+                    device: set.device,
+                    set: id,
+                });
+            }
+        }
+    }
+
+    fn list_set(&mut self, id: SetId, set: &SetRecord) {
+        let Some(at) = self.devices.get(&set.device).copied() else {
+            return;
+        };
+        if set.stage != SetStage::Offered {
+            return;
+        }
+        let mut replicas = Vec::with_capacity(set.seats.len());
+        let mut servers = Vec::new();
+        for seat in set.listed() {
+            let Some(incarnation) = seat.listed_incarnation() else {
+                continue;
+            };
+            replicas.push((seat.node.clone(), seat.slot));
+            let server = self.nodes.get(&seat.node);
+            let Some((server, _)) = server else {
+                continue;
+            };
+            if self.named.insert((at, *server), ())
+                && let Some(record) = self.ledger.nodes.get(&seat.node)
+            {
+                servers.push(endpoint(&seat.node, record, incarnation));
+            }
+        }
+        let document = self.contents[at].1.swap_device.as_mut();
+        if let Some(document) = document.filter(|document| document.device == set.device) {
+            document.servers.extend(servers);
+            document.sets.push(SetListing { set: id, replicas });
+        }
+    }
+}
+
+/// How a document names a memory server.
+fn endpoint(node: &NodeName, record: &NodeRecord, incarnation: IncarnationId) -> Endpoint {
+    let server = record.server.as_ref();
+    Endpoint {
+        node: node.clone(),
+        tcp_address: server.map_or_else(String::new, |server| server.tcp_address.clone()),
+        rdma_address: server.map_or_else(String::new, |server| server.rdma_address.clone()),
+        domain: record.domain.clone(),
+        incarnation,
+    }
 }
 
 /// A device's document without its sets; `attached` says what the policies want.
@@ -169,68 +265,6 @@ fn device_frame(
         servers: Vec::new(),
         sets: Vec::new(),
     }
-}
-
-fn list_grants(
-    ledger: &Ledger,
-    id: SetId,
-    set: &SetRecord,
-    contents: &mut BTreeMap<NodeName, Content>,
-) {
-    for seat in set.seats.iter().filter(|seat| seat.phase.is_granted()) {
-        if ledger.is_void(seat) {
-            continue;
-        }
-        let content = contents.get_mut(&seat.node);
-        if let Some(server) = content.and_then(|content| content.memory_server.as_mut()) {
-            server.grants.push(ServerGrant {
-                slot: seat.slot,
-                device: set.device,
-                set: id,
-            });
-        }
-    }
-}
-
-fn list_set(
-    ledger: &Ledger,
-    id: SetId,
-    set: &SetRecord,
-    contents: &mut BTreeMap<NodeName, Content>,
-) {
-    let borrower = ledger.devices.get(&set.device).map(|device| &device.node);
-    let document = borrower
-        .and_then(|node| contents.get_mut(node))
-        .and_then(|content| content.swap_device.as_mut())
-        .filter(|document| document.device == set.device && set.stage == SetStage::Offered);
-    let Some(document) = document else {
-        return;
-    };
-    let mut replicas = Vec::with_capacity(set.seats.len());
-    for seat in set.listed() {
-        let Some(incarnation) = seat.listed_incarnation() else {
-            continue;
-        };
-        replicas.push((seat.node.clone(), seat.slot));
-        if document.servers.iter().all(|known| known.node != seat.node)
-            && let Some(record) = ledger.nodes.get(&seat.node)
-        {
-            document.servers.push(Endpoint {
-                node: seat.node.clone(),
-                tcp_address: record
-                    .server
-                    .as_ref()
-                    .map_or_else(String::new, |server| server.tcp_address.clone()),
-                rdma_address: record
-                    .server
-                    .as_ref()
-                    .map_or_else(String::new, |server| server.rdma_address.clone()),
-                domain: record.domain.clone(),
-                incarnation,
-            });
-        }
-    }
-    document.sets.push(SetListing { set: id, replicas });
 }
 
 fn finish(content: &mut Content) {

@@ -4,8 +4,8 @@ use std::fmt;
 
 use dynamicswap_types::{FailureDomain, NodeName, SwapDeviceId};
 
-use crate::health::Health;
-use crate::ledger::{DeviceRecord, NodeRecord, SetRecord};
+use crate::index::{Index, NodeAt};
+use crate::ledger::{DeviceRecord, NodeRecord, ServerFacts, SetRecord};
 use crate::view::{ClusterView, Session};
 
 /// The filter that refused a donor. The order is the order in which they are asked.
@@ -31,6 +31,8 @@ pub enum Refusal {
     SameNode,
     /// The set has a copy in its failure domain.
     FailureDomain,
+    /// Its zone has as many copies of the set as it shall have.
+    Zone,
     /// No slot is free.
     Headroom,
 }
@@ -48,26 +50,40 @@ impl fmt::Display for Refusal {
             Self::NotReached => "out of the borrower's reach",
             Self::SameNode => "with a copy already",
             Self::FailureDomain => "in a failure domain with a copy",
+            Self::Zone => "in a zone with a copy, while another zone has none",
             Self::Headroom => "full",
         })
     }
 }
 
 /// A donor as the filters see it.
+#[derive(Clone, Copy)]
 pub(crate) struct Candidate<'a> {
+    pub(crate) at: NodeAt,
     pub(crate) node: &'a NodeName,
     pub(crate) record: &'a NodeRecord,
 }
 
-/// Filters that hold for a device and all of its sets.
+/// Filters that hold for a device and all of its sets, of a donor that takes new slabs.
 pub(crate) fn for_device(
-    view: &ClusterView<'_>,
+    index: &Index<'_>,
     id: SwapDeviceId,
     device: &DeviceRecord,
     donor: &Candidate<'_>,
 ) -> Result<(), Refusal> {
     let pass = |ok: bool, refusal: Refusal| if ok { Ok(()) } else { Err(refusal) };
     pass(*donor.node != device.node, Refusal::Self_)?;
+    let slots = donor.record.server.as_ref().map(|facts| facts.slot_size);
+    pass(slots == Some(device.slab.bytes()), Refusal::SlabSize)?;
+    pass(index.is_well(id, donor.at), Refusal::NotReached)
+}
+
+/// Filters that hold for every device: whether a donor takes new slabs at all.
+pub(crate) fn open<'a>(
+    view: &ClusterView<'_>,
+    donor: &Candidate<'a>,
+) -> Result<&'a ServerFacts, Refusal> {
+    let pass = |ok: bool, refusal: Refusal| if ok { Ok(()) } else { Err(refusal) };
     let seen = view.nodes.get(donor.node).ok_or(Refusal::NotConnected)?;
     pass(seen.session == Session::Open, Refusal::NotConnected)?;
     let ready = seen.server.is_some() && seen.server_error_since.is_none();
@@ -76,24 +92,35 @@ pub(crate) fn for_device(
     pass(seen.protocol == view.settings.protocol, Refusal::Version)?;
     pass(!donor.record.cordoned, Refusal::Cordoned)?;
     pass(!donor.record.foreign, Refusal::Foreign)?;
-    pass(facts.slot_size == device.slab.bytes(), Refusal::SlabSize)?;
-    pass(
-        view.health(id, donor.node) == Health::Good,
-        Refusal::NotReached,
-    )
+    Ok(facts)
+}
+
+/// Where the other copies of a set are, those that stay.
+pub(crate) struct Others<'a> {
+    /// Failure domains of those that will stand beside the new one in the borrower's document.
+    pub(crate) domains: Vec<&'a FailureDomain>,
+    /// Zones of those that nothing asks to leave.
+    pub(crate) zones: Vec<Option<&'a FailureDomain>>,
+    /// Copies of the set that a zone may have.
+    pub(crate) zone_max: usize,
 }
 
 /// Filters that depend on the set's other copies.
 pub(crate) fn for_set(
     set: &SetRecord,
-    taken: &[&FailureDomain],
+    others: &Others<'_>,
     donor: &Candidate<'_>,
 ) -> Result<(), Refusal> {
     if set.seat(donor.node).is_some() {
         return Err(Refusal::SameNode);
     }
-    if taken.contains(&&donor.record.domain) {
+    if others.domains.contains(&&donor.record.domain) {
         return Err(Refusal::FailureDomain);
+    }
+    let zone = donor.record.zone.as_ref();
+    let here = others.zones.iter().filter(|other| **other == zone).count();
+    if here >= others.zone_max {
+        return Err(Refusal::Zone);
     }
     Ok(())
 }

@@ -76,12 +76,22 @@ impl ClusterView<'_> {
     /// The health of `donor` for `device`.
     #[must_use]
     pub fn health(&self, device: SwapDeviceId, donor: &NodeName) -> Health {
+        self.health_where(device, donor, |donor| self.is_reached(donor))
+    }
+
+    /// The same, for who knows already whom anybody reaches.
+    pub(crate) fn health_where(
+        &self,
+        device: SwapDeviceId,
+        donor: &NodeName,
+        is_reached: impl Fn(&NodeName) -> bool,
+    ) -> Health {
         let link = self
             .device_heard(device)
             .and_then(|heard| heard.links.get(donor));
         match link {
             Some(link) => self.link_health(link, donor),
-            None if self.is_reached(donor) => Health::Good,
+            None if is_reached(donor) => Health::Good,
             None => self.donor_health(donor),
         }
     }
@@ -139,28 +149,5 @@ impl ClusterView<'_> {
             .filter_map(|node| node.device.as_ref())
             .filter_map(|device| device.links.get(donor))
             .any(|link| link.state == LinkState::Up)
-    }
-
-    /// Since when `donor` is gone for everybody: out of reach of every borrower that has a link
-    /// to it, and, where none has, silent itself.
-    #[must_use]
-    pub fn gone_since(&self, donor: &NodeName) -> Option<MonotonicTime> {
-        if self.is_reached(donor) {
-            return None;
-        }
-        let links = self
-            .nodes
-            .values()
-            .filter(|node| node.session == Session::Open && !node.device_error)
-            .filter_map(|node| node.device.as_ref())
-            .filter_map(|device| device.links.get(donor))
-            .filter(|link| link.was_up || link.state != LinkState::Connecting)
-            .filter_map(|link| link.not_up_since)
-            .max();
-        let own = self.nodes.get(donor).and_then(|node| match node.session {
-            Session::Open => node.server_error_since,
-            Session::Lost { since } | Session::Never { since } => Some(since),
-        });
-        links.or(own)
     }
 }

@@ -8,6 +8,7 @@ mod apply;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dynamicswap_types::{
@@ -87,11 +88,30 @@ pub struct Seat {
     pub incarnation: IncarnationId,
     /// Where it is in its life.
     pub phase: SeatPhase,
-    /// The donor wants the slot back: the seat leaves once another copy is whole in its stead.
-    pub revoked: bool,
+    /// Why it leaves once another copy is whole in its stead; absent if it stays.
+    pub mark: Option<Mark>,
+}
+
+/// Why a copy shall leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mark {
+    /// Its donor wants the slot back.
+    Revoked,
+    /// Its donor is fuller than others. The copy stays after all if the other one comes to nothing.
+    Rebalanced,
 }
 
 impl Seat {
+    /// Whether it holds a copy, or soon will, that nothing asks to leave.
+    #[must_use]
+    pub const fn stays(&self) -> bool {
+        let here = matches!(
+            self.phase,
+            SeatPhase::Granting { .. } | SeatPhase::Serving | SeatPhase::Regranting { .. }
+        );
+        here && self.mark.is_none()
+    }
+
     /// The memory that the borrower's document names for this seat, if it lists the seat.
     #[must_use]
     pub const fn listed_incarnation(&self) -> Option<IncarnationId> {
@@ -236,6 +256,8 @@ pub struct Published {
 pub struct NodeRecord {
     /// What fails together with it. Kept as it is while the node holds slots.
     pub domain: FailureDomain,
+    /// Its zone, if it is in one: copies of a set are spread over zones, as far as there are any.
+    pub zone: Option<FailureDomain>,
     /// It has swapd.
     pub borrower: bool,
     /// It has a memory server.
@@ -260,8 +282,8 @@ pub struct Ledger {
     pub nodes: BTreeMap<NodeName, NodeRecord>,
     /// Devices by id, present and gone ones.
     pub devices: BTreeMap<SwapDeviceId, DeviceRecord>,
-    /// Sets by id.
-    pub sets: BTreeMap<SetId, SetRecord>,
+    /// Sets by id. A copy of the ledger shares those that do not change.
+    pub sets: BTreeMap<SetId, Arc<SetRecord>>,
     /// Id of the next set: ids are never used again.
     pub next_set: SetId,
 }
@@ -286,6 +308,18 @@ impl Ledger {
             .iter()
             .find(|(_, device)| device.node == *node && !device.gone)
             .map(|(id, device)| (*id, device))
+    }
+
+    /// Has every seat share its donor's name with the donor's record, as seats do that the planner made.
+    /// To be called once on what a store has kept: a plan asks for a donor by each seat's name.
+    pub fn share_names(&mut self) {
+        for set in self.sets.values_mut() {
+            for seat in &mut Arc::make_mut(set).seats {
+                if let Some((name, _)) = self.nodes.get_key_value(&seat.node) {
+                    seat.node = name.clone();
+                }
+            }
+        }
     }
 
     /// The life of a donor's memory, as it last reported.

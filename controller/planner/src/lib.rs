@@ -10,17 +10,21 @@
 #![forbid(unsafe_code)]
 
 mod absorb;
+mod balance;
 mod brake;
 mod choose;
 mod desired;
 mod filter;
+mod hash;
 mod health;
+mod index;
 mod ledger;
 pub mod limits;
 mod lint;
 mod plan;
 mod pool;
 mod publish;
+mod reach;
 mod reason;
 mod revoke;
 mod round;
@@ -29,6 +33,7 @@ mod steps;
 mod view;
 
 pub use absorb::{Absorbed, DeviceFacts, NodeFacts, absorb};
+pub use balance::{Load, Preview, PreviewDonor, PreviewMove, stamp_rebalanced};
 pub use brake::Brake;
 pub use desired::{
     DeviceDocument, Endpoint, NodeDocument, ServerDocument, ServerGrant, SetListing,
@@ -36,23 +41,30 @@ pub use desired::{
 pub use filter::Refusal;
 pub use health::{Cause, Health};
 pub use ledger::{
-    DeviceRecord, IllegalStep, IntegrityLack, Ledger, NodeRecord, Published, PublishedPart, Seat,
-    SeatPhase, ServerFacts, SetRecord, SetStage,
+    DeviceRecord, IllegalStep, IntegrityLack, Ledger, Mark, NodeRecord, Published, PublishedPart,
+    Seat, SeatPhase, ServerFacts, SetRecord, SetStage,
 };
 pub use lint::{Finding, lint};
 pub use plan::{Place, Plan, Step};
 pub use publish::publish;
 pub use reason::{Reason, ReportLine};
-pub use revoke::{slots_wanted_back, stamp_revokes};
+pub use revoke::stamp_revokes;
 pub use round::{Round, RoundError, round};
 pub use score::Score;
 pub use view::{
     ClusterView, DeviceIntent, DeviceObservation, LinkObservation, LinkState, NodeObservation,
-    ReplicaObservation, ReplicaState, ServerObservation, Session, SetObservation, Settings,
+    Rebalance, ReplicaObservation, ReplicaState, ServerObservation, Session, SetObservation,
+    Settings,
 };
 
 /// Makes a plan from a view.
 #[must_use]
 pub fn plan(view: &ClusterView<'_>) -> Plan {
     steps::plan(view)
+}
+
+/// Shows what a rebalance would do with a cluster, without doing it.
+#[must_use]
+pub fn preview(view: &ClusterView<'_>) -> Preview {
+    steps::preview(view)
 }

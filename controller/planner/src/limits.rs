@@ -33,6 +33,30 @@ pub const BRAKE_HOLD: Duration = Duration::from_secs(60);
 pub const MOVES_PER_DONOR_MAX: usize = 4;
 /// Copies that are moved at once in the whole cluster.
 pub const MOVES_MAX: usize = 16;
+/// Donors are evened out from the moment at which one of them lends this much more or less of what
+/// it can than all together, in percent of what all together lend. Longhorn's replica auto-balance
+/// had no such band and moved for ever (its issue 4502).
+pub const REBALANCE_START_PERCENT: u32 = 10;
+/// And until nobody does so by this much: the two together are the dead band.
+pub const REBALANCE_STOP_PERCENT: u32 = 5;
+/// The same, in millionths of what a donor can lend, where the percentage is less: a sixteenth is
+/// what the choice of a donor calls equal, so donors that were filled evenly are left alone.
+pub const REBALANCE_START_SHARE: u32 = 1_000_000 / 16;
+/// And where they are left.
+pub const REBALANCE_STOP_SHARE: u32 = 1_000_000 / 64;
+/// Copies under way for the balance in the whole cluster. Half of all moves, so that a donor that
+/// wants memory back finds room at once.
+pub const REBALANCE_MOVES_MAX: usize = MOVES_MAX / 2;
+/// Copies under way for the balance off, and onto, one donor: half of what a drain may.
+pub const REBALANCE_PER_DONOR_MAX: usize = MOVES_PER_DONOR_MAX / 2;
+/// Time in which a set that was moved for the balance is not moved for it again: a workload that
+/// grows and shrinks by the minute must not drag its pages along.
+pub const REBALANCE_COOL_DOWN: Duration = Duration::from_secs(600);
+/// Pairs of a copy and a donor that one plan looks at for the balance. Where zones or filters stand
+/// in the way, most pairs are refused, and the next plan looks again.
+pub const REBALANCE_TRIES_MAX: usize = 8_192;
+/// Moves that a preview shows.
+pub const PREVIEW_MOVES_MAX: usize = 1_024;
 /// Slots by which a donor's headroom must recover before moves are called off, unless it wants
 /// nothing back any more: headroom breathes, and a move that is called off was made for nothing.
 pub const PARDON_BAND: u32 = 2;
@@ -47,6 +71,9 @@ pub const LISTED_COPIES_MAX: usize = 3;
 pub const REPORT_LINES_MAX: usize = 64;
 
 const _: () = assert!(MOVES_PER_DONOR_MAX <= MOVES_MAX);
+const _: () = assert!(REBALANCE_PER_DONOR_MAX >= 1 && REBALANCE_MOVES_MAX < MOVES_MAX);
+const _: () = assert!(REBALANCE_STOP_PERCENT < REBALANCE_START_PERCENT);
+const _: () = assert!(REBALANCE_STOP_SHARE < REBALANCE_START_SHARE);
 const _: () = assert!(WHOLE_COPIES_BESIDE < LISTED_COPIES_MAX);
 const _: () = assert!(RESERVE_SETS_MIN <= RESERVE_SETS_MAX);
 const _: () = assert!(RESERVE_SETS_MAX <= SETS_SPARE_MAX);

@@ -8,10 +8,12 @@ use dynamicswap_types::{
     FailureDomain, IncarnationId, NodeName, SetId, SlotIndex, Spill, SwapDeviceId,
 };
 
-use crate::ledger::{IllegalStep, Ledger, Seat, SeatPhase, SetRecord, SetStage};
+use crate::balance::Load;
+use crate::brake::Brake;
+use crate::ledger::{IllegalStep, Ledger, Mark, NodeRecord, Seat, SeatPhase, SetRecord, SetStage};
 use crate::limits::WHOLE_COPIES_BESIDE;
 use crate::plan::{Place, Plan, Step};
-use crate::revoke::slots_wanted_back;
+use crate::revoke::{Lent, lendable_slots, wanted_back};
 use crate::view::{ClusterView, ReplicaState};
 
 /// Something that is wrong with a plan.
@@ -45,6 +47,10 @@ pub enum Finding {
     DroppedTooEarly(SetId, NodeName),
     /// A copy taken back from a donor that wants nothing back.
     RevokedUnasked(SetId, NodeName),
+    /// A copy moved for the balance while a large part of the donors is gone.
+    RebalancedUnderBrake(SetId, NodeName),
+    /// A copy moved for the balance from a donor to one that is fuller then.
+    MovedUphill(SetId, NodeName, NodeName),
     /// A copy named again that the borrower may have let go of.
     RecalledTaken(SetId, NodeName),
     /// A new slot on a donor that has none to lend.
@@ -140,6 +146,14 @@ impl Finding {
                     "copy of set {set} on {node} is named again after it was let go of"
                 )
             }
+            Self::RebalancedUnderBrake(set, node) => write!(
+                f,
+                "copy of set {set} on {node} is moved for the balance while donors are gone"
+            ),
+            Self::MovedUphill(set, from, to) => write!(
+                f,
+                "copy of set {set} is moved for the balance from {from} to {to}, which is fuller then"
+            ),
             Self::OverHeadroom(node) => write!(f, "{node} is given more than it can lend"),
             _ => Ok(()),
         }
@@ -155,6 +169,8 @@ pub fn lint(view: &ClusterView<'_>, plan: &Plan) -> Vec<Finding> {
         findings: Vec::new(),
         touched: BTreeSet::new(),
         grown: BTreeSet::new(),
+        renewed: BTreeSet::new(),
+        balanced: BTreeSet::new(),
     };
     for step in &plan.steps {
         checker.before(step);
@@ -162,7 +178,9 @@ pub fn lint(view: &ClusterView<'_>, plan: &Plan) -> Vec<Finding> {
             checker.findings.push(Finding::Illegal(error));
         }
     }
-    checker.after();
+    if !plan.steps.is_empty() {
+        checker.after();
+    }
     checker.findings
 }
 
@@ -174,6 +192,10 @@ struct Checker<'a> {
     touched: BTreeSet<SetId>,
     /// Donors that the plan gave a new slot.
     grown: BTreeSet<NodeName>,
+    /// Donors that the plan asked for a slot of their new memory.
+    renewed: BTreeSet<NodeName>,
+    /// Sets that the plan moves for the balance.
+    balanced: BTreeSet<SetId>,
 }
 
 impl Checker<'_> {
@@ -188,7 +210,10 @@ impl Checker<'_> {
                     self.new_seat(*set, place);
                 }
             }
-            Step::AddSeat { set, place, .. } => self.new_seat(*set, place),
+            Step::AddSeat { set, place, .. } => {
+                self.new_seat(*set, place);
+                self.downhill(*set, &place.node);
+            }
             Step::Regrant { set, node } => self.regrant(*set, node),
             Step::Offer { set } => {
                 let seats = self.ledger.sets.get(set).map(|set| set.seats.clone());
@@ -202,6 +227,13 @@ impl Checker<'_> {
             Step::Retire { set, node } => self.drop_copy(*set, node),
             Step::Free { set, node } => self.free(*set, node),
             Step::Revoke { set, node } => self.revoke(*set, node),
+            Step::Rebalance { set, node } => {
+                self.balanced.insert(*set);
+                if Brake::judge(self.view) != Brake::Off {
+                    let finding = Finding::RebalancedUnderBrake(*set, node.clone());
+                    self.findings.push(finding);
+                }
+            }
             Step::Recall { set, node } => self.recall(*set, node),
             Step::Close { set } => self.close(*set),
             Step::Reclaim { set } => self.reclaim(*set),
@@ -258,6 +290,8 @@ impl Checker<'_> {
     }
 
     fn regrant(&mut self, set: SetId, node: &NodeName) {
+        self.touched.insert(set);
+        self.renewed.insert(node.clone());
         let slot = self.seat(set, node).map(|seat| seat.slot);
         let server = self
             .ledger
@@ -378,11 +412,49 @@ impl Checker<'_> {
         let wanted = record
             .zip(self.view.nodes.get(node))
             .map_or(0, |(record, seen)| {
-                slots_wanted_back(&self.ledger, node, record, seen)
+                wanted_back(self.lent(node, record), record, seen)
             });
         if wanted == 0 {
             self.findings
                 .push(Finding::RevokedUnasked(set, node.clone()));
+        }
+    }
+
+    /// A copy that is made for the balance must not leave its donor fuller than the one that it
+    /// relieves.
+    fn downhill(&mut self, set: SetId, to: &NodeName) {
+        // A set that moves since an earlier plan may have a dead copy replaced, wherever there is room.
+        if !self.balanced.contains(&set) {
+            return;
+        }
+        let record = self.ledger.sets.get(&set);
+        let from = record.and_then(|record| {
+            let marked = |seat: &&Seat| seat.mark == Some(Mark::Rebalanced);
+            record.listed().find(marked).map(|seat| seat.node.clone())
+        });
+        let Some(from) = from else {
+            return;
+        };
+        let mut target = self.load(to);
+        target.lent += 1;
+        if target.share() > self.load(&from).share() {
+            let finding = Finding::MovedUphill(set, from, to.clone());
+            self.findings.push(finding);
+        }
+    }
+
+    /// What a donor lends to copies that stay, and what it can.
+    fn load(&self, node: &NodeName) -> Load {
+        let server = self
+            .ledger
+            .nodes
+            .get(node)
+            .and_then(|it| it.server.as_ref());
+        let seats = self.ledger.sets.values().filter_map(|set| set.seat(node));
+        let here = seats.filter(|seat| seat.stays() && !self.ledger.is_void(seat));
+        Load {
+            lent: u32::try_from(here.count()).unwrap_or(u32::MAX),
+            lendable: server.map_or(0, |facts| lendable_slots(self.view, node, facts)),
         }
     }
 
@@ -481,33 +553,50 @@ impl Checker<'_> {
             .is_none_or(|device| device.gone)
     }
 
+    /// Slots of a donor on record in its present memory.
+    fn lent(&self, node: &NodeName, record: &NodeRecord) -> u32 {
+        let now = record.server.as_ref().map(|server| server.incarnation);
+        let seats = self.ledger.sets.values().filter_map(|set| set.seat(node));
+        let here = seats.filter(|seat| Some(seat.incarnation) == now).count();
+        u32::try_from(here).unwrap_or(u32::MAX)
+    }
+
     /// A donor that got a new slot has what it can lend at the most.
     fn headroom(&mut self) {
+        if self.grown.is_empty() {
+            return;
+        }
+        let lent = Lent::of(&self.ledger);
         for node in &self.grown {
             let record = self.ledger.nodes.get(node);
+            let lent = lent.by(node);
             let wanted = record
                 .zip(self.view.nodes.get(node))
-                .map_or(0, |(record, seen)| {
-                    slots_wanted_back(&self.ledger, node, record, seen)
-                });
+                .map_or(0, |(record, seen)| wanted_back(lent, record, seen));
             if wanted > 0 {
                 self.findings.push(Finding::OverHeadroom(node.clone()));
             }
         }
     }
 
-    /// What must hold when all steps are taken.
+    /// What must hold when all steps are taken. A slot can only have got a second owner on a donor
+    /// that the plan gave one, and a document a second memory in a set that the plan touched.
     fn after(&mut self) {
         self.headroom();
         let mut owners: BTreeSet<(&NodeName, IncarnationId, SlotIndex)> = BTreeSet::new();
         let mut memories: BTreeMap<(SwapDeviceId, &NodeName), IncarnationId> = BTreeMap::new();
+        let touched = self.touched.iter();
+        let touched = touched.filter_map(|id| self.ledger.sets.get(id));
+        let devices: BTreeSet<SwapDeviceId> = touched.map(|set| set.device).collect();
         for (id, set) in &self.ledger.sets {
+            let concerned = devices.contains(&set.device);
             for seat in &set.seats {
-                if !owners.insert((&seat.node, seat.incarnation, seat.slot)) {
+                let given = self.grown.contains(&seat.node) || self.renewed.contains(&seat.node);
+                if given && !owners.insert((&seat.node, seat.incarnation, seat.slot)) {
                     let finding = Finding::SlotTwice(seat.node.clone(), seat.slot);
                     self.findings.push(finding);
                 }
-                let Some(listed) = seat.listed_incarnation() else {
+                let Some(listed) = seat.listed_incarnation().filter(|_| concerned) else {
                     continue;
                 };
                 let named = memories.entry((set.device, &seat.node)).or_insert(listed);

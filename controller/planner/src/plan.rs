@@ -29,7 +29,7 @@ impl Place {
             slot: self.slot,
             incarnation: self.incarnation,
             phase: SeatPhase::Granting { replaces },
-            revoked: false,
+            mark: None,
         }
     }
 }
@@ -96,7 +96,14 @@ pub enum Step {
         /// Where the slot is.
         node: NodeName,
     },
-    /// The donor no longer wants it back.
+    /// A donor is fuller than others: another copy, on an emptier one, shall take this one's place.
+    Rebalance {
+        /// The set.
+        set: SetId,
+        /// Where the slot is.
+        node: NodeName,
+    },
+    /// A copy that was to leave stays: its donor no longer wants it back, or nothing came of the move.
     Pardon {
         /// The set.
         set: SetId,
@@ -163,6 +170,33 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// The set that it changes, if it is one.
+    pub(crate) const fn set(&self) -> Option<SetId> {
+        match self {
+            Self::Compose { set, .. }
+            | Self::AddSeat { set, .. }
+            | Self::Offer { set }
+            | Self::Promote { set, .. }
+            | Self::Regrant { set, .. }
+            | Self::Retire { set, .. }
+            | Self::Revoke { set, .. }
+            | Self::Rebalance { set, .. }
+            | Self::Pardon { set, .. }
+            | Self::Recall { set, .. }
+            | Self::Abandon { set, .. }
+            | Self::Free { set, .. }
+            | Self::Close { set }
+            | Self::Reclaim { set }
+            | Self::Forget { set, .. } => Some(*set),
+            Self::Flip { .. }
+            | Self::SetClass { .. }
+            | Self::SetReserve { .. }
+            | Self::ForgetDevice { .. } => None,
+        }
+    }
+}
+
 /// What to do now, and why. Immutable once made.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
@@ -170,6 +204,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Why steps happen and what waits.
     pub report: Vec<ReportLine>,
+    /// Copies are on their way for the balance, or wait for something more urgent.
+    pub rebalancing: bool,
     /// When to plan again even if nothing is heard: the next deadline that waits.
     pub wake_at: Option<MonotonicTime>,
 }

@@ -1,10 +1,12 @@
-//! Free slots of the donors while a plan is drafted.
+//! Slots of the donors while a plan is drafted: which are free, and how many are lent.
 
 use std::collections::BTreeMap;
 
-use dynamicswap_types::{NodeName, SlotIndex, SwapDeviceId};
+use dynamicswap_types::{SlotIndex, SwapDeviceId};
 
-use crate::ledger::Ledger;
+use crate::balance::Load;
+use crate::index::{Index, NodeAt};
+use crate::ledger::Seat;
 use crate::revoke::lendable_slots;
 use crate::score::SlotUse;
 use crate::view::ClusterView;
@@ -16,113 +18,147 @@ struct DonorPool {
     free: u32,
     /// No slot below is free.
     cursor: usize,
-    copies: BTreeMap<SwapDeviceId, u32>,
     /// Slots that the donor can lend in all.
     lendable: u32,
+    /// Slots on record in its present memory, in any phase.
+    lent: u32,
+    /// Those of them whose copies nothing asks to leave.
+    staying: u32,
 }
 
-/// The donors' slots.
+/// The donors' slots, by the nodes' positions in the index.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Pools {
-    donors: BTreeMap<NodeName, DonorPool>,
+    donors: Vec<DonorPool>,
+    /// Copies of those devices that were asked about, by donor.
+    copies: BTreeMap<SwapDeviceId, BTreeMap<NodeAt, u32>>,
 }
 
 impl Pools {
-    /// A slot is taken if the ledger has a seat on it, in any phase, or if the donor says that
-    /// it is granted to anybody.
-    pub(crate) fn of(view: &ClusterView<'_>, ledger: &Ledger) -> Self {
-        let mut pools = Self::default();
-        for (node, record) in &ledger.nodes {
-            let Some(facts) = &record.server else {
+    /// A slot is taken if the ledger has a seat on it, in any phase, or if the donor says that it is
+    /// granted to anybody. The seats are counted one by one, see [`Self::count`].
+    pub(crate) fn of(view: &ClusterView<'_>, index: &Index<'_>) -> Self {
+        let mut pools = Self {
+            donors: vec![DonorPool::default(); index.nodes.len()],
+            copies: BTreeMap::new(),
+        };
+        for (node, pool) in index.nodes.iter().zip(&mut pools.donors) {
+            let Some(facts) = &node.record.server else {
                 continue;
             };
-            let mut pool = DonorPool {
-                taken: vec![false; facts.slots_total as usize],
-                free: facts.slots_total,
-                ..DonorPool::default()
-            };
+            pool.taken = vec![false; facts.slots_total as usize];
+            pool.free = facts.slots_total;
+            pool.lendable = lendable_slots(view, node.name, facts);
             let said = view
-                .server(node)
+                .server(node.name)
                 .filter(|server| server.incarnation == facts.incarnation);
             for slot in said.iter().flat_map(|server| server.grants.keys()) {
                 pool.take(*slot);
             }
-            pool.lendable = lendable_slots(view, node, facts);
-            pools.donors.insert(node.clone(), pool);
-        }
-        for set in ledger.sets.values() {
-            for seat in &set.seats {
-                let present = ledger.incarnation_of(&seat.node) == Some(seat.incarnation);
-                let pool = pools.donors.get_mut(&seat.node).filter(|_| present);
-                if let Some(pool) = pool {
-                    pool.take(seat.slot);
-                    *pool.copies.entry(set.device).or_default() += 1;
-                }
-            }
-        }
-        for pool in pools.donors.values_mut() {
-            let held_back = u32::try_from(pool.taken.len()).unwrap_or(u32::MAX);
-            let held_back = held_back.saturating_sub(pool.lendable);
-            pool.free = pool.free.saturating_sub(held_back);
         }
         pools
     }
 
+    /// Counts a seat in a donor's present memory.
+    pub(crate) fn count(&mut self, node: NodeAt, seat: &Seat) {
+        self.donors[node].take(seat.slot);
+        self.lend(node, seat, true);
+    }
+
+    /// Counts a seat in a donor's present memory that the draft has changed: as it was, or as it is.
+    pub(crate) fn lend(&mut self, node: NodeAt, seat: &Seat, more: bool) {
+        let pool = &mut self.donors[node];
+        let change = |count: u32, by: u32| {
+            if more {
+                count + by
+            } else {
+                count.saturating_sub(by)
+            }
+        };
+        pool.lent = change(pool.lent, 1);
+        pool.staying = change(pool.staying, u32::from(seat.stays()));
+    }
+
+    /// Takes out what the donors have and do not lend, when every seat is counted.
+    pub(crate) fn hold_back(&mut self) {
+        for pool in &mut self.donors {
+            let total = u32::try_from(pool.taken.len()).unwrap_or(u32::MAX);
+            let held_back = total.saturating_sub(pool.lendable);
+            pool.free = pool.free.saturating_sub(held_back);
+        }
+    }
+
     /// Free and all slots of a donor.
-    pub(crate) fn slot_use(&self, node: &NodeName) -> SlotUse {
-        self.donors
-            .get(node)
-            .map_or(SlotUse { free: 0, total: 0 }, |pool| SlotUse {
-                free: pool.free,
-                total: u32::try_from(pool.taken.len()).unwrap_or(u32::MAX),
-            })
+    pub(crate) fn slot_use(&self, node: NodeAt) -> SlotUse {
+        let pool = &self.donors[node];
+        SlotUse {
+            free: pool.free,
+            total: u32::try_from(pool.taken.len()).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Slots of a donor on record in its present memory, in any phase.
+    pub(crate) fn lent(&self, node: NodeAt) -> u32 {
+        self.donors[node].lent
+    }
+
+    /// What a donor lends to copies that stay, and what it can.
+    pub(crate) fn load(&self, node: NodeAt) -> Load {
+        let pool = &self.donors[node];
+        Load {
+            lent: pool.staying,
+            lendable: pool.lendable,
+        }
+    }
+
+    /// Whether the copies of a device are known by donor.
+    pub(crate) fn knows_copies(&self, device: SwapDeviceId) -> bool {
+        self.copies.contains_key(&device)
+    }
+
+    /// Notes the copies of a device by donor.
+    pub(crate) fn learn_copies(&mut self, device: SwapDeviceId, copies: BTreeMap<NodeAt, u32>) {
+        self.copies.insert(device, copies);
     }
 
     /// Copies of a device on a donor.
-    pub(crate) fn copies(&self, node: &NodeName, device: SwapDeviceId) -> u32 {
-        let pool = self.donors.get(node);
-        pool.and_then(|pool| pool.copies.get(&device))
-            .copied()
-            .unwrap_or(0)
+    pub(crate) fn copies(&self, node: NodeAt, device: SwapDeviceId) -> u32 {
+        let copies = self.copies.get(&device);
+        let here = copies.and_then(|copies| copies.get(&node));
+        here.copied().unwrap_or(0)
     }
 
     /// Takes the lowest free slot of a donor for a device.
-    pub(crate) fn take_lowest(
-        &mut self,
-        node: &NodeName,
-        device: SwapDeviceId,
-    ) -> Option<SlotIndex> {
-        let pool = self.donors.get_mut(node)?;
+    pub(crate) fn take_lowest(&mut self, node: NodeAt, device: SwapDeviceId) -> Option<SlotIndex> {
+        let pool = &mut self.donors[node];
         let start = pool.cursor;
         let index = (start..pool.taken.len()).find(|index| !pool.taken[*index])?;
         pool.cursor = index + 1;
         let slot = SlotIndex::new(u32::try_from(index).ok()?);
         pool.take(slot);
-        *pool.copies.entry(device).or_default() += 1;
+        let copies = self.copies.entry(device).or_default();
+        *copies.entry(node).or_default() += 1;
         Some(slot)
     }
 
     /// Gives back a slot that [`Self::take_lowest`] took.
-    pub(crate) fn give_back(&mut self, node: &NodeName, slot: SlotIndex, device: SwapDeviceId) {
-        let Some(pool) = self.donors.get_mut(node) else {
-            return;
-        };
+    pub(crate) fn give_back(&mut self, node: NodeAt, slot: SlotIndex, device: SwapDeviceId) {
+        let pool = &mut self.donors[node];
         if let Some(taken) = pool.taken.get_mut(slot.as_usize()) {
             if std::mem::take(taken) {
                 pool.free += 1;
             }
             pool.cursor = pool.cursor.min(slot.as_usize());
         }
-        if let Some(copies) = pool.copies.get_mut(&device) {
+        let copies = self.copies.get_mut(&device);
+        if let Some(copies) = copies.and_then(|copies| copies.get_mut(&node)) {
             *copies = copies.saturating_sub(1);
         }
     }
 
     /// Takes one slot of a donor if it exists and no seat is on it.
-    pub(crate) fn take(&mut self, node: &NodeName, slot: SlotIndex) -> bool {
-        self.donors
-            .get_mut(node)
-            .is_some_and(|pool| pool.take(slot))
+    pub(crate) fn take(&mut self, node: NodeAt, slot: SlotIndex) -> bool {
+        self.donors[node].take(slot)
     }
 }
 

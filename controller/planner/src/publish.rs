@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use dynamicswap_types::{Generation, NodeName};
 
 use crate::desired::{Content, NodeDocument, render};
-use crate::ledger::{Ledger, Published, PublishedPart, SeatPhase};
+use crate::ledger::{Ledger, Published, PublishedPart, Seat, SeatPhase};
 use crate::view::DeviceIntent;
 
 /// Renders all documents, advances the generations of what changed, and notes in the ledger in
@@ -65,17 +66,32 @@ fn advance_part(part: &mut PublishedPart, content: &impl Hash, next: Generation)
 }
 
 fn stamp(ledger: &mut Ledger) {
-    for set in ledger.sets.values_mut() {
-        let borrower = ledger.devices.get(&set.device).map(|device| &device.node);
+    let unstamped = |seat: &Seat| {
+        matches!(
+            seat.phase,
+            SeatPhase::Leaving { since: None } | SeatPhase::Freeing { since: None }
+        )
+    };
+    let Ledger {
+        nodes,
+        devices,
+        sets,
+        ..
+    } = ledger;
+    for set in sets.values_mut() {
+        if !set.seats.iter().any(unstamped) {
+            continue;
+        }
+        let set = Arc::make_mut(set);
+        let borrower = devices.get(&set.device).map(|device| &device.node);
         let left = borrower
-            .and_then(|node| ledger.nodes.get(node))
+            .and_then(|node| nodes.get(node))
             .map(|record| record.published.swap_device.generation);
         for seat in &mut set.seats {
             match &mut seat.phase {
                 SeatPhase::Leaving { since } if since.is_none() => *since = left,
                 SeatPhase::Freeing { since } if since.is_none() => {
-                    *since = ledger
-                        .nodes
+                    *since = nodes
                         .get(&seat.node)
                         .map(|record| record.published.memory_server.generation);
                 }

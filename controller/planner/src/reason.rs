@@ -132,6 +132,30 @@ pub enum Reason {
         /// The donor.
         donor: NodeName,
     },
+    /// Waits: donors are unevenly full, and something more urgent is under way.
+    RebalanceHeld,
+    /// Waits: donors are unevenly full, and no copy of the fuller ones may go to an emptier one.
+    RebalanceStuck {
+        /// The fullest of them.
+        donor: NodeName,
+    },
+    /// Done: copies are begun on an emptier donor for those on a fuller one.
+    Rebalance {
+        /// The fuller one.
+        from: NodeName,
+        /// The emptier one.
+        to: NodeName,
+    },
+    /// Done: copies leave a donor that was fuller than others; others are whole.
+    Rebalanced {
+        /// The donor.
+        donor: NodeName,
+    },
+    /// Done: copies that were to move for the balance stay.
+    RebalanceGivenUp {
+        /// The donor.
+        donor: NodeName,
+    },
     /// Done: copies that were to leave stay, because no other is whole any more.
     Recall {
         /// The borrower.
@@ -213,6 +237,11 @@ impl Reason {
             Self::Move { .. } => "MovesBegun",
             Self::Moved { .. } => "CopiesMoved",
             Self::Forced { .. } => "RevokeForced",
+            Self::RebalanceHeld => "RebalanceHeld",
+            Self::RebalanceStuck { .. } => "RebalanceStuck",
+            Self::Rebalance { .. } => "RebalanceBegun",
+            Self::Rebalanced { .. } => "CopiesRebalanced",
+            Self::RebalanceGivenUp { .. } => "RebalanceGivenUp",
             Self::Recall { .. } => "CopiesRecalled",
             Self::Replace { .. } => "CopiesReplaced",
             Self::Reborn { .. } => "SlotsRegranted",
@@ -255,6 +284,27 @@ impl Reason {
                 | Self::RevokePending { .. }
                 | Self::MovePending { .. }
                 | Self::LastCopyStays { .. }
+                | Self::RebalanceHeld
+                | Self::RebalanceStuck { .. }
+        )
+    }
+
+    /// Whether donors that are unevenly full wait for this: copies are missing, or wanted back.
+    #[must_use]
+    pub const fn comes_before_balance(&self) -> bool {
+        matches!(
+            self,
+            Self::BrakeOn { .. }
+                | Self::NoLiveCopy { .. }
+                | Self::ClassPending { .. }
+                | Self::Suspect { .. }
+                | Self::RevokePending { .. }
+                | Self::LastCopyStays { .. }
+                | Self::Revoke { .. }
+                | Self::Move { .. }
+                | Self::Replace { .. }
+                | Self::Reborn { .. }
+                | Self::Raise { .. }
         )
     }
 }
@@ -435,6 +485,34 @@ impl ReportLine {
             Reason::Recall { borrower } => write!(
                 f,
                 "keeps {count} copies of {borrower} that were to leave: no other is whole any more"
+            ),
+            _ => self.fmt_balance(f),
+        }
+    }
+
+    /// What concerns donors that are unevenly full.
+    fn fmt_balance(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.count;
+        match &self.reason {
+            Reason::RebalanceHeld => f.write_str(
+                "waits to even out the donors: copies that are missing or wanted back come first",
+            ),
+            Reason::RebalanceStuck { donor } => write!(
+                f,
+                "leaves {donor} fuller than others: no copy on it may go to an emptier donor"
+            ),
+            Reason::Rebalance { from, to } => write!(
+                f,
+                "moves {count} copies from {from} to {to}, which lends less of what it can"
+            ),
+            Reason::Rebalanced { donor } => write!(
+                f,
+                "frees {count} copies on {donor}, which was fuller than others: they are whole \
+                 elsewhere"
+            ),
+            Reason::RebalanceGivenUp { donor } => write!(
+                f,
+                "leaves {count} copies on {donor} after all: nothing came of their moves"
             ),
             _ => Ok(()),
         }

@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use dynamicswap_types::{Bytes, MonotonicTime, NodeName};
+use dynamicswap_types::{IncarnationId, MonotonicTime, NodeName};
 
+use crate::hash::Lookup;
 use crate::ledger::{Ledger, NodeRecord, ServerFacts};
 use crate::limits::REVOKE_DEADLINE;
 use crate::view::{ClusterView, NodeObservation};
@@ -21,33 +22,42 @@ pub(crate) fn lendable_slots(view: &ClusterView<'_>, node: &NodeName, facts: &Se
     })
 }
 
-/// Slots of a donor on record in its present memory, in any phase: it has lent them or is about to.
-fn lent(ledger: &Ledger, node: &NodeName, facts: &ServerFacts) -> u32 {
-    let seats = ledger.sets.values().filter_map(|set| set.seat(node));
-    let here = seats.filter(|seat| seat.incarnation == facts.incarnation);
-    u32::try_from(here.count()).unwrap_or(u32::MAX)
+/// Slots of each donor on record in its present memory, in any phase: it has lent them or is about to.
+pub(crate) struct Lent<'a>(Lookup<&'a NodeName, (IncarnationId, u32)>);
+
+impl<'a> Lent<'a> {
+    pub(crate) fn of(ledger: &'a Ledger) -> Self {
+        let mut lent = Lookup::default();
+        for (node, record) in &ledger.nodes {
+            if let Some(facts) = &record.server {
+                lent.insert(node, (facts.incarnation, 0));
+            }
+        }
+        for seat in ledger.sets.values().flat_map(|set| &set.seats) {
+            match lent.get_mut(&seat.node) {
+                Some((incarnation, count)) if *incarnation == seat.incarnation => *count += 1,
+                _ => {}
+            }
+        }
+        Self(lent)
+    }
+
+    pub(crate) fn by(&self, node: &NodeName) -> u32 {
+        self.0.get(node).map_or(0, |(_, count)| *count)
+    }
 }
 
-/// Slots that a donor wants back now, those on their way back included.
-#[must_use]
-pub fn slots_wanted_back(
-    ledger: &Ledger,
-    node: &NodeName,
-    record: &NodeRecord,
-    seen: &NodeObservation,
-) -> u32 {
+/// Slots that a donor wants back now of so many that it has lent, those on their way back included.
+pub(crate) fn wanted_back(lent: u32, record: &NodeRecord, seen: &NodeObservation) -> u32 {
     let Some(facts) = &record.server else {
         return 0;
     };
-    // Most donors want nothing back: only of the others are the slots counted.
-    if record.drain.is_none() && seen.lendable.is_none() {
-        return 0;
-    }
-    let lent = lent(ledger, node, facts);
     if record.drain.is_some() {
         return lent;
     }
-    let lendable = seen.lendable.unwrap_or(Bytes::ZERO);
+    let Some(lendable) = seen.lendable else {
+        return 0;
+    };
     let slots = lendable.get() / facts.slot_size.get().max(1);
     lent.saturating_sub(u32::try_from(slots).unwrap_or(u32::MAX))
 }
@@ -60,9 +70,11 @@ pub fn stamp_revokes(
     nodes: &mut BTreeMap<NodeName, NodeObservation>,
     now: MonotonicTime,
 ) {
+    let lent = Lent::of(ledger);
     for (node, seen) in nodes {
         let record = ledger.nodes.get(node);
-        let wants = record.filter(|record| slots_wanted_back(ledger, node, record, seen) > 0);
+        let lent = lent.by(node);
+        let wants = record.filter(|record| wanted_back(lent, record, seen) > 0);
         match wants {
             None => seen.revoke_by = None,
             Some(record) => {

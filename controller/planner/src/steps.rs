@@ -5,23 +5,27 @@ mod class;
 mod compose;
 mod departed;
 mod moves;
+mod rebalance;
 mod reborn;
 mod release;
 mod replace;
 mod revoke;
 mod settle;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dynamicswap_types::{MonotonicTime, NodeName, SetId, SwapDeviceId};
 
+use crate::balance::Preview;
 use crate::brake::Brake;
-use crate::choose::Eligible;
+use crate::choose::{Eligible, OpenDonors};
 use crate::health::Health;
-use crate::ledger::{Ledger, Seat};
+use crate::index::{Index, NodeAt};
+use crate::ledger::{Ledger, Seat, SetRecord};
 use crate::limits::REPORT_LINES_MAX;
 use crate::plan::{Plan, Step};
 use crate::pool::Pools;
+use crate::reach::Reach;
 use crate::reason::{Reason, ReportLine};
 use crate::view::{ClusterView, DeviceObservation, ReplicaState};
 
@@ -29,27 +33,54 @@ use crate::view::{ClusterView, DeviceObservation, ReplicaState};
 struct Draft<'a> {
     view: ClusterView<'a>,
     ledger: Ledger,
+    reach: Reach<'a>,
+    index: Index<'a>,
     pools: Pools,
+    /// Sets that are not at rest: those of the index, and those that this plan touched.
+    busy: BTreeSet<SetId>,
+    /// By how many this plan changed the number of sets of each device.
+    more_sets: BTreeMap<SwapDeviceId, i64>,
     brake: Brake,
     steps: Vec<Step>,
     reasons: BTreeMap<Reason, usize>,
     health: BTreeMap<SwapDeviceId, BTreeMap<NodeName, Health>>,
+    /// The donors that take new slabs at all, once anybody asked.
+    open: Option<OpenDonors<'a>>,
     eligible: BTreeMap<SwapDeviceId, Eligible<'a>>,
     wake_at: Option<MonotonicTime>,
+    rebalancing: bool,
 }
 
 pub(crate) fn plan(view: &ClusterView<'_>) -> Plan {
-    let ledger = view.ledger.clone();
+    let mut draft = draft(view);
+    rebalance::run(&mut draft);
+    draft.finish()
+}
+
+pub(crate) fn preview(view: &ClusterView<'_>) -> Preview {
+    rebalance::preview(&mut draft(view))
+}
+
+/// Takes every step but the last one, for the balance.
+fn draft<'a>(view: &ClusterView<'a>) -> Draft<'a> {
+    let reach = Reach::of(view);
+    let (mut index, pools) = Index::of(view, &reach);
     let mut draft = Draft {
         view: *view,
-        pools: Pools::of(view, &ledger),
-        ledger,
-        brake: Brake::judge(view),
+        brake: Brake::judge_with(view, &reach),
+        reach,
+        busy: std::mem::take(&mut index.busy),
+        more_sets: BTreeMap::new(),
+        index,
+        pools,
+        ledger: view.ledger.clone(),
         steps: Vec::new(),
         reasons: BTreeMap::new(),
         health: BTreeMap::new(),
+        open: None,
         eligible: BTreeMap::new(),
         wake_at: None,
+        rebalancing: false,
     };
     for (node, _) in view.ledger.nodes.iter().filter(|(_, node)| node.foreign) {
         let donor = node.clone();
@@ -63,17 +94,41 @@ pub(crate) fn plan(view: &ClusterView<'_>) -> Plan {
     revoke::run(&mut draft);
     replace::run(&mut draft);
     compose::run(&mut draft);
-    draft.finish()
+    draft
 }
 
 impl<'a> Draft<'a> {
     /// Takes a step. The steps' own conditions make an illegal one impossible; if one comes up
     /// after all it is left out, and the checker still sees the whole plan.
     fn push(&mut self, step: Step) {
+        let set = step.set();
+        let before = set.and_then(|set| self.ledger.sets.get(&set).cloned());
         let applied = self.ledger.apply(&step);
         debug_assert!(applied.is_ok(), "{step:?}: {applied:?}");
-        if applied.is_ok() {
-            self.steps.push(step);
+        if applied.is_err() {
+            return;
+        }
+        if let Some(set) = set {
+            self.busy.insert(set);
+            let after = self.ledger.sets.get(&set).cloned();
+            self.count(before.as_deref(), false);
+            self.count(after.as_deref(), true);
+            match (&before, &after) {
+                (None, Some(set)) => *self.more_sets.entry(set.device).or_default() += 1,
+                (Some(set), None) => *self.more_sets.entry(set.device).or_default() -= 1,
+                _ => {}
+            }
+        }
+        self.steps.push(step);
+    }
+
+    /// Counts what a set takes of its donors.
+    fn count(&mut self, set: Option<&SetRecord>, more: bool) {
+        for seat in set.iter().flat_map(|set| &set.seats) {
+            let present = self.ledger.incarnation_of(&seat.node) == Some(seat.incarnation);
+            if let Some(node) = self.index.node(&seat.node).filter(|_| present) {
+                self.pools.lend(node, seat, more);
+            }
         }
     }
 
@@ -91,11 +146,16 @@ impl<'a> Draft<'a> {
 
     /// Health of a donor for a device, asked once in a plan.
     fn health(&mut self, device: SwapDeviceId, donor: &NodeName) -> Health {
+        let node = self.index.node(donor);
+        if node.is_some_and(|node| self.index.is_well(device, node)) {
+            return Health::Good;
+        }
         let known = self.health.get(&device).and_then(|known| known.get(donor));
         if let Some(known) = known {
             return *known;
         }
-        let health = self.view.health(device, donor);
+        let reached = |donor: &NodeName| self.reach.is_reached(donor);
+        let health = self.view.health_where(device, donor, reached);
         self.health
             .entry(device)
             .or_default()
@@ -118,10 +178,35 @@ impl<'a> Draft<'a> {
         if self.eligible.contains_key(&device) {
             return;
         }
-        if let Some(record) = self.view.ledger.devices.get(&device) {
-            let eligible = Eligible::of(&self.view, device, record);
-            self.eligible.insert(device, eligible);
+        let Some(at) = self.index.device_at(device) else {
+            return;
+        };
+        let open = self
+            .open
+            .get_or_insert_with(|| OpenDonors::of(&self.view, &self.index));
+        let eligible = Eligible::of(&self.index, device, open);
+        self.eligible.insert(device, eligible);
+        if self.pools.knows_copies(device) {
+            return;
         }
+        let mut copies: BTreeMap<NodeAt, u32> = BTreeMap::new();
+        let sets = self.index.devices[at].sets.iter();
+        let sets = sets.filter_map(|set| self.view.ledger.sets.get(set));
+        for seat in sets.flat_map(|set| &set.seats) {
+            let present = self.view.ledger.incarnation_of(&seat.node) == Some(seat.incarnation);
+            if let Some(node) = self.index.node(&seat.node).filter(|_| present) {
+                *copies.entry(node).or_default() += 1;
+            }
+        }
+        self.pools.learn_copies(device, copies);
+    }
+
+    /// Sets of a device, in any stage.
+    fn sets_of(&self, device: SwapDeviceId) -> u32 {
+        let before = self.index.device(device).map_or(0, |it| it.sets.len());
+        let before = u32::try_from(before).unwrap_or(u32::MAX);
+        let more = self.more_sets.get(&device).copied().unwrap_or(0);
+        u32::try_from(i64::from(before) + more).unwrap_or(0)
     }
 
     /// Whether the donor says that it granted the slot.
@@ -143,13 +228,19 @@ impl<'a> Draft<'a> {
         })
     }
 
-    /// Ids of the sets that a rule picks, so that it may change the ledger while it goes on.
-    fn pick(&self, rule: impl Fn(&crate::ledger::SetRecord) -> bool) -> Vec<SetId> {
-        self.ledger
-            .sets
-            .iter()
-            .filter(|(_, set)| rule(set))
-            .map(|(id, _)| *id)
+    /// Ids of the sets that a rule picks among those that are not at rest, so that it may change the
+    /// ledger while it goes on.
+    fn pick(&self, rule: impl Fn(&SetRecord) -> bool) -> Vec<SetId> {
+        let busy = self.busy.iter().copied();
+        busy.filter(|id| self.ledger.sets.get(id).is_some_and(|set| rule(set)))
+            .collect()
+    }
+
+    /// The same of every set of a device that was on record before this plan.
+    fn pick_of(&self, device: SwapDeviceId, rule: impl Fn(&SetRecord) -> bool) -> Vec<SetId> {
+        let sets = self.index.device(device).map(|device| &device.sets);
+        let sets = sets.into_iter().flatten().copied();
+        sets.filter(|id| self.ledger.sets.get(id).is_some_and(|set| rule(set)))
             .collect()
     }
 
@@ -163,6 +254,7 @@ impl<'a> Draft<'a> {
         Plan {
             steps: self.steps,
             report,
+            rebalancing: self.rebalancing,
             wake_at: self.wake_at,
         }
     }

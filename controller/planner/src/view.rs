@@ -21,6 +21,8 @@ pub struct ClusterView<'a> {
     pub intent: Option<&'a DeviceIntent>,
     /// Settings.
     pub settings: Settings,
+    /// When sets were last moved for the balance. See [`crate::stamp_rebalanced`].
+    pub rebalanced: &'a BTreeMap<SetId, MonotonicTime>,
     /// The time.
     pub now: MonotonicTime,
     /// Seed for sampling.
@@ -34,6 +36,20 @@ pub struct Settings {
     pub replace_after: Duration,
     /// Version of the session's protocol that a donor must speak.
     pub protocol: u32,
+    /// Whether donors that are unevenly full are evened out.
+    pub rebalance: Rebalance,
+}
+
+/// Whether copies move from fuller donors to emptier ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Rebalance {
+    /// Never.
+    Off,
+    /// When the donors leave the dead band.
+    #[default]
+    Auto,
+    /// Now, to the middle of the dead band.
+    Now,
 }
 
 /// What the policies together want of every swap device.

@@ -10,9 +10,9 @@ mod world;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use dynamicswap_planner::{SetStage, plan};
+use dynamicswap_planner::{Rebalance, Seat, SeatPhase, SetStage, plan};
 use dynamicswap_types::{Integrity, NodeName, Spill};
-use world::{World, class, intent, millis, node};
+use world::{REPLACE_AFTER, World, class, intent, millis, node};
 
 #[test]
 fn reserve_is_composed_granted_and_offered() {
@@ -143,6 +143,8 @@ fn donor_that_comes_back_within_the_grace_keeps_its_copies() {
 #[test]
 fn donor_that_comes_back_before_the_replacement_is_granted_keeps_its_copies() {
     let mut world = World::usual();
+    // The reserve that is composed meanwhile stays, and makes the other two fuller.
+    world.rebalance = Rebalance::Off;
     world.bind("b1", 4);
     world.settle();
     let listed = |world: &World| {
@@ -578,4 +580,58 @@ fn closed_sets_are_off_the_record_once_everybody_let_go() {
     assert_eq!(held, after, "the borrower has not let go yet");
     world.settle();
     assert_eq!(closing(&world), 0);
+}
+
+/// A copy that is back gets its place again, though another one's replacement was to stand beside it.
+#[test]
+fn replacement_in_the_domain_of_a_copy_that_is_back_is_given_up() {
+    let mut world = World::new();
+    world.rebalance = Rebalance::Off;
+    for (name, domain) in [
+        ("d1", "r0"),
+        ("d2", "r1"),
+        ("d3", "r2"),
+        ("d4", "r3"),
+        ("d5", "r0"),
+        // Enough of them that two dead ones are not taken for a cut network.
+        ("d6", "r6"),
+        ("d7", "r7"),
+        ("d8", "r8"),
+    ] {
+        world.join_donor(name, domain, 32);
+    }
+    let cordon = |world: &mut World, name: &str, cordoned: bool| {
+        let record = world.ledger.nodes.get_mut(&node(name)).expect("known");
+        record.cordoned = cordoned;
+    };
+    for name in ["d4", "d5", "d6", "d7", "d8"] {
+        cordon(&mut world, name, true);
+    }
+    world.join_borrower("b1", 8);
+    world.intent = Some(intent(class(3, Spill::None)));
+    world.settle();
+    world.bind("b1", 2);
+    world.settle();
+    // The first copy is gone, its replacement is asked of the fourth donor.
+    cordon(&mut world, "d4", false);
+    world.kill_server("d1");
+    world.pass(REPLACE_AFTER);
+    world.round();
+    // The second is gone too, and its replacement may stand where the first one stood.
+    cordon(&mut world, "d4", true);
+    cordon(&mut world, "d5", false);
+    world.kill_server("d2");
+    world.pass(REPLACE_AFTER);
+    world.round();
+    let made = |seat: &Seat| matches!(seat.phase, SeatPhase::Granting { .. });
+    let on_d5 = |seat: &Seat| seat.node == node("d5") && made(seat);
+    let mut sets = world.ledger.sets.values();
+    assert!(sets.any(|set| set.seats.iter().any(on_d5)), "{}", world.plan);
+    world.start_server("d1");
+    world.settle();
+    world.check();
+    for set in world.ledger.sets.values() {
+        let on = |name: &str| set.listed().any(|seat| seat.node == node(name));
+        assert!(!(on("d1") && on("d5")), "{set:?}");
+    }
 }

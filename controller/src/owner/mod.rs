@@ -4,6 +4,7 @@
 mod admission;
 mod departure;
 mod operator;
+mod rebalance;
 mod round;
 mod session;
 
@@ -12,12 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dynamicswap_crds::ConditionTimes;
-use dynamicswap_planner::{DeviceIntent, Ledger, NodeDocument, NodeObservation, Plan};
+use dynamicswap_planner::{DeviceIntent, Ledger, NodeDocument, NodeObservation, Plan, Rebalance};
 use dynamicswap_proto::control::v1::{
     AdmitRequest, ClusterEvent, ClusterStatus, DeleteRequest, DesiredDocument, GetRequest,
-    NodeReport,
+    NodeReport, RebalanceResponse,
 };
-use dynamicswap_types::{FailureDomain, Generation, MonotonicTime, NodeName, Term};
+use dynamicswap_types::{FailureDomain, Generation, MonotonicTime, NodeName, SetId, Term};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -35,6 +36,8 @@ pub struct Hello {
     pub node: NodeName,
     /// What fails together with it.
     pub domain: FailureDomain,
+    /// Its zone, if it is in one.
+    pub zone: Option<FailureDomain>,
     /// Version of the session's protocol.
     pub protocol: u32,
     /// It has swapd.
@@ -136,6 +139,13 @@ pub enum Event {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<String, Status>>,
     },
+    /// An operator has donors evened out, or asks what that would do.
+    Rebalance {
+        /// Only asks.
+        dry_run: bool,
+        /// Where the answer goes.
+        reply: oneshot::Sender<RebalanceResponse>,
+    },
     /// Somebody asks for the events after a sequence number.
     News {
         /// The number.
@@ -174,6 +184,11 @@ pub struct Owner {
     store: Box<dyn Store>,
     term: Term,
     replace_after: Duration,
+    rebalance: Rebalance,
+    /// An operator asked for a rebalance, and it is not done.
+    rebalance_now: bool,
+    /// When sets were last moved for the balance.
+    rebalanced: BTreeMap<SetId, MonotonicTime>,
     policies: Policies,
     intent: Option<DeviceIntent>,
     /// Policies that were written and are not understood, a sentence each.
@@ -201,12 +216,17 @@ impl Owner {
     ///
     /// # Errors
     /// [`StoreError`] if the store cannot be read or written.
-    pub fn new(mut store: Box<dyn Store>, replace_after: Duration) -> Result<Self, StoreError> {
+    pub fn new(
+        mut store: Box<dyn Store>,
+        replace_after: Duration,
+        rebalance: Rebalance,
+    ) -> Result<Self, StoreError> {
         let Kept {
             term,
-            ledger,
+            mut ledger,
             policies,
         } = store.load()?;
+        ledger.share_names();
         let term = term.next();
         store.commit(&[Change::Term(term)])?;
         let clock = Clock::start();
@@ -231,6 +251,9 @@ impl Owner {
             store,
             term,
             replace_after,
+            rebalance,
+            rebalance_now: false,
+            rebalanced: BTreeMap::new(),
             intent: intent(&policies),
             policies,
             policies_refused: Vec::new(),
@@ -316,6 +339,9 @@ impl Owner {
             }
             Event::Admit { request, reply } => {
                 let _ = reply.send(self.admit_donor(&request));
+            }
+            Event::Rebalance { dry_run, reply } => {
+                let _ = reply.send(self.even_out(dry_run));
             }
             Event::Delete { request, reply } => {
                 // As with Apply: nobody may wait any more.

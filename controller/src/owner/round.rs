@@ -1,7 +1,10 @@
 //! One round: plan, persist, send.
 
-use dynamicswap_planner::{ClusterView, Plan, Round, Settings, round, stamp_revokes};
+use dynamicswap_planner::{
+    ClusterView, Plan, Rebalance, Round, Settings, round, stamp_rebalanced, stamp_revokes,
+};
 use dynamicswap_proto::SESSION_PROTOCOL;
+use dynamicswap_types::MonotonicTime;
 use tracing::{error, info};
 
 use super::{Outgoing, Owner};
@@ -15,17 +18,7 @@ impl Owner {
         self.dirty = false;
         let now = self.clock.now();
         stamp_revokes(&self.draft, &mut self.seen, now);
-        let view = ClusterView {
-            ledger: &self.draft,
-            nodes: &self.seen,
-            intent: self.intent.as_ref(),
-            settings: Settings {
-                replace_after: self.replace_after,
-                protocol: SESSION_PROTOCOL,
-            },
-            now,
-            seed: now.as_nanos(),
-        };
+        let view = self.view(now);
         match round(&view) {
             Ok(round) => self.carry_out(round),
             Err(error) => {
@@ -34,6 +27,28 @@ impl Owner {
             }
         }
         self.send_documents();
+    }
+
+    /// What a plan is made from.
+    pub(super) fn view(&self, now: MonotonicTime) -> ClusterView<'_> {
+        let rebalance = if self.rebalance_now {
+            Rebalance::Now
+        } else {
+            self.rebalance
+        };
+        ClusterView {
+            ledger: &self.draft,
+            nodes: &self.seen,
+            intent: self.intent.as_ref(),
+            settings: Settings {
+                replace_after: self.replace_after,
+                protocol: SESSION_PROTOCOL,
+                rebalance,
+            },
+            rebalanced: &self.rebalanced,
+            now,
+            seed: now.as_nanos(),
+        }
     }
 
     fn carry_out(&mut self, round: Round) {
@@ -59,6 +74,8 @@ impl Owner {
             self.events.note("", line.reason.kind(), line.to_string());
         }
         self.tell_what_begins(&round.plan);
+        self.rebalance_now &= round.plan.rebalancing;
+        stamp_rebalanced(&mut self.rebalanced, &round.plan, self.clock.now());
         self.kept.clone_from(&round.ledger);
         self.draft = round.ledger;
         self.documents = round.documents;

@@ -41,6 +41,7 @@ impl Owner {
         self.events.note(node.as_str(), "SessionOpened", "");
         let facts = NodeFacts::Hello {
             domain: hello.domain.clone(),
+            zone: hello.zone.clone(),
             borrower: hello.borrower,
             donor: hello.donor,
         };

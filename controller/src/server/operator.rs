@@ -1,9 +1,10 @@
-//! `Operator`: apply, delete, get, admit, status.
+//! `Operator`: apply, delete, get, admit, rebalance, status.
 
 use dynamicswap_proto::control::v1::operator_server::Operator;
 use dynamicswap_proto::control::v1::{
     AdmitRequest, AdmitResponse, ApplyRequest, ApplyResponse, ClusterStatus, DeleteRequest,
-    DeleteResponse, ForgetRequest, ForgetResponse, GetRequest, GetResponse, StatusRequest,
+    DeleteResponse, ForgetRequest, ForgetResponse, GetRequest, GetResponse, RebalanceRequest,
+    RebalanceResponse, StatusRequest,
 };
 use dynamicswap_proto::identity::Right;
 use tokio::sync::{mpsc, oneshot};
@@ -82,6 +83,19 @@ impl Operator for OperatorService {
         let request = request.into_inner();
         let result = self.ask(|reply| Event::Admit { request, reply }).await??;
         Ok(Response::new(AdmitResponse { result }))
+    }
+
+    async fn rebalance(
+        &self,
+        request: Request<RebalanceRequest>,
+    ) -> Result<Response<RebalanceResponse>, Status> {
+        let dry_run = request.get_ref().dry_run;
+        let right = if dry_run { Right::Look } else { Right::Order };
+        self.access.operator(&request, right).await?;
+        let shown = self
+            .ask(|reply| Event::Rebalance { dry_run, reply })
+            .await?;
+        Ok(Response::new(shown))
     }
 
     async fn status(

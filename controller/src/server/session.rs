@@ -227,9 +227,15 @@ fn check(hello: &HelloMessage) -> Result<Hello, Status> {
         .failure_domain
         .parse()
         .map_err(|error| Status::invalid_argument(format!("failure domain: {error}")))?;
+    let zone = Some(hello.zone.as_str()).filter(|zone| !zone.is_empty());
+    let zone = zone
+        .map(str::parse)
+        .transpose()
+        .map_err(|error| Status::invalid_argument(format!("zone: {error}")))?;
     Ok(Hello {
         node,
         domain,
+        zone,
         protocol: hello.protocol,
         borrower: hello.borrower,
         donor: hello.donor,

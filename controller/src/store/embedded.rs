@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use dynamicswap_crds::{ObjectKey, RemoteMemoryPolicy};
 use dynamicswap_planner::Ledger;
@@ -122,7 +123,9 @@ impl Store for EmbeddedStore {
         for kept in sets.iter().map_err(failed)? {
             let (key, value) = kept.map_err(failed)?;
             let entry: SetEntry = parse(&key.value().to_string(), value.value())?;
-            ledger.sets.insert(SetId::new(key.value()), entry.into());
+            ledger
+                .sets
+                .insert(SetId::new(key.value()), Arc::new(entry.into()));
         }
         let mut policies = BTreeMap::new();
         let table = read.open_table(POLICIES).map_err(failed)?;
@@ -164,7 +167,7 @@ fn apply(write: &WriteTransaction, change: &Change) -> Result<(), StoreError> {
         }
         Change::Policy(key, policy) => put(write, POLICIES, &policy_key(key), policy.as_ref()),
         Change::Set(set, record) => {
-            let entry = record.clone().map(SetEntry::from);
+            let entry = record.clone().map(Arc::unwrap_or_clone).map(SetEntry::from);
             let mut table = write.open_table(SETS).map_err(failed)?;
             match entry {
                 Some(entry) => {

@@ -7,6 +7,8 @@ mod embedded;
 mod kubernetes;
 mod record;
 
+use std::sync::Arc;
+
 use dynamicswap_crds::{ObjectKey, RemoteMemoryPolicy};
 use dynamicswap_planner::{DeviceRecord, Ledger, NodeRecord, SetRecord};
 use dynamicswap_types::{NodeName, SetId, SwapDeviceId, Term};
@@ -66,7 +68,7 @@ pub enum Change {
     /// A device.
     Device(SwapDeviceId, Option<DeviceRecord>),
     /// A set.
-    Set(SetId, Option<SetRecord>),
+    Set(SetId, Option<Arc<SetRecord>>),
     /// A policy.
     Policy(ObjectKey, Option<Box<RemoteMemoryPolicy>>),
 }

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use dynamicswap_planner::{
-    DeviceRecord, NodeRecord, Published, PublishedPart, Seat, SeatPhase, ServerFacts, SetRecord,
-    SetStage,
+    DeviceRecord, Mark, NodeRecord, Published, PublishedPart, Seat, SeatPhase, ServerFacts,
+    SetRecord, SetStage,
 };
 use dynamicswap_types::{
     Bytes, Durability, FailureDomain, Generation, IncarnationId, Integrity, NodeName, SlabSize,
@@ -19,6 +19,8 @@ use crate::clock::as_millis;
 #[derive(Serialize, Deserialize)]
 pub(in crate::store) struct NodeEntry {
     domain: FailureDomain,
+    #[serde(default)]
+    zone: Option<FailureDomain>,
     borrower: bool,
     donor: bool,
     cordoned: bool,
@@ -84,6 +86,8 @@ struct SeatEntry {
     phase: PhaseEntry,
     #[serde(default)]
     revoked: bool,
+    #[serde(default)]
+    rebalanced: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -113,6 +117,7 @@ impl From<NodeRecord> for NodeEntry {
     fn from(record: NodeRecord) -> Self {
         Self {
             domain: record.domain,
+            zone: record.zone,
             borrower: record.borrower,
             donor: record.donor,
             cordoned: record.cordoned,
@@ -137,6 +142,7 @@ impl From<NodeEntry> for NodeRecord {
     fn from(entry: NodeEntry) -> Self {
         Self {
             domain: entry.domain,
+            zone: entry.zone,
             borrower: entry.borrower,
             donor: entry.donor,
             cordoned: entry.cordoned,
@@ -221,7 +227,8 @@ impl From<Seat> for SeatEntry {
             node: seat.node,
             slot: seat.slot,
             incarnation: seat.incarnation,
-            revoked: seat.revoked,
+            revoked: seat.mark == Some(Mark::Revoked),
+            rebalanced: seat.mark == Some(Mark::Rebalanced),
             phase: match seat.phase {
                 SeatPhase::Granting { replaces } => PhaseEntry::Granting { replaces },
                 SeatPhase::Serving => PhaseEntry::Serving,
@@ -239,7 +246,11 @@ impl From<SeatEntry> for Seat {
             node: entry.node,
             slot: entry.slot,
             incarnation: entry.incarnation,
-            revoked: entry.revoked,
+            mark: match (entry.revoked, entry.rebalanced) {
+                (true, _) => Some(Mark::Revoked),
+                (false, true) => Some(Mark::Rebalanced),
+                (false, false) => None,
+            },
             phase: match entry.phase {
                 PhaseEntry::Granting { replaces } => SeatPhase::Granting { replaces },
                 PhaseEntry::Serving => SeatPhase::Serving,

@@ -20,7 +20,8 @@ use dynamicswap_proto::control::v1::agent_session_client::AgentSessionClient;
 use dynamicswap_proto::control::v1::operator_client::OperatorClient;
 use dynamicswap_proto::control::v1::{
     Admission, AdmitRequest, AgentMessage, ApplyRequest, ClusterStatus, DeleteRequest,
-    DesiredDocument, ForgetRequest, GetRequest, Hello, NodeReport, StatusRequest,
+    DesiredDocument, ForgetRequest, GetRequest, Hello, NodeReport, RebalanceRequest,
+    RebalanceResponse, StatusRequest,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -144,6 +145,12 @@ impl Controller {
         };
         let reply = self.operator().await.admit(request).await?;
         Ok(reply.into_inner().result)
+    }
+
+    pub async fn rebalance(&self, dry_run: bool) -> RebalanceResponse {
+        let request = RebalanceRequest { dry_run };
+        let reply = self.operator().await.rebalance(request).await;
+        reply.expect("an answer").into_inner()
     }
 
     pub async fn status(&self) -> ClusterStatus {
@@ -310,6 +317,7 @@ pub fn hello(name: &str, daemons: &Daemons, generation: u64) -> Hello {
         borrower: daemons.device.is_some(),
         donor: daemons.server.is_some(),
         generation,
+        zone: String::new(),
     }
 }
 

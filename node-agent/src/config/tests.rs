@@ -146,12 +146,14 @@ fn labels_choose_among_the_sockets() {
         borrower,
         donor,
         failure_domain: "rack-1".parse().expect("a name"),
+        zone: "zone-1".parse().ok(),
     };
     config
         .settle(&station(true, false))
         .expect("it has a socket");
     assert!(config.swapd.is_some() && config.memory_server.is_none());
     assert_eq!(config.failure_domain.as_str(), "rack-1");
+    assert_eq!(config.zone, "zone-1".parse().ok());
     let refusal = config.settle(&station(true, true)).expect_err("dropped");
     let sentence = refusal.to_string();
     assert!(sentence.contains("--memory-server-socket"), "{sentence}");

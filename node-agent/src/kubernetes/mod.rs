@@ -197,6 +197,7 @@ mod tests {
             borrower,
             donor: false,
             failure_domain: "r1".parse().expect("a name"),
+            zone: None,
         }
     }
 

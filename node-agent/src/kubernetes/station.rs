@@ -1,4 +1,4 @@
-//! What this node's labels say: its roles and what fails together with it.
+//! What this node's labels say: its roles, its zone and what fails together with it.
 //!
 //! The last known word is kept on disk, so that an agent that starts while the API server is away
 //! is what it was before.
@@ -17,6 +17,9 @@ const DONOR: &str = "dynamicswap.io/donor";
 /// What fails together with the node.
 const FAILURE_DOMAIN: &str = "dynamicswap.io/failure-domain";
 
+/// The zone that the node is in, as the cloud or the cluster's owner says.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
 /// A node's place in the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Station {
@@ -26,6 +29,9 @@ pub struct Station {
     pub donor: bool,
     /// What fails together with it.
     pub failure_domain: FailureDomain,
+    /// Its zone, if it is in one.
+    #[serde(default)]
+    pub zone: Option<FailureDomain>,
 }
 
 impl Station {
@@ -43,6 +49,7 @@ impl Station {
             borrower: is(BORROWER),
             donor: is(DONOR),
             failure_domain,
+            zone: labels.get(ZONE).and_then(|value| zone(value)),
         })
     }
 
@@ -78,8 +85,18 @@ impl std::fmt::Display for Station {
             (false, true) => "donor",
             (false, false) => "no role",
         };
-        write!(f, "{roles}, failure domain {}", self.failure_domain)
+        write!(f, "{roles}, failure domain {}", self.failure_domain)?;
+        match &self.zone {
+            Some(zone) => write!(f, ", zone {zone}"),
+            None => Ok(()),
+        }
     }
+}
+
+/// A zone by its label, whose values may be more than names are: upper-case letters and underscores
+/// stand for others there. What is no name even so is no zone: the label is not ours to refuse.
+fn zone(value: &str) -> Option<FailureDomain> {
+    value.to_ascii_lowercase().replace('_', "-").parse().ok()
 }
 
 /// What to do for a node without a role.
@@ -121,6 +138,24 @@ mod tests {
         assert_eq!(both, "borrower and donor, failure domain rack-1");
         let other = station(&[(BORROWER, "false"), (DONOR, "yes")]).expect("plain");
         assert!(!other.has_role());
+    }
+
+    #[test]
+    fn zone_is_the_cluster_s_own_label() {
+        let zone = |value| {
+            station(&[(DONOR, "true"), (ZONE, value)])
+                .expect("plain")
+                .zone
+        };
+        assert_eq!(
+            zone("eu-central-1a").map(String::from).as_deref(),
+            Some("eu-central-1a")
+        );
+        assert_eq!(zone("Zone_B").map(String::from).as_deref(), Some("zone-b"));
+        assert_eq!(zone(""), None);
+        let placed = station(&[(DONOR, "true"), (ZONE, "a")]).expect("plain");
+        assert_eq!(placed.to_string(), "donor, failure domain n1, zone a");
+        assert_eq!(station(&[]).expect("plain").zone, None);
     }
 
     #[test]

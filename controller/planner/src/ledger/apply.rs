@@ -1,10 +1,12 @@
 //! What each step does to the ledger. The planner drafts with it and the shell applies with it,
 //! so that both mean the same.
 
+use std::sync::Arc;
+
 use dynamicswap_types::{NodeName, SetId, SwapDeviceId};
 use thiserror::Error;
 
-use super::{Ledger, Seat, SeatPhase, SetRecord, SetStage};
+use super::{Ledger, Mark, Seat, SeatPhase, SetRecord, SetStage};
 use crate::plan::{Place, Step};
 
 /// A step that the ledger cannot take.
@@ -52,8 +54,9 @@ impl Ledger {
                     .is_listed()
                     .then_some(SeatPhase::Leaving { since: None })
             }),
-            Step::Revoke { set, node } => self.mark_seat(*set, node, true),
-            Step::Pardon { set, node } => self.mark_seat(*set, node, false),
+            Step::Revoke { set, node } => self.mark_seat(*set, node, Some(Mark::Revoked)),
+            Step::Rebalance { set, node } => self.mark_seat(*set, node, Some(Mark::Rebalanced)),
+            Step::Pardon { set, node } => self.mark_seat(*set, node, None),
             Step::Recall { set, node } => self.recall(*set, node),
             Step::Abandon { set, node } => self.move_seat(*set, node, |phase| {
                 matches!(phase, SeatPhase::Granting { .. })
@@ -81,7 +84,8 @@ impl Ledger {
     }
 
     fn set_mut(&mut self, set: SetId) -> Result<&mut SetRecord, IllegalStep> {
-        self.sets.get_mut(&set).ok_or(IllegalStep::NoSet(set))
+        let record = self.sets.get_mut(&set);
+        record.map(Arc::make_mut).ok_or(IllegalStep::NoSet(set))
     }
 
     fn device_mut(
@@ -110,7 +114,7 @@ impl Ledger {
             stage: SetStage::Composing,
             seats,
         };
-        self.sets.insert(set, record);
+        self.sets.insert(set, Arc::new(record));
         Ok(())
     }
 
@@ -189,11 +193,13 @@ impl Ledger {
 
     fn flip(&mut self, device: SwapDeviceId, node: &NodeName) -> Result<(), IllegalStep> {
         self.device_mut(device)?;
-        for record in self.sets.values_mut().filter(|set| set.device == device) {
-            for seat in record.seats.iter_mut().filter(|seat| seat.node == *node) {
-                if matches!(seat.phase, SeatPhase::Regranting { .. }) {
-                    seat.phase = SeatPhase::Serving;
-                }
+        let moves =
+            |seat: &Seat| seat.node == *node && matches!(seat.phase, SeatPhase::Regranting { .. });
+        let sets = self.sets.values_mut();
+        for set in sets.filter(|set| set.device == device && set.seats.iter().any(moves)) {
+            let seats = &mut Arc::make_mut(set).seats;
+            for seat in seats.iter_mut().filter(|seat| moves(seat)) {
+                seat.phase = SeatPhase::Serving;
             }
         }
         Ok(())
@@ -211,13 +217,18 @@ impl Ledger {
         moved.ok_or_else(|| IllegalStep::NoSeat(set, node.clone()))
     }
 
-    fn mark_seat(&mut self, set: SetId, node: &NodeName, revoked: bool) -> Result<(), IllegalStep> {
+    fn mark_seat(
+        &mut self,
+        set: SetId,
+        node: &NodeName,
+        mark: Option<Mark>,
+    ) -> Result<(), IllegalStep> {
         let record = self.set_mut(set)?;
         let mut seats = record.seats.iter_mut();
         let seat = seats.find(|seat| seat.node == *node && seat.phase.is_listed());
-        let seat = seat.filter(|seat| seat.revoked != revoked);
+        let seat = seat.filter(|seat| seat.mark.is_some() != mark.is_some());
         let seat = seat.ok_or_else(|| IllegalStep::NoSeat(set, node.clone()))?;
-        seat.revoked = revoked;
+        seat.mark = mark;
         Ok(())
     }
 

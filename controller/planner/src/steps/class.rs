@@ -25,12 +25,6 @@ fn reserve_limit(bound: u32) -> u32 {
     (2 * reserve_wanted(bound)).next_power_of_two()
 }
 
-/// Sets that are bound to a slab.
-pub(super) fn bound_sets(heard: &DeviceObservation) -> u32 {
-    let bound = heard.sets.values().filter(|set| set.bound).count();
-    u32::try_from(bound).unwrap_or(u32::MAX)
-}
-
 pub(super) fn run(draft: &mut Draft<'_>) {
     let present: Vec<(SwapDeviceId, DeviceRecord)> = draft
         .ledger
@@ -45,7 +39,7 @@ pub(super) fn run(draft: &mut Draft<'_>) {
             continue;
         };
         set_class(draft, id, &device, heard);
-        set_reserve(draft, id, &device, heard);
+        set_reserve(draft, id, &device);
     }
 }
 
@@ -78,6 +72,9 @@ fn set_class(
     };
     if device.class != Some(class) {
         draft.push(Step::SetClass { device: id, class });
+        // What the sets shall have is another number of copies now.
+        let sets = draft.pick_of(id, |_| true);
+        draft.busy.extend(sets);
     }
 }
 
@@ -88,10 +85,8 @@ fn raised(
     now: Durability,
     wanted: Durability,
 ) -> Durability {
-    let short = draft.pick(|set| {
-        set.device == id
-            && set.stage == SetStage::Offered
-            && set.listed().count() < wanted.remote_copies()
+    let short = draft.pick_of(id, |set| {
+        set.stage == SetStage::Offered && set.listed().count() < wanted.remote_copies()
     });
     if short.is_empty() {
         return wanted;
@@ -112,22 +107,24 @@ fn raised(
     }
 }
 
-fn set_reserve(
-    draft: &mut Draft<'_>,
-    id: SwapDeviceId,
-    device: &DeviceRecord,
-    heard: &DeviceObservation,
-) {
+fn set_reserve(draft: &mut Draft<'_>, id: SwapDeviceId, device: &DeviceRecord) {
     let wants_remote = draft
         .view
         .intent
         .is_some_and(|intent| intent.attaches(device) && intent.class.remote_copies() > 0);
     let sets = if wants_remote {
-        reserve_limit(bound_sets(heard))
+        reserve_limit(draft.bound_sets(id))
     } else {
         0
     };
     if device.reserve_sets_max != sets {
         draft.push(Step::SetReserve { device: id, sets });
+    }
+}
+
+impl Draft<'_> {
+    /// Sets that a device says are bound to a slab.
+    pub(super) fn bound_sets(&self, device: SwapDeviceId) -> u32 {
+        self.index.device(device).map_or(0, |device| device.bound)
     }
 }

@@ -1,10 +1,13 @@
 //! New sets for the reserve: a first write to a slab must find one granted already.
 
-use dynamicswap_types::{FailureDomain, NodeName, SetId, SwapDeviceId};
+use std::collections::BTreeMap;
+
+use dynamicswap_types::{NodeName, SetId, SwapDeviceId};
 
 use super::Draft;
-use super::class::{bound_sets, reserve_wanted};
+use super::class::reserve_wanted;
 use crate::choose::{Wish, choose};
+use crate::filter::Others;
 use crate::health::Health;
 use crate::ledger::{SetRecord, SetStage};
 use crate::limits::SETS_SPARE_MAX;
@@ -28,9 +31,15 @@ pub(super) fn run(draft: &mut Draft<'_>) {
         .filter(|(_, device)| !device.gone)
         .map(|(id, _)| *id)
         .collect();
+    let mut busy = Busy::new();
+    for id in &draft.busy {
+        if let Some(set) = draft.ledger.sets.get(id) {
+            busy.entry(set.device).or_default().push(*id);
+        }
+    }
     let mut wants: Vec<Want> = devices
         .into_iter()
-        .filter_map(|device| want(draft, device))
+        .filter_map(|device| want(draft, device, &busy))
         .collect();
     // One set for each in turn, so that scarce slots are shared.
     while !wants.is_empty() {
@@ -47,7 +56,10 @@ pub(super) fn run(draft: &mut Draft<'_>) {
     }
 }
 
-fn want(draft: &mut Draft<'_>, id: SwapDeviceId) -> Option<Want> {
+/// The sets of each device that are not at rest.
+type Busy = BTreeMap<SwapDeviceId, Vec<SetId>>;
+
+fn want(draft: &mut Draft<'_>, id: SwapDeviceId, busy: &Busy) -> Option<Want> {
     let heard = draft.view.device_heard(id)?;
     let device = draft.ledger.devices.get(&id)?.clone();
     let intent = draft
@@ -66,13 +78,10 @@ fn want(draft: &mut Draft<'_>, id: SwapDeviceId) -> Option<Want> {
         return None;
     }
     let slabs = u32::try_from(device.slab.slabs_for(device.size)).unwrap_or(u32::MAX);
-    let bound = bound_sets(heard);
+    let bound = draft.bound_sets(id);
     let target = reserve_wanted(bound).min(slabs.saturating_sub(bound));
-    let (mut usable, mut all) = (0_u32, 0_u32);
-    for set in draft.pick(|set| set.device == id) {
-        all += 1;
-        usable += u32::from(is_usable(draft, set));
-    }
+    let all = draft.sets_of(id);
+    let usable = usable_sets(draft, id, busy);
     let places = slabs.saturating_add(SETS_SPARE_MAX).saturating_sub(all);
     let missing = target.saturating_sub(usable).min(places);
     let mut copies = vec![wanted.remote_copies()];
@@ -85,6 +94,17 @@ fn want(draft: &mut Draft<'_>, id: SwapDeviceId) -> Option<Want> {
         missing,
         copies,
     })
+}
+
+/// Sets of a device that are, or soon will be, ready to be bound.
+fn usable_sets(draft: &mut Draft<'_>, id: SwapDeviceId, busy: &Busy) -> u32 {
+    let unbound = draft.index.device(id).map(|device| &device.unbound);
+    let resting = unbound.into_iter().flatten();
+    let mut usable = resting.filter(|set| !draft.busy.contains(set)).count();
+    for set in busy.get(&id).into_iter().flatten() {
+        usable += usize::from(is_usable(draft, *set));
+    }
+    u32::try_from(usable).unwrap_or(u32::MAX)
 }
 
 /// Whether an unbound set is, or soon will be, ready to be bound: the engine binds one only
@@ -144,28 +164,37 @@ fn pick_places(
         stage: SetStage::Composing,
         seats: Vec::with_capacity(copies),
     };
-    let mut taken: Vec<&FailureDomain> = Vec::with_capacity(copies);
     let mut places: Vec<Place> = Vec::with_capacity(copies);
     let Some(eligible) = draft.eligible.get(&device) else {
         return Err(Vec::new());
+    };
+    let mut others = Others {
+        domains: Vec::with_capacity(copies),
+        zones: Vec::with_capacity(copies),
+        zone_max: eligible.zone_max(copies),
     };
     for _ in 0..copies {
         let wish = Wish {
             device,
             id,
             set: &set,
-            taken: &taken,
+            others: &others,
             seed: draft.view.seed,
         };
         match choose(eligible, &mut draft.pools, &wish) {
             Ok(place) => {
-                taken.extend(nodes.get(&place.node).map(|record| &record.domain));
+                if let Some(record) = nodes.get(&place.node) {
+                    others.domains.push(&record.domain);
+                    others.zones.push(record.zone.as_ref());
+                }
                 set.seats.push(place.seat(None));
                 places.push(place);
             }
             Err(refusals) => {
                 for place in &places {
-                    draft.pools.give_back(&place.node, place.slot, device);
+                    if let Some(node) = draft.index.node(&place.node) {
+                        draft.pools.give_back(node, place.slot, device);
+                    }
                 }
                 return Err(refusals);
             }

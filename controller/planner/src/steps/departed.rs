@@ -14,7 +14,7 @@ pub(super) fn run(draft: &mut Draft<'_>) {
         .map(|(id, device)| (*id, device.node.clone()))
         .collect();
     for (device, borrower) in gone {
-        let held = draft.pick(|set| set.device == device);
+        let held = draft.pick_of(device, |_| true);
         if held.is_empty() {
             draft.push(Step::ForgetDevice { device });
             continue;

@@ -1,30 +1,37 @@
-//! Copies that a donor wants back: another one is made beside each, and when that one is whole the
-//! old one leaves. When the donor's time is over, a copy leaves as soon as any other whole one, or
-//! the disk, has its pages; a copy that is the only one stays, whatever the time.
+//! Copies that shall move: another one is made beside each, and when that one is whole the old one
+//! leaves. When the time of a donor that wants it back is over, a copy leaves as soon as any other
+//! whole one, or the disk, has its pages; a copy that is the only one stays, whatever the time. A copy
+//! that only moves for the balance stays if nothing comes of the other one.
 
 use dynamicswap_types::{NodeName, SetId, Spill};
 
 use super::Draft;
 use super::replace::{Copies, add_one};
 use crate::health::Health;
-use crate::ledger::{Seat, SeatPhase, SetRecord};
+use crate::ledger::{Mark, Seat, SeatPhase, SetRecord};
 use crate::limits::{LISTED_COPIES_MAX, WHOLE_COPIES_BESIDE};
 use crate::plan::Step;
 use crate::reason::Reason;
 
 pub(super) fn run(draft: &mut Draft<'_>, id: SetId, copies: &Copies, required: usize) {
-    for node in &copies.revoked {
+    for node in &copies.marked {
         let Some(set) = draft.ledger.sets.get(&id).cloned() else {
             return;
         };
         let Some(borrower) = draft.borrower_of(set.device) else {
             return;
         };
+        let balances = set.seat(node).and_then(|seat| seat.mark) == Some(Mark::Rebalanced);
         let donor = node.clone();
         let whole = draft.whole_beside(id, &set, node);
         let due = is_due(draft, node);
         if whole >= required {
-            leave(draft, id, node, Reason::Moved { borrower, donor });
+            let reason = if balances {
+                Reason::Rebalanced { donor }
+            } else {
+                Reason::Moved { borrower, donor }
+            };
+            leave(draft, id, node, reason);
         } else if due && (whole > 0 || draft.is_on_disk_beside(id, &set, node)) {
             leave(draft, id, node, Reason::Forced { borrower, donor });
         } else {
@@ -32,9 +39,15 @@ pub(super) fn run(draft: &mut Draft<'_>, id: SetId, copies: &Copies, required: u
                 let (borrower, donor) = (borrower.clone(), donor.clone());
                 draft.note(Reason::LastCopyStays { borrower, donor });
             }
-            let busy = !copies.dead.is_empty() || !copies.pending.is_empty();
+            let pending = !copies.pending.is_empty();
+            // A dead copy is replaced before any moves; one that moves for the balance alone stays.
+            let busy = pending || (!copies.dead.is_empty() && !balances);
             if busy || copies.good.len() >= required {
                 draft.note(Reason::MovePending { borrower, donor });
+            } else if balances {
+                let node = node.clone();
+                draft.push(Step::Pardon { set: id, node });
+                draft.note(Reason::RebalanceGivenUp { donor });
             } else if begin(draft, id, &set, node, whole) {
                 draft.note(Reason::Move { borrower, donor });
             }
@@ -51,13 +64,18 @@ fn leave(draft: &mut Draft<'_>, set: SetId, node: &NodeName, reason: Reason) {
 /// Asks for a slot elsewhere. A set that lists as many copies as it can gives the old place up as
 /// soon as the new one is granted, if two whole ones stay meanwhile.
 fn begin(draft: &mut Draft<'_>, id: SetId, set: &SetRecord, node: &NodeName, whole: usize) -> bool {
-    let beside =
-        |seat: &&Seat| seat.phase.is_listed() || matches!(seat.phase, SeatPhase::Granting { .. });
-    if set.seats.iter().filter(beside).count() < LISTED_COPIES_MAX {
+    if has_room(set) {
         add_one(draft, id, None)
     } else {
         whole >= WHOLE_COPIES_BESIDE && add_one(draft, id, Some(node.clone()))
     }
+}
+
+/// Whether the set can list one copy more.
+pub(super) fn has_room(set: &SetRecord) -> bool {
+    let beside =
+        |seat: &&Seat| seat.phase.is_listed() || matches!(seat.phase, SeatPhase::Granting { .. });
+    set.seats.iter().filter(beside).count() < LISTED_COPIES_MAX
 }
 
 /// Whether the donor's time is over.

@@ -3,7 +3,7 @@
 //! A copy that a borrower lists is asked for anew in the same slot, so that the set keeps its
 //! shape and only its content is rebuilt. Slots on their way out need no taking back.
 
-use dynamicswap_types::{NodeName, SetId};
+use dynamicswap_types::{NodeName, SetId, SlotIndex};
 
 use super::Draft;
 use crate::ledger::{Seat, SeatPhase, SetStage};
@@ -11,12 +11,12 @@ use crate::plan::Step;
 use crate::reason::Reason;
 
 pub(super) fn run(draft: &mut Draft<'_>) {
-    let void: Vec<(SetId, Seat)> = draft
-        .ledger
-        .sets
-        .iter()
-        .flat_map(|(id, set)| set.seats.iter().map(move |seat| (*id, seat)))
-        .filter(|(_, seat)| draft.ledger.is_void(seat))
+    let ledger = &draft.ledger;
+    let busy = draft.busy.iter();
+    let void: Vec<(SetId, Seat)> = busy
+        .filter_map(|id| ledger.sets.get(id).map(|set| (*id, set)))
+        .flat_map(|(id, set)| set.seats.iter().map(move |seat| (id, seat)))
+        .filter(|(_, seat)| ledger.is_void(seat))
         .map(|(id, seat)| (id, seat.clone()))
         .collect();
     for (set, seat) in void {
@@ -32,7 +32,7 @@ fn settle_void(draft: &mut Draft<'_>, set: SetId, seat: &Seat) {
     );
     if leaves {
         draft.push(Step::Forget { set, node });
-    } else if draft.pools.take(&node, seat.slot) {
+    } else if draft.takes(&node, seat.slot) {
         let donor = node.clone();
         draft.push(Step::Regrant { set, node });
         draft.note(Reason::Reborn { donor });
@@ -40,6 +40,14 @@ fn settle_void(draft: &mut Draft<'_>, set: SetId, seat: &Seat) {
         leave_if_others_stay(draft, set, node);
     } else {
         give_up(draft, set, node);
+    }
+}
+
+impl Draft<'_> {
+    /// Takes one slot of a donor if its present memory has it, and no seat is on it.
+    fn takes(&mut self, node: &NodeName, slot: SlotIndex) -> bool {
+        let node = self.index.node(node);
+        node.is_some_and(|node| self.pools.take(node, slot))
     }
 }
 

@@ -3,11 +3,12 @@
 
 use std::cmp::Reverse;
 
-use dynamicswap_types::{FailureDomain, NodeName, SetId};
+use dynamicswap_types::{NodeName, SetId};
 
 use super::{Draft, moves};
 use crate::brake::Brake;
 use crate::choose::{Wish, choose};
+use crate::filter::Others;
 use crate::health::{Cause, Health};
 use crate::ledger::{Seat, SeatPhase, SetRecord, SetStage};
 use crate::plan::Step;
@@ -17,7 +18,7 @@ use crate::reason::Reason;
 pub(super) struct Copies {
     pub(super) good: Vec<NodeName>,
     /// Well, and to leave once another copy is whole in their stead.
-    pub(super) revoked: Vec<NodeName>,
+    pub(super) marked: Vec<NodeName>,
     pub(super) dead: Vec<(NodeName, Cause)>,
     /// Asked for and not granted yet.
     pub(super) pending: Vec<NodeName>,
@@ -35,7 +36,7 @@ pub(super) fn run(draft: &mut Draft<'_>) {
         };
         let copies = sort(draft, &set);
         let still = copies.dead.is_empty() && copies.pending.is_empty();
-        let quiet = still && copies.revoked.is_empty() && copies.good.len() == required;
+        let quiet = still && copies.marked.is_empty() && copies.good.len() == required;
         if quiet {
             continue;
         }
@@ -58,19 +59,15 @@ pub(super) fn run(draft: &mut Draft<'_>) {
     }
 }
 
-/// Copies that a set shall have: of the stricter one of the class in force and the class wanted.
-/// None where the device has no class, or the disk alone.
 fn copies_required(draft: &Draft<'_>, set: &SetRecord) -> Option<usize> {
-    let in_force = draft.ledger.devices.get(&set.device)?.class?;
-    let wanted = draft.view.intent.map_or(in_force, |intent| intent.class);
-    let required = in_force.remote_copies().max(wanted.remote_copies());
-    (required > 0).then_some(required)
+    let device = draft.ledger.devices.get(&set.device)?;
+    crate::index::copies_required(&draft.view, device)
 }
 
 fn sort(draft: &mut Draft<'_>, set: &SetRecord) -> Copies {
     let mut copies = Copies {
         good: Vec::new(),
-        revoked: Vec::new(),
+        marked: Vec::new(),
         dead: Vec::new(),
         pending: Vec::new(),
         replaced: Vec::new(),
@@ -85,12 +82,12 @@ fn sort(draft: &mut Draft<'_>, set: &SetRecord) -> Copies {
                 };
                 match health {
                     Health::Dead(cause) => copies.dead.push((seat.node.clone(), cause)),
-                    Health::Good if seat.revoked => copies.revoked.push(seat.node.clone()),
+                    Health::Good if seat.mark.is_some() => copies.marked.push(seat.node.clone()),
                     Health::Good => copies.good.push(seat.node.clone()),
                     Health::Suspect { .. } => {
                         let copies = &mut copies;
-                        let list = if seat.revoked {
-                            &mut copies.revoked
+                        let list = if seat.mark.is_some() {
+                            &mut copies.marked
                         } else {
                             &mut copies.good
                         };
@@ -126,7 +123,7 @@ fn add(draft: &mut Draft<'_>, id: SetId, set: &SetRecord, copies: Copies, missin
         .filter(|(node, _)| !copies.replaced.contains(node));
     for _ in 0..missing {
         let replaces = dead.next();
-        if replaces.is_none() && !copies.revoked.is_empty() {
+        if replaces.is_none() && !copies.marked.is_empty() {
             // What is missing is what shall move.
             return;
         }
@@ -164,12 +161,12 @@ pub(super) fn add_one(draft: &mut Draft<'_>, id: SetId, replaces: Option<NodeNam
         return false;
     };
     draft.make_eligible(set.device);
-    let taken = domains_that_stay(draft, &set, replaces.as_ref());
+    let others = others(draft, &set, replaces.as_ref());
     let wish = Wish {
         device: set.device,
         id,
         set: &set,
-        taken: &taken,
+        others: &others,
         seed: draft.view.seed,
     };
     let Some(eligible) = draft.eligible.get(&set.device) else {
@@ -193,29 +190,41 @@ pub(super) fn add_one(draft: &mut Draft<'_>, id: SetId, replaces: Option<NodeNam
     }
 }
 
-/// Failure domains of the copies that stand beside the new one in the borrower's document.
-fn domains_that_stay<'v>(
+/// Where the copies are that stay beside a new one.
+pub(super) fn others<'v>(
     draft: &Draft<'v>,
     set: &SetRecord,
     replaces: Option<&NodeName>,
-) -> Vec<&'v FailureDomain> {
+) -> Others<'v> {
     let nodes = &draft.view.ledger.nodes;
     let replaced_by_pending = |node: &NodeName| {
         set.seats.iter().any(|seat| {
             matches!(&seat.phase, SeatPhase::Granting { replaces } if replaces.as_ref() == Some(node))
         })
     };
-    set.seats
-        .iter()
-        .filter(|seat| match seat.phase {
-            SeatPhase::Granting { .. } => true,
-            SeatPhase::Serving | SeatPhase::Regranting { .. } => {
-                replaces != Some(&seat.node) && !replaced_by_pending(&seat.node)
+    let beside = |seat: &&Seat| match seat.phase {
+        SeatPhase::Granting { .. } => true,
+        SeatPhase::Serving | SeatPhase::Regranting { .. } => {
+            replaces != Some(&seat.node) && !replaced_by_pending(&seat.node)
+        }
+        SeatPhase::Leaving { .. } | SeatPhase::Freeing { .. } => false,
+    };
+    let copies = copies_required(draft, set).unwrap_or(1);
+    let eligible = draft.eligible.get(&set.device);
+    let mut others = Others {
+        domains: Vec::with_capacity(set.seats.len()),
+        zones: Vec::with_capacity(set.seats.len()),
+        zone_max: eligible.map_or(usize::MAX, |eligible| eligible.zone_max(copies)),
+    };
+    for seat in set.seats.iter().filter(beside) {
+        if let Some(record) = nodes.get(&seat.node) {
+            others.domains.push(&record.domain);
+            if seat.mark.is_none() {
+                others.zones.push(record.zone.as_ref());
             }
-            SeatPhase::Leaving { .. } | SeatPhase::Freeing { .. } => false,
-        })
-        .filter_map(|seat| nodes.get(&seat.node).map(|record| &record.domain))
-        .collect()
+        }
+    }
+    others
 }
 
 /// More copies than the class asks for: what is only asked for goes first.
@@ -238,7 +247,7 @@ fn give_back(draft: &mut Draft<'_>, id: SetId, set: &SetRecord, copies: &Copies,
 }
 
 /// The least useful copies above the class, as long as enough live ones stay: dead ones first,
-/// then those that are not live, then those on the fullest donor.
+/// then those that are not live, then those that share a zone, then those on the fullest donor.
 fn surplus_copies(
     draft: &Draft<'_>,
     id: SetId,
@@ -254,12 +263,26 @@ fn surplus_copies(
     let mut order: Vec<&Seat> = set
         .listed()
         .filter(|seat| !copies.replaced.contains(&seat.node))
-        .filter(|seat| !copies.revoked.contains(&seat.node))
+        .filter(|seat| !copies.marked.contains(&seat.node))
         .collect();
     let listed = order.len();
+    let zone = |seat: &Seat| {
+        let record = draft.view.ledger.nodes.get(&seat.node);
+        record.and_then(|record| record.zone.as_ref())
+    };
+    let zones: Vec<_> = order.iter().map(|seat| zone(seat)).collect();
+    let shares_zone = |seat: &Seat| zones.iter().filter(|it| **it == zone(seat)).count() > 1;
     order.sort_by_key(|seat| {
-        let free = draft.pools.slot_use(&seat.node).free;
-        (is_live(seat), !is_dead(seat), free, Reverse(&seat.node))
+        let node = draft.index.node(&seat.node);
+        let free = node.map_or(0, |node| draft.pools.slot_use(node).free);
+        let alone = !shares_zone(seat);
+        (
+            is_live(seat),
+            !is_dead(seat),
+            alone,
+            free,
+            Reverse(&seat.node),
+        )
     });
     let live = order.iter().filter(|seat| is_live(seat)).count();
     let mut spare_live = live.saturating_sub(required);

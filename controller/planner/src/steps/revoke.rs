@@ -1,44 +1,48 @@
 //! Copies on donors that want memory back are marked, the coldest first and a few at a time; what
 //! becomes of marked ones stands in `replace.rs`.
 
+use std::collections::BTreeMap;
+
 use dynamicswap_types::{NodeName, SetId};
 
 use super::Draft;
-use crate::ledger::{SeatPhase, SetRecord, SetStage};
+use crate::index::NodeAt;
+use crate::ledger::{Mark, SeatPhase, SetRecord, SetStage};
 use crate::limits::{MOVES_MAX, MOVES_PER_DONOR_MAX, PARDON_BAND};
 use crate::plan::Step;
 use crate::reason::Reason;
-use crate::revoke::slots_wanted_back;
+
+/// Sets with a marked copy, by the copy's donor.
+type Marked = BTreeMap<NodeName, Vec<SetId>>;
 
 pub(super) fn run(draft: &mut Draft<'_>) {
-    let donors: Vec<NodeName> = draft.view.ledger.nodes.keys().cloned().collect();
-    let all_marked = marked(draft, None);
-    let mut moving = all_marked.len();
-    for donor in donors {
-        let wanted = wanted_back(draft, &donor);
-        if wanted == 0 && all_marked.is_empty() {
+    let marked = marked(draft);
+    let mut moving = marked.values().map(Vec::len).sum();
+    for at in 0..draft.index.nodes.len() {
+        let donor = draft.index.nodes[at].name;
+        let wanted = wanted_back(draft, at);
+        let marked = marked.get(donor).map_or(&[][..], Vec::as_slice);
+        if wanted == 0 && marked.is_empty() {
             continue;
         }
         if wanted > 0 {
-            stop_composing(draft, &donor);
+            stop_composing(draft, donor);
         }
-        let on_their_way = on_their_way(draft, &donor);
-        let marked = marked(draft, Some(&donor));
+        let on_their_way = on_their_way(draft, donor);
         let missing = (wanted as usize).saturating_sub(on_their_way + marked.len());
-        pardon(draft, &donor, wanted, on_their_way, &marked);
+        let asked_for = only_revoked(draft, donor, marked);
+        pardon(draft, donor, wanted, on_their_way, &asked_for);
         let room = MOVES_PER_DONOR_MAX.saturating_sub(marked.len());
         let room = room.min(MOVES_MAX.saturating_sub(moving)).min(missing);
         let victims = if room > 0 {
-            victims(draft, &donor)
+            victims(draft, donor)
         } else {
             Vec::new()
         };
         let chosen = victims.len().min(room);
         for set in victims.into_iter().take(chosen) {
-            draft.push(Step::Revoke {
-                set,
-                node: donor.clone(),
-            });
+            let node = donor.clone();
+            draft.push(Step::Revoke { set, node });
         }
         moving += chosen;
         if chosen > 0 {
@@ -46,16 +50,17 @@ pub(super) fn run(draft: &mut Draft<'_>) {
             draft.note_many(Reason::Revoke { donor }, chosen);
         }
         if missing > chosen {
+            let donor = donor.clone();
             draft.note_many(Reason::RevokePending { donor }, missing - chosen);
         }
     }
 }
 
-fn wanted_back(draft: &Draft<'_>, donor: &NodeName) -> u32 {
-    let record = draft.ledger.nodes.get(donor);
-    let seen = draft.view.nodes.get(donor);
-    record.zip(seen).map_or(0, |(record, seen)| {
-        slots_wanted_back(&draft.ledger, donor, record, seen)
+fn wanted_back(draft: &Draft<'_>, donor: NodeAt) -> u32 {
+    let node = &draft.index.nodes[donor];
+    let seen = draft.view.nodes.get(node.name);
+    seen.map_or(0, |seen| {
+        crate::revoke::wanted_back(draft.pools.lent(donor), node.record, seen)
     })
 }
 
@@ -81,18 +86,32 @@ fn stop_composing(draft: &mut Draft<'_>, donor: &NodeName) {
 
 /// Slots of a donor that come back without a copy being made.
 fn on_their_way(draft: &Draft<'_>, donor: &NodeName) -> usize {
-    let seats = draft.ledger.sets.values().filter_map(|set| set.seat(donor));
     let leaving =
         |phase: &SeatPhase| matches!(phase, SeatPhase::Leaving { .. } | SeatPhase::Freeing { .. });
-    seats.filter(|seat| leaving(&seat.phase)).count()
+    let here = |set: &SetRecord| set.seat(donor).is_some_and(|seat| leaving(&seat.phase));
+    draft.pick(here).len()
 }
 
-/// Sets with a marked copy, on this donor or on any.
-fn marked(draft: &Draft<'_>, donor: Option<&NodeName>) -> Vec<SetId> {
-    draft.pick(|set| {
-        let mut seats = set.listed();
-        seats.any(|seat| seat.revoked && donor.is_none_or(|donor| seat.node == *donor))
-    })
+fn marked(draft: &Draft<'_>) -> Marked {
+    let mut marked = Marked::new();
+    for id in &draft.busy {
+        let set = draft.ledger.sets.get(id);
+        let seats = set.into_iter().flat_map(|set| set.listed());
+        for seat in seats.filter(|seat| seat.mark.is_some()) {
+            marked.entry(seat.node.clone()).or_default().push(*id);
+        }
+    }
+    marked
+}
+
+/// The marked sets of a donor whose copy there it asked for: the others move for another reason.
+fn only_revoked(draft: &Draft<'_>, donor: &NodeName, marked: &[SetId]) -> Vec<SetId> {
+    let asked = |id: &&SetId| {
+        let set = draft.ledger.sets.get(id);
+        let seat = set.and_then(|set| set.seat(donor));
+        seat.is_some_and(|seat| seat.mark == Some(Mark::Revoked))
+    };
+    marked.iter().filter(asked).copied().collect()
 }
 
 /// Takes marks back that are no longer needed, from the hottest.
@@ -124,23 +143,25 @@ fn pardon(
 fn victims(draft: &Draft<'_>, donor: &NodeName) -> Vec<SetId> {
     let still = |set: &SetRecord| {
         set.stage == SetStage::Offered
-            && draft.view.device_heard(set.device).is_some()
             && set.seat(donor).is_some()
+            && draft.index.heard(set.device).is_some()
             && set
                 .seats
                 .iter()
-                .all(|seat| seat.phase == SeatPhase::Serving && !seat.revoked)
+                .all(|seat| seat.phase == SeatPhase::Serving && seat.mark.is_none())
     };
-    let mut sets = draft.pick(still);
+    let sets = draft.ledger.sets.iter();
+    let sets = sets.filter(|(_, set)| still(set)).map(|(id, _)| *id);
+    let mut sets: Vec<SetId> = sets.collect();
     sets.sort_by_key(|set| (temperature(draft, *set), *set));
     sets
 }
 
 /// How much a set is used: whether a slab is bound to it, then its heat. One that its borrower
 /// says nothing of counts as the hottest.
-fn temperature(draft: &Draft<'_>, set: SetId) -> (bool, u64) {
+pub(super) fn temperature(draft: &Draft<'_>, set: SetId) -> (bool, u64) {
     let device = draft.ledger.sets.get(&set).map(|record| record.device);
-    let heard = device.and_then(|device| draft.view.device_heard(device));
+    let heard = device.and_then(|device| draft.index.heard(device));
     let said = heard.and_then(|heard| heard.sets.get(&set));
     said.map_or((true, u64::MAX), |said| (said.bound, said.heat))
 }

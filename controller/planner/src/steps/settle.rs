@@ -13,14 +13,14 @@ use crate::plan::Step;
 use crate::reason::Reason;
 use crate::view::DeviceObservation;
 
-/// The memory of each donor that each device's document names.
+/// The memory of each donor that each device's document names, where a set is not at rest: others
+/// name the donor's present one.
 type Listed = BTreeMap<SwapDeviceId, BTreeMap<NodeName, IncarnationId>>;
 
 pub(super) fn run(draft: &mut Draft<'_>) {
     flip_regranted(draft);
     let mut listed = listed(draft);
-    let ids: Vec<SetId> = draft.ledger.sets.keys().copied().collect();
-    for id in ids {
+    for id in draft.pick(|_| true) {
         let Some(set) = draft.ledger.sets.get(&id) else {
             continue;
         };
@@ -44,16 +44,23 @@ pub(super) fn run(draft: &mut Draft<'_>) {
     }
 }
 
+/// Sets that are not at rest.
+fn busy<'d>(draft: &'d Draft<'_>) -> impl Iterator<Item = (SetId, &'d SetRecord)> {
+    let sets = &draft.ledger.sets;
+    let busy = draft.busy.iter();
+    busy.filter_map(|id| sets.get(id).map(|set| (*id, &**set)))
+}
+
 /// Devices whose every listed slot on a reborn donor is granted anew get the new memory's name.
 fn flip_regranted(draft: &mut Draft<'_>) {
     let mut ready: BTreeMap<(SwapDeviceId, NodeName), bool> = BTreeMap::new();
-    for (id, set) in &draft.ledger.sets {
+    for (id, set) in busy(draft) {
         for seat in set.listed() {
             if draft.ledger.incarnation_of(&seat.node) == seat.listed_incarnation() {
                 continue;
             }
             let confirmed = matches!(seat.phase, SeatPhase::Regranting { .. })
-                && draft.is_confirmed(*id, set.device, seat);
+                && draft.is_confirmed(id, set.device, seat);
             let all = ready.entry((set.device, seat.node.clone())).or_insert(true);
             *all &= confirmed;
         }
@@ -69,7 +76,7 @@ fn flip_regranted(draft: &mut Draft<'_>) {
 
 fn listed(draft: &Draft<'_>) -> Listed {
     let mut listed = Listed::new();
-    for set in draft.ledger.sets.values() {
+    for (_, set) in busy(draft) {
         for seat in set.listed() {
             if let Some(incarnation) = seat.listed_incarnation() {
                 listed
@@ -83,11 +90,12 @@ fn listed(draft: &Draft<'_>) -> Listed {
 }
 
 /// Whether the device's document can name this seat's memory beside what it names already.
-fn fits(listed: &Listed, device: SwapDeviceId, seat: &Seat) -> bool {
-    listed
+fn fits(draft: &Draft<'_>, listed: &Listed, device: SwapDeviceId, seat: &Seat) -> bool {
+    let named = listed
         .get(&device)
-        .and_then(|named| named.get(&seat.node))
-        .is_none_or(|named| *named == seat.incarnation)
+        .and_then(|named| named.get(&seat.node).copied())
+        .or_else(|| draft.ledger.incarnation_of(&seat.node));
+    named.is_none_or(|named| named == seat.incarnation)
 }
 
 fn list(listed: &mut Listed, device: SwapDeviceId, seat: &Seat) {
@@ -167,16 +175,20 @@ fn settle_freeing(
 }
 
 fn settle_composing(draft: &mut Draft<'_>, id: SetId, set: &SetRecord, listed: &mut Listed) {
-    let dead = |seat: &&Seat| draft.view.health(set.device, &seat.node).is_dead();
-    if let Some(seat) = set.seats.iter().find(dead) {
-        let donor = seat.node.clone();
+    let mut dead = None;
+    for seat in &set.seats {
+        if dead.is_none() && draft.health(set.device, &seat.node).is_dead() {
+            dead = Some(seat.node.clone());
+        }
+    }
+    if let Some(donor) = dead {
         draft.push(Step::Reclaim { set: id });
         draft.note(Reason::Abandon { donor });
         return;
     }
     let mut waits = false;
     for seat in &set.seats {
-        if !draft.is_confirmed(id, set.device, seat) || !fits(listed, set.device, seat) {
+        if !draft.is_confirmed(id, set.device, seat) || !fits(draft, listed, set.device, seat) {
             let donor = seat.node.clone();
             draft.note(Reason::GrantPending { donor });
             waits = true;
@@ -196,24 +208,29 @@ fn settle_composing(draft: &mut Draft<'_>, id: SetId, set: &SetRecord, listed: &
 
 /// Slots that were added to an offered set.
 fn settle_added(draft: &mut Draft<'_>, id: SetId, set: &SetRecord, listed: &mut Listed) {
+    abandon(draft, id, set, |draft, set, seat| {
+        draft.health(set.device, &seat.node).is_dead()
+            || replaced_by(set, seat).is_some_and(|it| it.mark.is_none() && is_back(draft, set, it))
+    });
+    // One that is back may stand where another one's replacement was to stand.
+    let Some(set) = draft.ledger.sets.get(&id).cloned() else {
+        return;
+    };
+    abandon(draft, id, &set, |draft, set, seat| {
+        stands_beside_its_like(draft, set, seat)
+    });
+    let Some(set) = draft.ledger.sets.get(&id).cloned() else {
+        return;
+    };
     for seat in &set.seats {
-        let SeatPhase::Granting { replaces } = &seat.phase else {
+        if !matches!(seat.phase, SeatPhase::Granting { .. }) {
             continue;
-        };
+        }
         let node = seat.node.clone();
-        let replaced = replaces
-            .as_ref()
-            .and_then(|replaced| set.seat(replaced))
-            .filter(|replaced| replaced.phase.is_listed());
-        let unwanted = draft.health(set.device, &node).is_dead()
-            || replaced.is_some_and(|it| !it.revoked && is_back(draft, set, it));
-        if unwanted {
-            let donor = node.clone();
-            draft.push(Step::Abandon { set: id, node });
-            draft.note(Reason::Abandon { donor });
-        } else if !draft.is_confirmed(id, set.device, seat) || !fits(listed, set.device, seat) {
+        let replaced = replaced_by(&set, seat);
+        if !draft.is_confirmed(id, set.device, seat) || !fits(draft, listed, set.device, seat) {
             draft.note(Reason::GrantPending { donor: node });
-        } else if replaced.is_some_and(|replaced| !may_leave(draft, id, set, replaced)) {
+        } else if replaced.is_some_and(|replaced| !may_leave(draft, id, &set, replaced)) {
             if let Some(borrower) = draft.borrower_of(set.device) {
                 draft.note(Reason::NoLiveCopy { borrower });
             }
@@ -227,15 +244,55 @@ fn settle_added(draft: &mut Draft<'_>, id: SetId, set: &SetRecord, listed: &mut 
     }
 }
 
+/// Gives up the slots that were added to a set and are `unwanted` now.
+fn abandon(
+    draft: &mut Draft<'_>,
+    id: SetId,
+    set: &SetRecord,
+    unwanted: impl Fn(&mut Draft<'_>, &SetRecord, &Seat) -> bool,
+) {
+    for seat in &set.seats {
+        if matches!(seat.phase, SeatPhase::Granting { .. }) && unwanted(draft, set, seat) {
+            let node = seat.node.clone();
+            let donor = node.clone();
+            draft.push(Step::Abandon { set: id, node });
+            draft.note(Reason::Abandon { donor });
+        }
+    }
+}
+
+/// The listed copy that one which is made shall replace.
+fn replaced_by<'s>(set: &'s SetRecord, made: &Seat) -> Option<&'s Seat> {
+    let SeatPhase::Granting { replaces } = &made.phase else {
+        return None;
+    };
+    let replaced = set.seat(replaces.as_ref()?)?;
+    replaced.phase.is_listed().then_some(replaced)
+}
+
+/// Whether a copy that is made shares its failure domain with one that stays: it was chosen in the
+/// domain of one that was to be replaced then, and is back.
+fn stands_beside_its_like(draft: &Draft<'_>, set: &SetRecord, made: &Seat) -> bool {
+    let nodes = &draft.ledger.nodes;
+    let domain = |seat: &Seat| nodes.get(&seat.node).map(|record| &record.domain);
+    let goes = |seat: &Seat| {
+        let mut made = set.seats.iter();
+        made.any(|made| replaced_by(set, made).is_some_and(|it| it.node == seat.node))
+    };
+    let mut stays = set.listed().filter(|seat| !goes(seat));
+    let here = domain(made);
+    here.is_some() && stays.any(|seat| domain(seat) == here)
+}
+
 /// Whether a copy that was to be replaced is reached again.
 fn is_back(draft: &mut Draft<'_>, set: &SetRecord, replaced: &Seat) -> bool {
     draft.health(set.device, &replaced.node) == Health::Good && !draft.ledger.is_void(replaced)
 }
 
-/// Whether a copy may leave: it is dead still, and a live one stays to rebuild from; or its donor
-/// wants it back, and enough whole ones stay.
+/// Whether a copy may leave: it is dead still, and a live one stays to rebuild from; or it shall
+/// move, and enough whole ones stay.
 fn may_leave(draft: &mut Draft<'_>, id: SetId, set: &SetRecord, replaced: &Seat) -> bool {
-    if replaced.revoked {
+    if replaced.mark.is_some() {
         return draft.whole_beside(id, set, &replaced.node) >= WHOLE_COPIES_BESIDE;
     }
     if !draft.health(set.device, &replaced.node).is_dead() {

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use dynamicswap_planner::{
     ClusterView, DeviceFacts, DeviceIntent, DeviceObservation, Ledger, LinkObservation, LinkState,
-    NodeDocument, NodeFacts, NodeObservation, Plan, ReplicaObservation, ReplicaState, Round,
-    ServerFacts, ServerObservation, Session, SetObservation, Settings, absorb, round,
-    stamp_revokes,
+    NodeDocument, NodeFacts, NodeObservation, Plan, Rebalance, ReplicaObservation, ReplicaState,
+    Round, ServerFacts, ServerObservation, Session, SetObservation, Settings, absorb, round,
+    stamp_rebalanced, stamp_revokes,
 };
 use dynamicswap_types::{
     Bytes, Copies, Durability, Generation, IncarnationId, Integrity, MonotonicTime, NodeName,
@@ -50,6 +50,19 @@ pub fn intent(class: Durability) -> DeviceIntent {
         empty_slab_hold: Duration::from_secs(10),
         copy_bandwidth: None,
         policies: vec!["{}".to_owned()],
+    }
+}
+
+/// SplitMix64.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, below: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % below
     }
 }
 
@@ -101,10 +114,15 @@ pub struct World {
     pub borrowers: BTreeMap<NodeName, Borrower>,
     pub intent: Option<DeviceIntent>,
     pub now: MonotonicTime,
-    pub lives: u8,
+    pub lives: u32,
     pub plan: Plan,
     /// Nothing is copied: the network is slow.
     pub slow: bool,
+    /// When sets were last moved for the balance.
+    pub rebalanced: BTreeMap<SetId, MonotonicTime>,
+    pub rebalance: Rebalance,
+    /// Zones of nodes that are in one, known when they join.
+    pub zones: BTreeMap<NodeName, dynamicswap_types::FailureDomain>,
 }
 
 impl World {
@@ -120,6 +138,9 @@ impl World {
             lives: 0,
             plan: Plan::default(),
             slow: false,
+            rebalanced: BTreeMap::new(),
+            rebalance: Rebalance::Auto,
+            zones: BTreeMap::new(),
         }
     }
 
@@ -137,12 +158,13 @@ impl World {
 
     fn life(&mut self) -> [u8; 16] {
         self.lives += 1;
-        [self.lives; 16]
+        u128::from(self.lives).to_le_bytes()
     }
 
     fn hello(&mut self, name: &NodeName, domain: &str, donor: bool) {
         let facts = NodeFacts::Hello {
             domain: domain.parse().expect("valid name"),
+            zone: self.zones.get(name).cloned(),
             borrower: !donor,
             donor,
         };
@@ -187,6 +209,13 @@ impl World {
         self.report(&name);
     }
 
+    /// The same, in a zone and a failure domain of its own.
+    pub fn join_donor_in(&mut self, zone: &str, name: &str, slots_total: u32) {
+        let zone = zone.parse().expect("valid name");
+        self.zones.insert(node(name), zone);
+        self.join_donor(name, name, slots_total);
+    }
+
     /// The borrower's holder starts anew: another device.
     pub fn replace_device(&mut self, name: &str) {
         let id = SwapDeviceId::from_bytes(self.life());
@@ -220,7 +249,9 @@ impl World {
             settings: Settings {
                 replace_after: REPLACE_AFTER,
                 protocol: PROTOCOL,
+                rebalance: self.rebalance,
             },
+            rebalanced: &self.rebalanced,
             now: self.now,
             seed: 7,
         }
@@ -246,6 +277,7 @@ impl World {
             }
         }
         self.ledger = ledger;
+        stamp_rebalanced(&mut self.rebalanced, &plan, self.now);
         self.documents = documents;
         let steps = plan.steps.len();
         self.plan = plan;

@@ -215,7 +215,8 @@ mod tests {
     use std::time::Duration;
 
     use dynamicswap_planner::{
-        NodeRecord, Published, PublishedPart, Seat, SeatPhase, ServerFacts, SetRecord, SetStage,
+        Mark, NodeRecord, Published, PublishedPart, Seat, SeatPhase, ServerFacts, SetRecord,
+        SetStage,
     };
     use dynamicswap_types::{
         Bytes, Copies, Durability, Generation, IncarnationId, Integrity, SlabSize, SlotIndex, Spill,
@@ -237,7 +238,7 @@ mod tests {
             slot: SlotIndex::new(slot),
             incarnation: incarnation(1),
             phase,
-            revoked: slot == 3,
+            mark: (slot == 3).then_some(Mark::Revoked),
         }
     }
 
@@ -265,6 +266,7 @@ mod tests {
         let device: SwapDeviceId = format!("{:032x}", 7).parse().expect("an id");
         let record = NodeRecord {
             domain: "rack-1".parse().expect("a domain"),
+            zone: "zone-1".parse().ok(),
             borrower: true,
             donor: true,
             cordoned: true,
@@ -312,7 +314,7 @@ mod tests {
                 stage,
                 seats: seats.collect(),
             };
-            ledger.sets.insert(SetId::new(set), record);
+            ledger.sets.insert(SetId::new(set), record.into());
         }
         ledger
     }
@@ -381,9 +383,9 @@ mod tests {
         let mut ledger = ledger();
         let set = ledger.sets[&SetId::new(2)].clone();
         for id in 0..1024 {
-            let mut set = set.clone();
+            let mut set = (*set).clone();
             set.seats.truncate(2);
-            ledger.sets.insert(SetId::new(id), set);
+            ledger.sets.insert(SetId::new(id), set.into());
         }
         let device = *ledger.devices.keys().next().expect("one");
         let object = render(&ledger, &Place::Device(device), Term::ZERO, "here");

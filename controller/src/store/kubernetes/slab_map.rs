@@ -1,7 +1,7 @@
 //! A device's record as a `SlabMap` has it under `spec`, and back.
 
 use dynamicswap_crds::{SlabMapSpec, SlabSeat, SlabSeatPhase, SlabSet, SlabSetStage};
-use dynamicswap_planner::{DeviceRecord, Ledger, Seat, SeatPhase, SetRecord, SetStage};
+use dynamicswap_planner::{DeviceRecord, Ledger, Mark, Seat, SeatPhase, SetRecord, SetStage};
 use dynamicswap_types::{SetId, SwapDeviceId};
 
 /// The record of `device`, with its sets.
@@ -38,7 +38,7 @@ pub fn absorb(spec: SlabMapSpec, ledger: &mut Ledger) -> Result<SwapDeviceId, St
     for set in spec.sets {
         let id = set.id;
         let record = set_record(set, device)?;
-        if ledger.sets.insert(id, record).is_some() {
+        if ledger.sets.insert(id, record.into()).is_some() {
             return Err(format!("set {id} stands in another SlabMap too"));
         }
     }
@@ -96,7 +96,8 @@ fn seat_of(seat: &Seat) -> SlabSeat {
         slot: seat.slot,
         incarnation: seat.incarnation,
         phase,
-        revoked: seat.revoked,
+        revoked: seat.mark == Some(Mark::Revoked),
+        rebalanced: seat.mark == Some(Mark::Rebalanced),
         replaces,
         previous,
         since,
@@ -123,6 +124,10 @@ fn seat_record(seat: SlabSeat) -> Result<Seat, String> {
         slot: seat.slot,
         incarnation: seat.incarnation,
         phase,
-        revoked: seat.revoked,
+        mark: match (seat.revoked, seat.rebalanced) {
+            (true, _) => Some(Mark::Revoked),
+            (false, true) => Some(Mark::Rebalanced),
+            (false, false) => None,
+        },
     })
 }

@@ -13,9 +13,9 @@ use dynamicswap_engine::sets::{Replica, ReplicaState as EngineReplica};
 use dynamicswap_engine::slots::{Grant, GrantDocument, Owner};
 use dynamicswap_planner::{
     ClusterView, DeviceDocument, DeviceFacts, DeviceIntent, DeviceObservation, Ledger,
-    LinkObservation, LinkState, NodeDocument, NodeFacts, NodeObservation, ReplicaObservation,
-    ReplicaState, Round, ServerDocument, ServerFacts, ServerObservation, Session, SetObservation,
-    Settings, absorb, round, stamp_revokes,
+    LinkObservation, LinkState, NodeDocument, NodeFacts, NodeObservation, Rebalance,
+    ReplicaObservation, ReplicaState, Round, ServerDocument, ServerFacts, ServerObservation,
+    Session, SetObservation, Settings, absorb, round, stamp_rebalanced, stamp_revokes,
 };
 use dynamicswap_types::{
     Bytes, Copies, FailureDomain, Generation, Integrity, MonotonicTime, NameError, NodeName,
@@ -56,6 +56,8 @@ pub struct Controller {
     sent: Option<Generation>,
     /// Closed by the operator, and the time within which everything shall leave, if it shall.
     closed: BTreeMap<usize, Option<Duration>>,
+    /// When sets were last moved for the balance.
+    rebalanced: BTreeMap<SetId, MonotonicTime>,
     deeds: Deeds,
 }
 
@@ -100,6 +102,7 @@ impl Controller {
             seen: BTreeMap::new(),
             sent: None,
             closed: BTreeMap::new(),
+            rebalanced: BTreeMap::new(),
             deeds: Vec::new(),
         })
     }
@@ -141,6 +144,7 @@ impl Controller {
             .map(|node| (node.clone(), NodeObservation::silent(now)))
             .collect();
         self.sent = None;
+        self.rebalanced.clear();
         for donor in &mut self.donors {
             donor.sent = None;
         }
@@ -173,7 +177,9 @@ impl Controller {
             settings: Settings {
                 replace_after: REPLACE_AFTER,
                 protocol: PROTOCOL,
+                rebalance: Rebalance::Auto,
             },
+            rebalanced: &self.rebalanced,
             now,
             seed: now.as_nanos(),
         };
@@ -196,6 +202,7 @@ impl Controller {
             self.deeds.push((line.reason.kind(), detail));
         }
         self.ledger = ledger;
+        stamp_rebalanced(&mut self.rebalanced, &plan, now);
         let documents = self.hand_out(&documents);
         Ok((documents, std::mem::take(&mut self.deeds)))
     }
@@ -210,6 +217,7 @@ impl Controller {
         let node = self.borrower.clone();
         let hello = NodeFacts::Hello {
             domain: self.borrower_domain.clone(),
+            zone: None,
             borrower: true,
             donor: false,
         };
@@ -292,6 +300,7 @@ impl Controller {
         }
         let hello = NodeFacts::Hello {
             domain,
+            zone: None,
             borrower: false,
             donor: true,
         };
