@@ -6,13 +6,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dynamicswap_crds::PolicyDuration;
+use dynamicswap_proto::identity::Right;
 use dynamicswap_types::{Bytes, Integrity, SlabSize};
 
 use crate::cluster::down::{Manner, PagesAway};
 use crate::cluster::paths::ClusterName;
 use crate::cluster::record::Shape;
 use crate::credentials::Credentials;
-use crate::kubectl::{Place, Right};
+use crate::kubectl::Place;
 use crate::machine::args::{BorrowArgs, LeaveArgs, LendArgs};
 
 /// What a new user wants to know next.

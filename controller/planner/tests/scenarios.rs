@@ -626,7 +626,11 @@ fn replacement_in_the_domain_of_a_copy_that_is_back_is_given_up() {
     let made = |seat: &Seat| matches!(seat.phase, SeatPhase::Granting { .. });
     let on_d5 = |seat: &Seat| seat.node == node("d5") && made(seat);
     let mut sets = world.ledger.sets.values();
-    assert!(sets.any(|set| set.seats.iter().any(on_d5)), "{}", world.plan);
+    assert!(
+        sets.any(|set| set.seats.iter().any(on_d5)),
+        "{}",
+        world.plan
+    );
     world.start_server("d1");
     world.settle();
     world.check();
