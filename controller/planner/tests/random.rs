@@ -107,12 +107,25 @@ fn happen(world: &mut World, random: &mut Random) {
     world.pass(millis(random.below(900)));
 }
 
+/// Says which cluster it was, should a check fail in it.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let seed = self.0;
+            eprintln!("again: DYNAMICSWAP_FIRST={seed} DYNAMICSWAP_CLUSTERS=1");
+        }
+    }
+}
+
 #[test]
 fn every_plan_of_random_clusters_passes_the_checker() {
     let first = number("DYNAMICSWAP_FIRST", 0);
     let count = number("DYNAMICSWAP_CLUSTERS", CLUSTERS);
     let mut plans = 0_u64;
     for seed in first..first + count {
+        let _seed = Seed(seed);
         let mut random = Random(seed);
         let mut world = build(&mut random);
         for _ in 0..EVENTS {

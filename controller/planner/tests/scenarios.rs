@@ -582,9 +582,9 @@ fn closed_sets_are_off_the_record_once_everybody_let_go() {
     assert_eq!(closing(&world), 0);
 }
 
-/// A copy that is back gets its place again, though another one's replacement was to stand beside it.
-#[test]
-fn replacement_in_the_domain_of_a_copy_that_is_back_is_given_up() {
+/// Two of three copies are dead, and a slot is asked for in the stead of each: of the fourth donor, and
+/// of the fifth, which is in the failure domain of the first.
+fn two_replacements() -> World {
     let mut world = World::new();
     world.rebalance = Rebalance::Off;
     for (name, domain) in [
@@ -612,30 +612,52 @@ fn replacement_in_the_domain_of_a_copy_that_is_back_is_given_up() {
     world.settle();
     world.bind("b1", 2);
     world.settle();
-    // The first copy is gone, its replacement is asked of the fourth donor.
-    cordon(&mut world, "d4", false);
-    world.kill_server("d1");
-    world.pass(REPLACE_AFTER);
-    world.round();
-    // The second is gone too, and its replacement may stand where the first one stood.
-    cordon(&mut world, "d4", true);
-    cordon(&mut world, "d5", false);
-    world.kill_server("d2");
-    world.pass(REPLACE_AFTER);
-    world.round();
-    let made = |seat: &Seat| matches!(seat.phase, SeatPhase::Granting { .. });
-    let on_d5 = |seat: &Seat| seat.node == node("d5") && made(seat);
+    for (dead, opened, closed) in [("d1", "d4", "d5"), ("d2", "d5", "d4")] {
+        cordon(&mut world, opened, false);
+        cordon(&mut world, closed, true);
+        world.kill_server(dead);
+        world.pass(REPLACE_AFTER);
+        world.round();
+    }
+    for donor in ["d4", "d5"] {
+        let asked_for = |seat: &Seat| {
+            seat.node == node(donor) && matches!(seat.phase, SeatPhase::Granting { .. })
+        };
+        let mut sets = world.ledger.sets.values();
+        assert!(
+            sets.any(|set| set.seats.iter().any(asked_for)),
+            "{}",
+            world.plan
+        );
+    }
+    world
+}
+
+/// Whether a set has a seat on a donor that is neither leaving nor freed.
+fn stands_on(world: &World, donor: &str) -> bool {
+    let here = |seat: &Seat| {
+        let granting = matches!(seat.phase, SeatPhase::Granting { .. });
+        seat.node == node(donor) && (granting || seat.phase.is_listed())
+    };
     let mut sets = world.ledger.sets.values();
-    assert!(
-        sets.any(|set| set.seats.iter().any(on_d5)),
-        "{}",
-        world.plan
-    );
+    sets.any(|set| set.seats.iter().any(here))
+}
+
+#[test]
+fn replacement_in_the_domain_of_a_copy_that_is_back_is_given_up() {
+    let mut world = two_replacements();
     world.start_server("d1");
     world.settle();
     world.check();
-    for set in world.ledger.sets.values() {
-        let on = |name: &str| set.listed().any(|seat| seat.node == node(name));
-        assert!(!(on("d1") && on("d5")), "{set:?}");
-    }
+    assert!(stands_on(&world, "d1") && !stands_on(&world, "d5"));
+}
+
+#[test]
+fn replacement_in_the_domain_of_a_copy_that_is_replaced_no_longer_is_given_up() {
+    let mut world = two_replacements();
+    world.drain("d4", millis(60_000));
+    world.round();
+    assert!(!stands_on(&world, "d4") && !stands_on(&world, "d5"));
+    world.settle();
+    world.check();
 }

@@ -231,9 +231,7 @@ pub(super) fn others<'v>(
 fn give_back(draft: &mut Draft<'_>, id: SetId, set: &SetRecord, copies: &Copies, required: usize) {
     let surplus = copies.good.len() + copies.pending.len() - required;
     for node in copies.pending.iter().rev().take(surplus) {
-        let (donor, node) = (node.clone(), node.clone());
-        draft.push(Step::Abandon { set: id, node });
-        draft.note(Reason::Abandon { donor });
+        draft.abandon(id, node);
     }
     if copies.good.len() < required {
         return;

@@ -78,9 +78,7 @@ fn stop_composing(draft: &mut Draft<'_>, donor: &NodeName) {
         set.stage == SetStage::Offered && seat.is_some_and(|seat| granting(&seat.phase))
     };
     for set in draft.pick(added) {
-        let (node, donor) = (donor.clone(), donor.clone());
-        draft.push(Step::Abandon { set, node });
-        draft.note(Reason::Abandon { donor });
+        draft.abandon(set, donor);
     }
 }
 

@@ -208,24 +208,19 @@ fn settle_composing(draft: &mut Draft<'_>, id: SetId, set: &SetRecord, listed: &
 
 /// Slots that were added to an offered set.
 fn settle_added(draft: &mut Draft<'_>, id: SetId, set: &SetRecord, listed: &mut Listed) {
-    abandon(draft, id, set, |draft, set, seat| {
-        draft.health(set.device, &seat.node).is_dead()
-            || replaced_by(set, seat).is_some_and(|it| it.mark.is_none() && is_back(draft, set, it))
-    });
-    // One that is back may stand where another one's replacement was to stand.
-    let Some(set) = draft.ledger.sets.get(&id).cloned() else {
-        return;
-    };
-    abandon(draft, id, &set, |draft, set, seat| {
-        stands_beside_its_like(draft, set, seat)
-    });
-    let Some(set) = draft.ledger.sets.get(&id).cloned() else {
-        return;
-    };
-    for seat in &set.seats {
-        if !matches!(seat.phase, SeatPhase::Granting { .. }) {
-            continue;
+    let asked_for = |seat: &&Seat| matches!(seat.phase, SeatPhase::Granting { .. });
+    for seat in set.seats.iter().filter(asked_for) {
+        let replaced = replaced_by(set, seat);
+        let unwanted = draft.health(set.device, &seat.node).is_dead()
+            || replaced.is_some_and(|it| it.mark.is_none() && is_back(draft, set, it));
+        if unwanted {
+            draft.abandon(id, &seat.node);
         }
+    }
+    let Some(set) = draft.ledger.sets.get(&id).cloned() else {
+        return;
+    };
+    for seat in set.seats.iter().filter(asked_for) {
         let node = seat.node.clone();
         let replaced = replaced_by(&set, seat);
         if !draft.is_confirmed(id, set.device, seat) || !fits(draft, listed, set.device, seat) {
@@ -244,44 +239,13 @@ fn settle_added(draft: &mut Draft<'_>, id: SetId, set: &SetRecord, listed: &mut 
     }
 }
 
-/// Gives up the slots that were added to a set and are `unwanted` now.
-fn abandon(
-    draft: &mut Draft<'_>,
-    id: SetId,
-    set: &SetRecord,
-    unwanted: impl Fn(&mut Draft<'_>, &SetRecord, &Seat) -> bool,
-) {
-    for seat in &set.seats {
-        if matches!(seat.phase, SeatPhase::Granting { .. }) && unwanted(draft, set, seat) {
-            let node = seat.node.clone();
-            let donor = node.clone();
-            draft.push(Step::Abandon { set: id, node });
-            draft.note(Reason::Abandon { donor });
-        }
-    }
-}
-
-/// The listed copy that one which is made shall replace.
-fn replaced_by<'s>(set: &'s SetRecord, made: &Seat) -> Option<&'s Seat> {
-    let SeatPhase::Granting { replaces } = &made.phase else {
+/// The listed copy that one which is asked for shall replace.
+fn replaced_by<'s>(set: &'s SetRecord, asked: &Seat) -> Option<&'s Seat> {
+    let SeatPhase::Granting { replaces } = &asked.phase else {
         return None;
     };
     let replaced = set.seat(replaces.as_ref()?)?;
     replaced.phase.is_listed().then_some(replaced)
-}
-
-/// Whether a copy that is made shares its failure domain with one that stays: it was chosen in the
-/// domain of one that was to be replaced then, and is back.
-fn stands_beside_its_like(draft: &Draft<'_>, set: &SetRecord, made: &Seat) -> bool {
-    let nodes = &draft.ledger.nodes;
-    let domain = |seat: &Seat| nodes.get(&seat.node).map(|record| &record.domain);
-    let goes = |seat: &Seat| {
-        let mut made = set.seats.iter();
-        made.any(|made| replaced_by(set, made).is_some_and(|it| it.node == seat.node))
-    };
-    let mut stays = set.listed().filter(|seat| !goes(seat));
-    let here = domain(made);
-    here.is_some() && stays.any(|seat| domain(seat) == here)
 }
 
 /// Whether a copy that was to be replaced is reached again.
