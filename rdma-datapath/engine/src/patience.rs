@@ -26,7 +26,7 @@ pub struct Patience {
 
 impl Patience {
     /// With a link that never was late.
-    pub(crate) const NEW: Self = Self {
+    pub const NEW: Self = Self {
         doublings: 0,
         overdue: None,
     };
@@ -41,7 +41,7 @@ impl Patience {
     }
 
     /// Operations were overdue, one or more of them: once for each look at the deadlines.
-    pub(crate) fn overdue(&mut self, now: MonotonicTime) {
+    pub fn overdue(&mut self, now: MonotonicTime) {
         if self.overdue != Some(now) {
             self.doublings = PATIENCE_DOUBLINGS_MAX.min(self.doublings(now) + 1);
             self.overdue = Some(now);

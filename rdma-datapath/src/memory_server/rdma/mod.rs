@@ -150,7 +150,9 @@ impl RdmaServer {
             };
             let reason = match news.kind {
                 CmEventKind::Disconnected => self.reason_of_end(place),
-                CmEventKind::Failed | CmEventKind::Rejected => CloseReason::Network(news.errno),
+                // It waited too long for the answer. Its number is a reason of the protocol, no error.
+                CmEventKind::Rejected => CloseReason::ByPeer,
+                CmEventKind::Failed => CloseReason::Network(news.errno),
                 CmEventKind::Established => {
                     if let Some(session) = &mut self.sessions[place] {
                         session.established();

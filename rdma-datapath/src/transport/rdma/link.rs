@@ -491,6 +491,7 @@ impl Link {
 
     /// Everything that time and earlier calls ask for.
     pub(super) fn settle(&mut self, step: &mut Step<'_>) {
+        self.liveness.looks(step.now);
         self.give_up_if_late(step.now);
         if self.fell {
             self.tell_fall(step);
@@ -532,7 +533,8 @@ impl Link {
             State::Connecting { deadline } if deadline <= now => {
                 self.fail(LinkError::ConnectTime, now);
             }
-            State::Up { .. } if !self.flights.is_empty() && self.liveness.silent_at() <= now => {
+            State::Up { .. } if !self.flights.is_empty() && self.liveness.is_silent(now) => {
+                self.liveness.was_silent(now);
                 self.fail(LinkError::Silent, now);
             }
             _ => {}
@@ -547,7 +549,7 @@ impl Link {
                 let own = if self.flights.is_empty() {
                     self.liveness.ping_at()
                 } else {
-                    self.liveness.silent_at()
+                    self.liveness.look_at()
                 };
                 Some(self.windows.deadline().map_or(own, |at| at.min(own)))
             }

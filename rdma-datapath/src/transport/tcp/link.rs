@@ -21,7 +21,7 @@ use rustix::net::{
 };
 use socket2::SockRef;
 
-use super::super::liveness::{Liveness, SILENCE_MAX};
+use super::super::liveness::Liveness;
 use super::super::{LinkError, TransportEvent};
 use super::flights::{Flights, SLICES_MAX};
 use super::input::Input;
@@ -387,6 +387,7 @@ impl Link {
 
     /// Everything that time and earlier calls ask for.
     pub(super) fn settle(&mut self, epoll: BorrowedFd<'_>, step: &mut Step<'_>) {
+        self.liveness.looks(step.now);
         self.give_up_if_late(step.now);
         if self.fell {
             self.tell_fall(step);
@@ -410,32 +411,29 @@ impl Link {
     }
 
     fn give_up_if_late(&mut self, now: MonotonicTime) {
-        let late = self.due().is_some_and(|due| due <= now);
         match &self.state {
-            State::Connecting { .. } | State::Greeting { .. } if late => {
+            State::Connecting { deadline, .. } | State::Greeting { deadline, .. }
+                if *deadline <= now =>
+            {
                 self.fail(LinkError::ConnectTime, now);
             }
-            State::Up { .. } if late => self.fail(LinkError::Silent, now),
-            _ => {}
-        }
-    }
-
-    /// When the present state ends in failure.
-    fn due(&self) -> Option<MonotonicTime> {
-        match &self.state {
-            State::Connecting { deadline, .. } | State::Greeting { deadline, .. } => {
-                Some(*deadline)
+            State::Up { .. } if !self.flights.is_empty() && self.liveness.is_silent(now) => {
+                self.liveness.was_silent(now);
+                self.fail(LinkError::Silent, now);
             }
-            State::Up { .. } if !self.flights.is_empty() => Some(self.liveness.silent_at()),
-            State::Up { .. } | State::Waiting { .. } | State::Refused => None,
+            _ => {}
         }
     }
 
     pub(super) fn deadline(&self) -> Option<MonotonicTime> {
         match &self.state {
-            State::Waiting { until } if self.address.is_some() => Some(*until),
+            State::Waiting { until } => self.address.map(|_| *until),
+            State::Connecting { deadline, .. } | State::Greeting { deadline, .. } => {
+                Some(*deadline)
+            }
             State::Up { .. } if self.flights.is_empty() => Some(self.liveness.ping_at()),
-            _ => self.due(),
+            State::Up { .. } => Some(self.liveness.look_at()),
+            State::Refused => None,
         }
     }
 
@@ -462,7 +460,7 @@ impl Link {
         let Some(address) = self.address else {
             return;
         };
-        match open_socket(address, epoll, self.server) {
+        match open_socket(address, epoll, self.server, self.liveness.silence_max()) {
             Ok(socket) => {
                 let deadline = now.after(CONNECT_TIME_MAX);
                 self.state = State::Connecting { socket, deadline };
@@ -488,6 +486,7 @@ fn open_socket(
     address: SocketAddr,
     epoll: BorrowedFd<'_>,
     server: ServerIndex,
+    silence_max: Duration,
 ) -> Result<OwnedFd, Errno> {
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::INET,
@@ -496,7 +495,7 @@ fn open_socket(
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(family, SocketType::STREAM, flags, None)?;
     sockopt::set_tcp_nodelay(&socket, true)?;
-    let silence = u32::try_from(SILENCE_MAX.as_millis()).unwrap_or(u32::MAX);
+    let silence = u32::try_from(silence_max.as_millis()).unwrap_or(u32::MAX);
     sockopt::set_tcp_user_timeout(&socket, silence)?;
     // Best effort: without it the kernel takes more writes than the network carries, and a read that
     // comes later waits for them.
