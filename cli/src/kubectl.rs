@@ -8,14 +8,12 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context as _, Result};
-use dynamicswap_proto::identity::{AUDIENCE, Right, TRUST, TRUST_KEY};
+use dynamicswap_proto::identity::{AUDIENCE, CONTROLLER_NAME, Right, TRUST, TRUST_KEY};
 
 use crate::failure::Refusal;
 
 /// What the controllers hold to lead.
 const LEASE: &str = "dynamicswap-controller";
-/// The controller's port in its pod.
-const PORT: u16 = 7700;
 /// As long as somebody may look at `top`.
 const TOKEN_LIFE: &str = "--duration=8h";
 
@@ -72,6 +70,15 @@ impl Place {
         let audience = format!("--audience={AUDIENCE}");
         let token = self.ask(&["create", "token", right.account(), &audience, TOKEN_LIFE])?;
         Ok(token.trim().to_owned())
+    }
+
+    /// The controller's port: the Service has the same as its pods.
+    fn port(&self) -> Result<u16> {
+        let path = "--output=jsonpath={.spec.ports[0].port}";
+        let said = self.ask(&["get", "service", CONTROLLER_NAME, path])?;
+        said.trim()
+            .parse()
+            .with_context(|| format!("the Service {CONTROLLER_NAME} has no port: '{said}'"))
     }
 
     /// The pod of the controller that leads.
@@ -171,7 +178,7 @@ fn forward(place: &Place, port: u16) -> Result<Forwarding> {
     } else {
         port.to_string()
     };
-    let ports = format!("{local}:{PORT}");
+    let ports = format!("{local}:{}", place.port()?);
     let arguments = ["port-forward", "--address=127.0.0.1", &pod, &ports];
     let mut kubectl = place
         .kubectl(&arguments)
