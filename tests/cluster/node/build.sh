@@ -29,13 +29,13 @@ cp -r kernel/usr/lib/modules root/usr/lib/
 chroot root depmod "$version"
 
 install -m 755 "$programs"/{kubelet,kube-proxy,containerd,containerd-shim-runc-v2,ctr} root/usr/local/bin/
-install -m 755 "$recipe"/node-{network,images} root/usr/local/sbin/
+install -m 755 "$recipe/node-network" root/usr/local/sbin/
 install -D -m 644 "$recipe/containerd.toml" root/etc/containerd/config.toml
 install -D -m 644 "$recipe/kubelet.yaml" root/etc/kubernetes/kubelet.yaml
-mkdir -p root/cluster root/images root/etc/cni/net.d root/opt/cni root/usr/share/node-images
+mkdir -p root/cluster root/var/lib/containerd root/etc/cni/net.d root/opt/cni
 ln -s /usr/lib/cni root/opt/cni/bin
 units=root/etc/systemd/system
-for unit in node-network containerd node-images kubelet kube-proxy; do
+for unit in node-network containerd kubelet kube-proxy; do
     install -m 644 "$recipe/$unit.service" "$units/"
     ln -s "../$unit.service" "$units/multi-user.target.wants/$unit.service"
 done
@@ -61,7 +61,7 @@ cat > image/config.json <<J
  "rootfs": {"type": "layers", "diff_ids": ["sha256:$digest"]}}
 J
 echo '[{"Config": "config.json", "RepoTags": ["localhost/busybox:1"], "Layers": ["layer.tar"]}]' > image/manifest.json
-tar -C image -cf root/usr/share/node-images/busybox.tar manifest.json config.json layer.tar
+tar -C image -cf sandbox.tar manifest.json config.json layer.tar
 
 mkdir -p early/{bin,dev,proc,modules,root}
 cp /bin/busybox early/bin/

@@ -13,10 +13,9 @@ use crate::programs::{NODE, Programs};
 
 const BUILD: &str = include_str!("../node/build.sh");
 /// Files of the recipe, by name.
-const RECIPE: [(&str, &str); 10] = [
+const RECIPE: [(&str, &str); 8] = [
     ("early-init", include_str!("../node/early-init")),
     ("node-network", include_str!("../node/node-network")),
-    ("node-images", include_str!("../node/node-images")),
     ("containerd.toml", include_str!("../node/containerd.toml")),
     ("kubelet.yaml", include_str!("../node/kubelet.yaml")),
     (
@@ -26,10 +25,6 @@ const RECIPE: [(&str, &str); 10] = [
     (
         "containerd.service",
         include_str!("../node/containerd.service"),
-    ),
-    (
-        "node-images.service",
-        include_str!("../node/node-images.service"),
     ),
     ("kubelet.service", include_str!("../node/kubelet.service")),
     (
@@ -45,6 +40,7 @@ const DRIVE_OVERHEAD: u64 = 16 << 20;
 #[derive(Debug, Clone)]
 pub struct Image {
     kept: PathBuf,
+    programs: PathBuf,
 }
 
 impl Image {
@@ -65,7 +61,10 @@ impl Image {
             );
             make(&kept, &programs)?;
         }
-        Ok(Self { kept })
+        Ok(Self {
+            kept,
+            programs: programs.folder(),
+        })
     }
 
     /// The kernel.
@@ -84,6 +83,18 @@ impl Image {
     #[must_use]
     pub fn root(&self) -> PathBuf {
         self.kept.join("root.ext4")
+    }
+
+    /// The archive of the image that every pod's first container is of.
+    #[must_use]
+    pub fn sandbox(&self) -> PathBuf {
+        self.kept.join("sandbox.tar")
+    }
+
+    /// A program that nodes run, to be run here.
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
     }
 }
 
@@ -113,12 +124,12 @@ fn make(kept: &Path, programs: &Programs) -> Result<()> {
     fs::rename(&fresh, kept).context("cannot name the image")
 }
 
-/// Makes a drive at `drive` with the files of `folder`.
+/// Makes a drive at `drive` with the files of `folder` and room for `more` bytes.
 ///
 /// # Errors
 /// With the step that failed.
-pub fn make_drive(folder: &Path, drive: &Path) -> Result<()> {
-    let size = size_of(folder)?;
+pub fn make_drive(folder: &Path, drive: &Path, more: u64) -> Result<()> {
+    let size = size_of(folder)? + more;
     let file =
         fs::File::create(drive).and_then(|file| file.set_len(size + size / 10 + DRIVE_OVERHEAD));
     file.with_context(|| format!("cannot make {}", drive.display()))?;

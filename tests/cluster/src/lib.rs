@@ -20,4 +20,5 @@ pub mod node;
 pub mod programs;
 pub mod record;
 pub mod scenarios;
+pub mod store;
 pub mod up;

@@ -27,7 +27,7 @@ const WORK_TIME_MAX: Duration = Duration::from_secs(900);
 /// What the controllers hold to lead.
 const LEASE: &str = "dynamicswap-controller";
 /// Bytes in the device that count as use.
-const USED_MIN: u64 = 32 << 20;
+const USED_MIN: u64 = 24 << 20;
 
 /// What is played with.
 #[derive(Debug)]

@@ -13,10 +13,11 @@ use crate::client::Place;
 use crate::control_plane::{ControlPlane, Options};
 use crate::down;
 use crate::family::{Family, Lifetime};
-use crate::image::{self, Image, make_drive};
+use crate::image::{self, Image};
 use crate::node::{self, Cluster, Node};
 use crate::programs::{CONTROL_PLANE, PERSON, Programs};
 use crate::record::{Paths, Record};
+use crate::store::Store;
 
 /// All nodes are Ready within it: without hardware help, one alone boots for a minute or two.
 const READY_TIME_MAX: Duration = Duration::from_secs(900);
@@ -91,7 +92,7 @@ fn start(
     record.save(paths)?;
     let mut family = Family::new(&plane.client().file("logs"), Lifetime::Keepable)?;
     if let Some(image) = image {
-        let booted = start_nodes(plan, &plane, image, &mut family).and_then(|()| {
+        let booted = start_nodes(plan, &plane, image, &mut family, interrupt).and_then(|()| {
             record.processes.extend(family.records());
             record.save(paths)?;
             wait_ready(plan.nodes.len(), &plane, &mut family, interrupt)
@@ -109,20 +110,18 @@ fn start_nodes(
     plane: &ControlPlane,
     image: &Image,
     family: &mut Family,
+    interrupt: &Interrupt,
 ) -> Result<()> {
-    let images = match &plan.images {
-        None => None,
-        Some(folder) => {
-            let drive = plane.client().file("images.ext4");
-            make_drive(folder, &drive)?;
-            Some(drive)
-        }
+    let store = Store {
+        folder: &plane.client().file("store"),
+        image,
+        interrupt,
     };
     let cluster = Cluster {
         namespace: plan.paths.namespace.clone(),
         image: image.clone(),
         count: u8::try_from(plan.nodes.len()).context("too many nodes")?,
-        images,
+        store: store.fill(plan.images.as_deref())?,
     };
     for node in &plan.nodes {
         let command = node.prepare(plane, &cluster)?;

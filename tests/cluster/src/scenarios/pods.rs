@@ -29,7 +29,7 @@ impl Pod {
         let arguments = [
             "verify",
             "--size",
-            "192Mi",
+            "96Mi",
             "--threads",
             "1",
             "--seconds",
@@ -51,8 +51,8 @@ impl Pod {
                     "imagePullPolicy": "Never",
                     "args": arguments,
                     "resources": {
-                        "limits": {"memory": "96Mi"},
-                        "requests": {"memory": "96Mi", "cpu": "100m"},
+                        "limits": {"memory": "48Mi"},
+                        "requests": {"memory": "48Mi", "cpu": "100m"},
                     },
                 }],
             },
