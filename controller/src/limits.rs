@@ -14,9 +14,10 @@ pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// Time that a new session has for its hello.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// A peer that has vanished without a word is noticed within this time and the next.
-pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
-/// Time that a peer has to answer.
-pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Time that a peer has to answer: on a node whose processors are taken, seconds. Nothing waits for it:
+/// that a donor has vanished is told by its borrowers' links, within a second.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A plan is made at least this often, in case an event was missed.
 pub const ROUND_INTERVAL: Duration = Duration::from_secs(1);
 /// Time until a store that failed is tried again.

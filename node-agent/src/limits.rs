@@ -28,8 +28,10 @@ pub const ENROLL_LIMIT: Duration = Duration::from_secs(10);
 pub const RENEWAL_RETRY: Duration = Duration::from_secs(300);
 /// Longest file with certificates, a key or a token: a bundle of two authorities has 2 KiB.
 pub const CERTIFICATE_FILE_BYTES_MAX: u64 = 256 << 10;
-/// A controller that has vanished without a word is noticed within this time and once more.
-pub const KEEPALIVE: Duration = Duration::from_secs(2);
+/// A controller that has vanished without a word is noticed within this time and the next.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Time that it has to answer: below the time in which another one leads.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest document: a daemon's frame takes no longer one.
 pub const DOCUMENT_BYTES_MAX: usize = 16 << 20;
 

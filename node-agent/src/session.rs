@@ -19,7 +19,8 @@ use tonic::transport::Endpoint;
 
 use crate::credentials::Wallet;
 use crate::limits::{
-    BACK_OFF_MAX, BACK_OFF_MIN, DOCUMENT_BYTES_MAX, KEEPALIVE, SESSION_OPEN_LIMIT, SESSION_WORKED,
+    BACK_OFF_MAX, BACK_OFF_MIN, DOCUMENT_BYTES_MAX, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
+    SESSION_OPEN_LIMIT, SESSION_WORKED,
 };
 
 /// What a session has to tell.
@@ -88,8 +89,8 @@ impl Session {
     pub fn new(endpoint: Endpoint, wallet: Arc<Wallet>) -> Self {
         let endpoint = endpoint
             .connect_timeout(SESSION_OPEN_LIMIT)
-            .http2_keep_alive_interval(KEEPALIVE)
-            .keep_alive_timeout(KEEPALIVE)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
         Self {
             endpoint,

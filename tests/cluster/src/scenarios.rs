@@ -191,7 +191,8 @@ impl Stage<'_> {
         self.note("workload", end.clone());
         ensure!(end["wrong_pages"] == 0, "pages were wrong: {end}");
         ensure!(end["swap_ins"].as_u64() > Some(0), "it did not swap: {end}");
-        self.client.kubectl(&["delete", "pod", pod.name()])?;
+        let delete = ["delete", "pod", pod.name(), "--wait=false"];
+        self.client.kubectl(&delete)?;
         Ok(())
     }
 
