@@ -4,17 +4,17 @@
 //! Reads every daemon's report, takes slots of other devices back, spreads the device's slabs over the
 //! servers, hands each its document, and prints the device's generation.
 
+mod support;
+
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Parser;
 use dynamicswap_proto::common::v1 as pb;
-use dynamicswap_proto::daemon::v1::{ReportRequest, Request, Response, report, request, response};
-use dynamicswap_proto::frame;
+use dynamicswap_proto::daemon::v1::request;
+use support::{ask, device_report, server_report};
 
 /// A server zeroes what it took back within it.
 const ZERO_TIME_MAX: Duration = Duration::from_secs(20);
@@ -45,48 +45,6 @@ struct Options {
     /// Only print the report.
     #[arg(long)]
     report: bool,
-}
-
-fn ask(socket: &Path, kind: request::Kind) -> anyhow::Result<response::Kind> {
-    let mut stream =
-        UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
-    stream.write_all(&frame::encode(&Request { kind: Some(kind) })?)?;
-    let mut header = [0; frame::HEADER_BYTES];
-    stream.read_exact(&mut header)?;
-    let mut body = vec![0; frame::body_len(header)?];
-    stream.read_exact(&mut body)?;
-    let answer: Response = frame::decode(&body)?;
-    match answer.kind.context("an answer without content")? {
-        response::Kind::Refused(refused) => {
-            anyhow::bail!("{}: {}: {}", socket.display(), refused.code, refused.reason)
-        }
-        kind => Ok(kind),
-    }
-}
-
-fn report(socket: &Path) -> anyhow::Result<report::Kind> {
-    let wanted = ReportRequest {
-        known_change: 0,
-        wait_ms: 0,
-    };
-    match ask(socket, request::Kind::Report(wanted))? {
-        response::Kind::Report(report) => report.kind.context("an empty report"),
-        _ => anyhow::bail!("{} answered something else", socket.display()),
-    }
-}
-
-fn device_report(socket: &Path) -> anyhow::Result<pb::SwapDeviceReport> {
-    match report(socket)? {
-        report::Kind::SwapDevice(report) => Ok(report),
-        report::Kind::MemoryServer(_) => anyhow::bail!("{} is no swapd", socket.display()),
-    }
-}
-
-fn server_report(socket: &Path) -> anyhow::Result<pb::MemoryServerReport> {
-    match report(socket)? {
-        report::Kind::MemoryServer(report) => Ok(report),
-        report::Kind::SwapDevice(_) => anyhow::bail!("{} is no memory server", socket.display()),
-    }
 }
 
 struct Server {

@@ -7,5 +7,6 @@ pub mod down;
 pub mod host;
 pub mod leftovers;
 pub mod paths;
+pub mod rdma;
 pub mod record;
 pub mod up;

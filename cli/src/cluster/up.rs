@@ -18,6 +18,7 @@ use super::down::{self, Manner};
 use super::host;
 use super::leftovers::Leftovers;
 use super::paths::{ClusterName, ClusterPaths, Programs};
+use super::rdma;
 use super::record::{BORROWER, ClusterRecord, Shape, name_option};
 use crate::args::WhenUnserved;
 use crate::client::Client;
@@ -153,8 +154,9 @@ impl Cluster {
         self.wait(interrupt, ui, "memory servers", || {
             ready_when(sockets.iter().all(|s| answers(s)), "one does not answer")
         })?;
+        let way = rdma::address().map_or_else(String::new, |ip| format!(", RDMA at {ip}"));
         let detail = format!(
-            "{}, {} each",
+            "{}, {} each{way}",
             donors.join(" "),
             self.record.shape.donor_capacity
         );
@@ -451,6 +453,9 @@ pub fn memory_server_command(
     command
         .arg("--control-socket")
         .arg(paths.socket(node, "memory-server"));
+    if let Some(address) = rdma::address() {
+        command.arg("--rdma-listen").arg(format!("{address}:0"));
+    }
     Ok(command)
 }
 

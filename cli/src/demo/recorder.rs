@@ -3,6 +3,7 @@
 //! Owns the clock of the run and everything that the report is made of. Any thread adds to it;
 //! the story reads the latest.
 
+use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -48,6 +49,10 @@ pub struct Seen {
     pub wrong: Vec<String>,
     /// Most pages on the device at one moment.
     pub pages_peak: u64,
+    /// The device's front end.
+    pub front_end: String,
+    /// Ways to donors that were in use at any moment.
+    pub transports: BTreeSet<String>,
     /// Engine processes that the holder has started so far.
     pub engine_starts: u32,
     /// The last event of the controller that is in `events`.
@@ -174,6 +179,10 @@ impl Recorder {
         };
         seen.pages_peak = seen.pages_peak.max(summary.used() / 4096);
         // The device leaves the reports before the demo ends.
+        if let Some(device) = summary.devices.first() {
+            seen.front_end.clone_from(&device.front_end);
+            seen.transports.extend(device.transports.iter().cloned());
+        }
         let starts = summary.devices.iter().map(|device| device.engine_starts);
         seen.engine_starts = seen.engine_starts.max(starts.max().unwrap_or(0));
         seen.series.cluster.push(sample);
@@ -248,11 +257,14 @@ mod tests {
     }
 
     #[test]
-    fn engine_starts_are_remembered_when_the_device_is_gone() {
+    fn device_is_remembered_when_it_is_gone() {
         let recorder = Recorder::new(Vec::new());
         recorder.summary(Summary::of(&status()));
         recorder.summary(Summary::default());
-        assert_eq!(recorder.seen().engine_starts, 2);
+        let seen = recorder.seen();
+        assert_eq!(seen.engine_starts, 2);
+        assert_eq!(seen.front_end, "fuse-loop");
+        assert!(seen.transports.iter().eq(["tcp"]), "{:?}", seen.transports);
     }
 
     #[test]

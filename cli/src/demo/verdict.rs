@@ -78,6 +78,8 @@ pub fn report(demo: &Demo, args: &DemoArgs, error: Option<&anyhow::Error>) -> Re
         memory_bytes: args.memory.get(),
         limit_bytes: args.memory.get() / 2,
         donors: args.donors,
+        front_end: seen.front_end.clone(),
+        transports: seen.transports.iter().cloned().collect(),
         pages_remote_peak: seen.pages_peak,
         pages_checked: end.pages_checked.max(seen.progress.pages_checked),
         wrong_pages: end.wrong_pages.max(seen.progress.wrong_pages),

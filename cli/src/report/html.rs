@@ -531,11 +531,13 @@ fn events(body: &mut String, report: &Report) {
 
 fn footer(report: &Report) -> String {
     format!(
-        "<footer>DynamicSwap {}, workload {}, {:.0} s on {}. All figures are in report.json.</footer>\n",
+        "<footer>DynamicSwap {}, workload {}, {:.0} s on {}, device {} over {}. All figures are in report.json.</footer>\n",
         escape(&report.version),
         escape(&report.workload),
         float(report.duration_ms) / 1000.0,
         escape(&report.host),
+        escape(&report.front_end),
+        escape(&report.transports.join(" and ")),
     )
 }
 

@@ -40,6 +40,12 @@ pub struct Report {
     pub limit_bytes: u64,
     /// Donors.
     pub donors: u32,
+    /// How the kernel handed over the device's requests: "ublk" or "fuse-loop".
+    #[serde(default)]
+    pub front_end: String,
+    /// The ways on which pages may have gone, "rdma" or "tcp": all that were in use at any moment.
+    #[serde(default)]
+    pub transports: Vec<String>,
     /// Most 4 KiB pages that were remote at one moment.
     pub pages_remote_peak: u64,
     /// Checks of a page's or value's content, each access counted.
@@ -213,6 +219,8 @@ pub(crate) mod tests {
         let value = serde_json::to_value(&report).expect("plain");
         let fields = value.as_object().expect("an object");
         for field in [
+            "front_end",
+            "transports",
             "pages_remote_peak",
             "pages_checked",
             "wrong_pages",
@@ -251,6 +259,8 @@ pub(crate) mod tests {
             memory_bytes: 512 << 20,
             limit_bytes: 256 << 20,
             donors: 3,
+            front_end: "ublk".to_owned(),
+            transports: vec!["rdma".to_owned()],
             pages_remote_peak: 71_234,
             pages_checked: 1_234_567,
             swap_in: SwapIn {

@@ -2,7 +2,7 @@
 //!
 //! Owns what is counted and how. Pure: knows neither a terminal nor a clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dynamicswap_proto::common::v1 as common;
 use dynamicswap_proto::control::v1 as pb;
@@ -64,6 +64,8 @@ pub struct Device {
     pub front_end: String,
     /// Why that one was chosen.
     pub front_end_reason: String,
+    /// Ways to donors that are in use, "rdma" or "tcp", each once.
+    pub transports: Vec<String>,
     /// Its size.
     pub size: u64,
     /// Bytes in use.
@@ -361,6 +363,7 @@ fn device_row(node: &str, device: &common::SwapDeviceReport) -> Device {
         attached: device.attached,
         front_end: device.front_end.clone(),
         front_end_reason: device.front_end_reason.clone(),
+        transports: transports(device),
         size: device.size_bytes,
         used: device.pages_used * PAGE,
         slabs_mapped: bound,
@@ -378,6 +381,14 @@ fn device_row(node: &str, device: &common::SwapDeviceReport) -> Device {
         spill: device.spill_bytes,
         spilled: device.pages_spilled * PAGE,
     }
+}
+
+fn transports(device: &common::SwapDeviceReport) -> Vec<String> {
+    let up = |link: &&common::LinkReport| link.state() == common::LinkState::Up;
+    let ways = device.links.iter().filter(up);
+    let ways: BTreeSet<&str> = ways.map(|link| link.transport.as_str()).collect();
+    let named = ways.into_iter().filter(|way| !way.is_empty());
+    named.map(str::to_owned).collect()
 }
 
 fn is_unwhole(set: &common::SetReport) -> bool {
@@ -446,6 +457,7 @@ pub(crate) mod tests {
         common::LinkReport {
             node: node.to_owned(),
             state: state.into(),
+            transport: "tcp".to_owned(),
             ..common::LinkReport::default()
         }
     }

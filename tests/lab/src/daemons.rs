@@ -152,7 +152,11 @@ pub fn swapd(borrower: &mut Guest, size: &'static str) -> Result<()> {
     holder(borrower, Device::plain(size))
 }
 
-fn holder(borrower: &mut Guest, device: Device) -> Result<()> {
+/// As [`swapd`], for a device that is not plain.
+///
+/// # Errors
+/// If a guest, or what runs in it, does not do it in time.
+pub fn holder(borrower: &mut Guest, device: Device) -> Result<()> {
     let Device { size, holder, .. } = device;
     spawn(
         borrower,

@@ -5,9 +5,11 @@
 //! deadline, and whatever a scenario started is gone when it ends.
 #![forbid(unsafe_code)]
 
+pub mod control_plane;
 pub mod daemons;
 pub mod guest;
 pub mod image;
+pub mod load;
 pub mod report;
 pub mod scenarios;
 pub mod switch;

@@ -13,7 +13,7 @@ use dynamicswap_lab::report::{self, Outcome};
 use dynamicswap_lab::scenarios::{ALL, Scenario};
 
 /// What guests run of the project.
-const PROGRAMS: [&str; 10] = [
+const PROGRAMS: [&str; 12] = [
     "dynamicswap",
     "dynamicswap-agent",
     "dynamicswap-controller",
@@ -23,6 +23,8 @@ const PROGRAMS: [&str; 10] = [
     "dynamicswap-workload",
     "examples/grant",
     "examples/foreign_key",
+    "examples/revoke_watch",
+    "examples/canary",
     "deps/rdma",
 ];
 

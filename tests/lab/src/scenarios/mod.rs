@@ -1,7 +1,9 @@
 //! The scenarios. Each is a function over a fresh lab.
 
 mod borrower_frozen;
+mod canaries;
 mod damaged_pages;
+mod demo_in_guest;
 mod hard_limit;
 mod link_faults;
 mod rdma_choice;
@@ -10,6 +12,7 @@ mod rdma_pages;
 mod rdma_rules;
 mod rdma_strangers;
 mod repaging;
+mod revoke_under_writes;
 mod small_memory;
 mod swapoff_killed;
 mod two_machines;
@@ -71,6 +74,12 @@ pub const ALL: &[Scenario] = &[
         proves: "foreign and guessed keys fault, close their own session only, and move no page",
         is_short: false,
         play: rdma_strangers::play,
+    },
+    Scenario {
+        name: "canaries",
+        proves: "slots full of a pattern go to another device, which reads no byte of it, over RDMA and TCP",
+        is_short: false,
+        play: canaries::play,
     },
     Scenario {
         name: "two_machines",
@@ -137,6 +146,18 @@ pub const ALL: &[Scenario] = &[
         proves: "overwritten, moved and rolled-back pages are refused and come from the disk, 0 wrong pages",
         is_short: false,
         play: damaged_pages::play,
+    },
+    Scenario {
+        name: "revoke_under_writes",
+        proves: "slabs leave a donor under a swap storm, live or by force, its memory goes back, 0 wrong pages",
+        is_short: false,
+        play: revoke_under_writes::play,
+    },
+    Scenario {
+        name: "demo_in_guest",
+        proves: "the demo, as a user starts it, on ublk and over RDMA: 0 wrong, 0 lost, nothing left",
+        is_short: false,
+        play: demo_in_guest::play,
     },
     Scenario {
         name: "swapoff_killed",
