@@ -617,26 +617,26 @@ fn shape(ledger: &Ledger, id: SetId, set: &SetRecord, findings: &mut Vec<Finding
     if set.stage == SetStage::Offered && set.listed().next().is_none() {
         findings.push(Finding::EmptySet(id));
     }
-    let replaced: Vec<&NodeName> = set
-        .seats
-        .iter()
-        .filter_map(|seat| match &seat.phase {
-            SeatPhase::Granting { replaces } => replaces.as_ref(),
-            _ => None,
-        })
+    if set.stage == SetStage::Closing {
+        return;
+    }
+    // A copy and the one that replaces it are never listed together.
+    let replaces = |new: &Seat, old: &Seat| matches!(&new.phase, SeatPhase::Granting { replaces } if replaces.as_ref() == Some(&old.node));
+    let asked_for = |seat: &Seat| matches!(seat.phase, SeatPhase::Granting { .. });
+    let seats = set.seats.iter();
+    let stands: Vec<&Seat> = seats
+        .filter(|seat| seat.phase.is_listed() || asked_for(seat))
         .collect();
-    let mut domains = BTreeSet::new();
-    for seat in &set.seats {
-        let side_by_side = match seat.phase {
-            SeatPhase::Granting { .. } => true,
-            _ => seat.phase.is_listed() && !replaced.contains(&&seat.node),
-        };
-        let domain = ledger.nodes.get(&seat.node).map(|record| &record.domain);
-        let Some(domain) = domain.filter(|_| side_by_side && set.stage != SetStage::Closing) else {
+    for (at, seat) in stands.iter().enumerate() {
+        let Some(record) = ledger.nodes.get(&seat.node) else {
             continue;
         };
-        if !domains.insert(domain) {
-            findings.push(Finding::DomainShared(id, domain.clone()));
+        let shared = stands[..at].iter().any(|other| {
+            let domain = ledger.nodes.get(&other.node).map(|it| &it.domain);
+            domain == Some(&record.domain) && !replaces(seat, other) && !replaces(other, seat)
+        });
+        if shared {
+            findings.push(Finding::DomainShared(id, record.domain.clone()));
         }
     }
 }

@@ -1,7 +1,6 @@
 //! The planner's steps, in their order. Each works on the draft that the one before it left, so
 //! that one pass reaches what there is to reach, and a second one finds nothing to do.
 
-mod abandon;
 mod class;
 mod compose;
 mod departed;

@@ -3,8 +3,6 @@
 //! A copy that a borrower lists is asked for anew in the same slot, so that the set keeps its
 //! shape and only its content is rebuilt. Slots on their way out need no taking back.
 
-use std::collections::BTreeSet;
-
 use dynamicswap_types::{NodeName, SetId, SlotIndex};
 
 use super::Draft;
@@ -21,12 +19,8 @@ pub(super) fn run(draft: &mut Draft<'_>) {
         .filter(|(_, seat)| ledger.is_void(seat))
         .map(|(id, seat)| (id, seat.clone()))
         .collect();
-    let sets: BTreeSet<SetId> = void.iter().map(|(set, _)| *set).collect();
     for (set, seat) in void {
         settle_void(draft, set, &seat);
-    }
-    for set in sets {
-        draft.abandon_beside_their_like(set);
     }
 }
 

@@ -190,7 +190,8 @@ pub(super) fn add_one(draft: &mut Draft<'_>, id: SetId, replaces: Option<NodeNam
     }
 }
 
-/// Where the copies are that stay beside a new one.
+/// Where the copies are that a new one stands beside: all but the one that it replaces itself. One that
+/// another new one replaces may stay after all, should that one come to nothing.
 pub(super) fn others<'v>(
     draft: &Draft<'v>,
     set: &SetRecord,
@@ -204,9 +205,7 @@ pub(super) fn others<'v>(
     };
     let beside = |seat: &&Seat| match seat.phase {
         SeatPhase::Granting { .. } => true,
-        SeatPhase::Serving | SeatPhase::Regranting { .. } => {
-            replaces != Some(&seat.node) && !replaced_by_pending(&seat.node)
-        }
+        SeatPhase::Serving | SeatPhase::Regranting { .. } => replaces != Some(&seat.node),
         SeatPhase::Leaving { .. } | SeatPhase::Freeing { .. } => false,
     };
     let copies = copies_required(draft, set).unwrap_or(1);
@@ -219,7 +218,7 @@ pub(super) fn others<'v>(
     for seat in set.seats.iter().filter(beside) {
         if let Some(record) = nodes.get(&seat.node) {
             others.domains.push(&record.domain);
-            if seat.mark.is_none() {
+            if seat.mark.is_none() && !replaced_by_pending(&seat.node) {
                 others.zones.push(record.zone.as_ref());
             }
         }
@@ -231,7 +230,9 @@ pub(super) fn others<'v>(
 fn give_back(draft: &mut Draft<'_>, id: SetId, set: &SetRecord, copies: &Copies, required: usize) {
     let surplus = copies.good.len() + copies.pending.len() - required;
     for node in copies.pending.iter().rev().take(surplus) {
-        draft.abandon(id, node);
+        let (donor, node) = (node.clone(), node.clone());
+        draft.push(Step::Abandon { set: id, node });
+        draft.note(Reason::Abandon { donor });
     }
     if copies.good.len() < required {
         return;

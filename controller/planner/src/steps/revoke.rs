@@ -78,7 +78,9 @@ fn stop_composing(draft: &mut Draft<'_>, donor: &NodeName) {
         set.stage == SetStage::Offered && seat.is_some_and(|seat| granting(&seat.phase))
     };
     for set in draft.pick(added) {
-        draft.abandon(set, donor);
+        let (node, donor) = (donor.clone(), donor.clone());
+        draft.push(Step::Abandon { set, node });
+        draft.note(Reason::Abandon { donor });
     }
 }
 

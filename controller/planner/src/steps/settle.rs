@@ -208,24 +208,26 @@ fn settle_composing(draft: &mut Draft<'_>, id: SetId, set: &SetRecord, listed: &
 
 /// Slots that were added to an offered set.
 fn settle_added(draft: &mut Draft<'_>, id: SetId, set: &SetRecord, listed: &mut Listed) {
-    let asked_for = |seat: &&Seat| matches!(seat.phase, SeatPhase::Granting { .. });
-    for seat in set.seats.iter().filter(asked_for) {
-        let replaced = replaced_by(set, seat);
-        let unwanted = draft.health(set.device, &seat.node).is_dead()
+    for seat in &set.seats {
+        let SeatPhase::Granting { replaces } = &seat.phase else {
+            continue;
+        };
+        let node = seat.node.clone();
+        let replaced = replaces
+            .as_ref()
+            .and_then(|replaced| set.seat(replaced))
+            .filter(|replaced| replaced.phase.is_listed());
+        let unwanted = draft.health(set.device, &node).is_dead()
             || replaced.is_some_and(|it| it.mark.is_none() && is_back(draft, set, it));
         if unwanted {
-            draft.abandon(id, &seat.node);
-        }
-    }
-    let Some(set) = draft.ledger.sets.get(&id).cloned() else {
-        return;
-    };
-    for seat in set.seats.iter().filter(asked_for) {
-        let node = seat.node.clone();
-        let replaced = replaced_by(&set, seat);
-        if !draft.is_confirmed(id, set.device, seat) || !fits(draft, listed, set.device, seat) {
+            let donor = node.clone();
+            draft.push(Step::Abandon { set: id, node });
+            draft.note(Reason::Abandon { donor });
+        } else if !draft.is_confirmed(id, set.device, seat)
+            || !fits(draft, listed, set.device, seat)
+        {
             draft.note(Reason::GrantPending { donor: node });
-        } else if replaced.is_some_and(|replaced| !may_leave(draft, id, &set, replaced)) {
+        } else if replaced.is_some_and(|replaced| !may_leave(draft, id, set, replaced)) {
             if let Some(borrower) = draft.borrower_of(set.device) {
                 draft.note(Reason::NoLiveCopy { borrower });
             }
@@ -237,15 +239,6 @@ fn settle_added(draft: &mut Draft<'_>, id: SetId, set: &SetRecord, listed: &mut 
             }
         }
     }
-}
-
-/// The listed copy that one which is asked for shall replace.
-fn replaced_by<'s>(set: &'s SetRecord, asked: &Seat) -> Option<&'s Seat> {
-    let SeatPhase::Granting { replaces } = &asked.phase else {
-        return None;
-    };
-    let replaced = set.seat(replaces.as_ref()?)?;
-    replaced.phase.is_listed().then_some(replaced)
 }
 
 /// Whether a copy that was to be replaced is reached again.
