@@ -20,8 +20,11 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A plan is made at least this often, in case an event was missed.
 pub const ROUND_INTERVAL: Duration = Duration::from_secs(1);
-/// Time until a store that failed is tried again.
+/// Time until a store that failed is tried again, the first time.
 pub const STORE_RETRY: Duration = Duration::from_millis(200);
+/// The longest such time: each failure doubles it, so that a server in trouble is not asked for the
+/// same writes all the time, and one that is back is noticed soon.
+pub const STORE_RETRY_MAX: Duration = Duration::from_secs(5);
 /// Time that sessions have to end when the controller stops.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest `--replace-after-ms`, an hour.
@@ -33,12 +36,33 @@ pub const POLICIES_MAX: usize = 1024;
 /// Time that the API server has for one answer. Below [`LEASE_DURATION`] less
 /// [`LEASE_RENEW_DEADLINE`], so that a write which began under a leadership ends before the next.
 pub const API_REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
+/// Pauses before a request is sent again that the API server had no room for, unless it says
+/// itself how long to wait.
+pub const API_RETRY_MIN: Duration = Duration::from_millis(200);
+/// The longest of them.
+pub const API_RETRY_MAX: Duration = Duration::from_secs(2);
+/// Times that such a request is sent again within [`API_REQUEST_TIMEOUT`].
+pub const API_RETRIES_MAX: u32 = 3;
+/// Requests that wait for their turn within the client: more than are ever made at once.
+pub const API_REQUESTS_QUEUED_MAX: usize = 1024;
+/// Time after which the API server ends a watch, and the next goes on where it ended. Short, so that
+/// a connection of which nothing comes any more is noticed.
+pub const WATCH_SECONDS: u32 = 25;
+/// A connection of which nothing comes for so long is broken: longer than a watch lasts.
+pub const API_SILENCE: Duration = Duration::from_secs(35);
+/// Pause before a watch whose beginning is lost begins anew, the first time and at most.
+pub const WATCH_ANEW: Duration = Duration::from_secs(1);
+/// See [`WATCH_ANEW`].
+pub const WATCH_ANEW_MAX: Duration = Duration::from_secs(30);
 /// A lease that has not changed for this long is free, as Kubernetes' own components have it.
 pub const LEASE_DURATION: Duration = Duration::from_secs(15);
 /// A leader that could not renew for this long is none any more.
 pub const LEASE_RENEW_DEADLINE: Duration = Duration::from_secs(10);
 /// Time between two renewals.
 pub const LEASE_RENEW: Duration = Duration::from_secs(3);
+/// Time from a renewal that failed to the next try: two tries that nobody answers end before
+/// [`LEASE_RENEW_DEADLINE`].
+pub const LEASE_RETRY: Duration = Duration::from_millis(500);
 /// Time between two looks at somebody else's lease.
 pub const LEASE_LOOK: Duration = Duration::from_secs(1);
 /// Time between two looks at what Kubernetes should be told of the events.
@@ -62,6 +86,8 @@ pub const NODES_SHOWN_MAX: usize = 5;
 pub const RECORD_ATTEMPTS_MAX: usize = 4;
 /// Time between two looks at what users are shown.
 pub const PUBLISH_INTERVAL: Duration = Duration::from_secs(2);
+/// The longest time between two, while the API server does not take what users are to be shown.
+pub const PUBLISH_RETRY_MAX: Duration = Duration::from_secs(30);
 /// Figures alone (bytes, counts) are written this often at most.
 pub const PUBLISH_FIGURES_INTERVAL: Duration = Duration::from_secs(30);
 /// What users decided of memory servers is told to the owner again after this time, for a server
@@ -96,6 +122,11 @@ pub const TOKEN_BYTES_MAX: usize = 16 << 10;
 pub const REQUEST_BYTES_MAX: usize = 4 << 10;
 
 const _: () = assert!(AUTHORITY_ANNOUNCED_S + CERTIFICATE_LIFE_S < AUTHORITY_LIFE_S / 3);
+const _: () = assert!(WATCH_SECONDS as u128 * 1_000 + 5_000 < API_SILENCE.as_millis());
+const _: () = assert!(
+    LEASE_RENEW.as_millis() + API_REQUEST_TIMEOUT.as_millis() + LEASE_RETRY.as_millis()
+        < LEASE_RENEW_DEADLINE.as_millis()
+);
 const _: () = assert!(
     LEASE_RENEW_DEADLINE.as_millis() + API_REQUEST_TIMEOUT.as_millis() < LEASE_DURATION.as_millis()
 );

@@ -12,9 +12,12 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::backoff::Backoff;
 use crate::config::{Config, StoreChoice, TlsChoice};
-use crate::kubernetes::{self, Certificates, CertificatesError, Leadership, TokenReviewer};
-use crate::limits::{ACCEPT_PAUSE, EVENTS_QUEUED_MAX, STOP_TIMEOUT};
+use crate::kubernetes::{
+    self, Certificates, CertificatesError, ConnectError, Leadership, TokenReviewer,
+};
+use crate::limits::{ACCEPT_PAUSE, EVENTS_QUEUED_MAX, STOP_TIMEOUT, STORE_RETRY, STORE_RETRY_MAX};
 use crate::owner::{Event, Owner};
 use crate::server::{self, Lock};
 use crate::store::{EmbeddedStore, KubernetesStore, Store, StoreError, highest_term};
@@ -76,11 +79,11 @@ async fn lead(
     identity: &str,
     signals: &mut Signals,
 ) -> Result<()> {
-    let client = kube::Client::try_default().await.map_err(no_cluster)?;
+    let client = kubernetes::connect().await.map_err(no_cluster)?;
     let listener = listen(config).await?;
     let floor = async || highest_term(&client, namespace).await;
     let seat = tokio::select! {
-        seat = kubernetes::acquire(&client, namespace, identity, floor) => seat.map_err(refuse)?,
+        seat = kubernetes::acquire(&client, namespace, identity, floor) => seat,
         () = turn_away(&listener) => return Ok(()),
         () = signals.any() => return Ok(()),
     };
@@ -90,8 +93,8 @@ async fn lead(
     let mut keeper = tokio::spawn(seat.keep(stop.clone()));
     let served = async {
         let client = client.clone();
-        let store = KubernetesStore::open(&client, namespace, leadership.clone()).await;
-        let store = Box::new(store.map_err(refuse)?);
+        let open = async || KubernetesStore::open(&client, namespace, leadership.clone()).await;
+        let store = Box::new(insist(open, StoreError::is_trouble).await.map_err(refuse)?);
         let lock = lock(config, &client, namespace, &leadership).await?;
         let port = listener
             .local_addr()
@@ -144,6 +147,23 @@ async fn lead(
     }
 }
 
+/// Tries again what fails because the API server is in trouble; whoever asks ends with the leadership.
+async fn insist<T, E: std::error::Error>(
+    mut attempt: impl AsyncFnMut() -> Result<T, E>,
+    is_trouble: fn(&E) -> bool,
+) -> Result<T, E> {
+    let mut pauses = Backoff::new(STORE_RETRY, STORE_RETRY_MAX);
+    loop {
+        match attempt().await {
+            Err(error) if is_trouble(&error) => {
+                warn!("not serving yet: {}", kubernetes::with_cause(&error));
+                tokio::time::sleep(pauses.pause()).await;
+            }
+            result => return result,
+        }
+    }
+}
+
 /// Takes connections and closes them, for ever.
 async fn turn_away(listener: &TcpListener) {
     loop {
@@ -164,8 +184,11 @@ async fn lock(
     let TlsChoice::Issued(source) = &config.tls else {
         return given_lock(config);
     };
-    let (source, leadership) = (source.clone(), Arc::clone(leadership));
-    let prepared = Certificates::prepare(client, namespace, leadership, source).await;
+    let prepare = async || {
+        let (source, leadership) = (source.clone(), Arc::clone(leadership));
+        Certificates::prepare(client, namespace, leadership, source).await
+    };
+    let prepared = insist(prepare, CertificatesError::is_trouble).await;
     let (certificates, serving) = prepared.map_err(refuse_certificates)?;
     tokio::spawn(certificates.keep());
     let reviewer: Arc<dyn server::Reviewer> = Arc::new(TokenReviewer::new(client, namespace));
@@ -287,7 +310,7 @@ impl Signals {
     }
 }
 
-fn no_cluster(error: kube::Error) -> Refusal {
+fn no_cluster(error: ConnectError) -> Refusal {
     Refusal(format!(
         "no Kubernetes cluster is configured ({error}): run this in a pod with a service account, \
          or set KUBECONFIG"

@@ -29,6 +29,8 @@ pub struct Views<'a> {
     pub seen: &'a BTreeMap<NodeName, NodeObservation>,
     /// What a node last reported.
     pub reports: &'a dyn Fn(&NodeName) -> Option<&'a NodeReport>,
+    /// Generation of the `MemoryServer` object that is in force; none where there are no objects.
+    pub generations: &'a dyn Fn(&NodeName) -> Option<i64>,
     /// The policies.
     pub policies: &'a Policies,
     /// Policies that are not understood.
@@ -248,7 +250,7 @@ impl Views<'_> {
             }),
         };
         let status = MemoryServerStatus {
-            observed_generation: None,
+            observed_generation: (self.generations)(node),
             failure_domain: Some(record.domain.clone()),
             incarnation: Some(facts.incarnation),
             address: facts.tcp_address.clone(),

@@ -7,9 +7,21 @@
     reason = "helpers of tests panic as tests do"
 )]
 
+#[path = "kubernetes/faults.rs"]
+mod faults;
+#[path = "kubernetes/leases.rs"]
+mod leases;
+#[path = "kubernetes/proxy.rs"]
+mod proxy;
+#[path = "kubernetes/stage.rs"]
+mod stage;
 mod support;
 #[path = "kubernetes/tls.rs"]
 mod tls;
+#[path = "kubernetes/traffic.rs"]
+mod traffic;
+#[path = "kubernetes/watches.rs"]
+mod watches;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -152,6 +164,17 @@ impl Candidate {
 
     /// The same with more arguments.
     fn start_with(server: &Server, identity: &str, ip: &str, more: &[&str]) -> Self {
+        Self::start_through(server, &server.controller, identity, ip, more)
+    }
+
+    /// Starts one whose way to the API server is a kubeconfig's.
+    fn start_through(
+        server: &Server,
+        kubeconfig: &Path,
+        identity: &str,
+        ip: &str,
+        more: &[&str],
+    ) -> Self {
         let ready = server.directory.path().join(format!("{identity}.ready"));
         let child = Command::new(env!("CARGO_BIN_EXE_dynamicswap-controller"))
             .args(["--listen", "127.0.0.1:0", "--identity", identity])
@@ -161,7 +184,7 @@ impl Candidate {
             .arg(format!("kubernetes:{NAMESPACE}"))
             .arg("--ready-file")
             .arg(&ready)
-            .env("KUBECONFIG", &server.controller)
+            .env("KUBECONFIG", kubeconfig)
             .stderr(Stdio::inherit())
             .spawn()
             .expect("start the controller");
@@ -173,6 +196,11 @@ impl Candidate {
         eventually(SUCCESSION, "it leads", || self.ready.exists()).await;
         let address = std::fs::read_to_string(&self.ready).expect("ready file");
         address.trim().to_owned()
+    }
+
+    /// Whether its process goes on.
+    fn lives(&mut self) -> bool {
+        self.child.try_wait().expect("waited for").is_none()
     }
 
     fn kill(&mut self) {

@@ -66,6 +66,14 @@ pub enum CertificatesError {
     Deposed,
 }
 
+impl CertificatesError {
+    /// The API server is in trouble: it will go better later.
+    #[must_use]
+    pub fn is_trouble(&self) -> bool {
+        matches!(self, Self::Api(error) if error.is_trouble())
+    }
+}
+
 /// What signs and what is trusted.
 struct Standing {
     signer: Arc<Authority>,

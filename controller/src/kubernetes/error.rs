@@ -49,6 +49,12 @@ impl ApiError {
         }
     }
 
+    /// The server is in trouble, or not reached: nothing else will go better now.
+    #[must_use]
+    pub fn is_trouble(&self) -> bool {
+        self.code().is_none_or(|code| code == 429 || code >= 500)
+    }
+
     /// The object is not there, or its kind is not.
     #[must_use]
     pub fn is_not_found(&self) -> bool {

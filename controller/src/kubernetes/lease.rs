@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::elect::{Candidate, LeaseView, Move};
-use super::error::{ApiError, with_cause, within};
+use super::error::{ApiError, Trouble, with_cause, within};
 use super::resources::FIELD_MANAGER;
 use crate::clock::Clock;
-use crate::limits::{LEASE_DURATION, LEASE_LOOK, LEASE_RENEW, LEASE_RENEW_DEADLINE};
+use crate::limits::{LEASE_DURATION, LEASE_LOOK, LEASE_RENEW, LEASE_RENEW_DEADLINE, LEASE_RETRY};
 
 /// Name of the lease.
 const NAME: &str = "dynamicswap-controller";
@@ -44,6 +44,11 @@ impl Leadership {
         MonotonicTime::from_nanos(self.until.load(Ordering::Acquire))
     }
 
+    /// How long it holds yet.
+    fn left(&self) -> Duration {
+        self.clock.until(self.until())
+    }
+
     /// Its term.
     #[must_use]
     pub const fn term(&self) -> Term {
@@ -65,64 +70,53 @@ pub struct Seat {
     leadership: Arc<Leadership>,
 }
 
-/// Waits until the lease is ours. `floor` gives the highest term that the store has seen, at the
-/// moment of the take.
-///
-/// # Errors
-/// None of its own: while the API server does not answer, it waits. `floor`'s.
-pub async fn acquire<E>(
+/// Waits until the lease is ours, also while the API server does not answer. `floor` gives the
+/// highest term that the store has seen, at the moment of the take.
+pub async fn acquire(
     client: &Client,
     namespace: &str,
     identity: &str,
-    mut floor: impl AsyncFnMut() -> Result<Term, E>,
-) -> Result<Seat, E> {
+    mut floor: impl AsyncFnMut() -> Result<Term, ApiError>,
+) -> Seat {
     let api: Api<Lease> = Api::namespaced(client.clone(), namespace);
     let (clock, mut candidate) = (Clock::start(), Candidate::default());
-    let mut told = String::new();
+    let (mut told, mut trouble) = (String::new(), Trouble::default());
     loop {
-        let pause = match within("read the lease", api.get_opt(NAME)).await {
-            Ok(lease) => {
+        let pause = match look(&api, &mut floor).await {
+            Ok((lease, floor)) => {
                 let view = lease.as_ref().map(view);
                 let holder = view.as_ref().map_or("", |view| &view.holder);
                 if !holder.is_empty() && told != holder {
                     info!(holder, "waiting for the lease");
                     holder.clone_into(&mut told);
                 }
-                match candidate.judge(view.as_ref(), floor().await?, clock.now()) {
-                    Move::Wait(time) => time.min(LEASE_LOOK),
+                match candidate.judge(view.as_ref(), floor, clock.now()) {
+                    Move::Wait(time) => Ok(time.min(LEASE_LOOK)),
                     Move::Take(term) => {
                         let now = clock.now();
                         match take(&api, lease, identity, term).await {
-                            Ok(lease) => {
-                                let leadership = Leadership {
-                                    term,
-                                    clock,
-                                    until: AtomicU64::new(0),
-                                };
-                                leadership.renewed(now);
-                                let leadership = Arc::new(leadership);
-                                return Ok(Seat {
-                                    api,
-                                    lease,
-                                    leadership,
-                                });
-                            }
+                            Ok(lease) => return Seat::taken(api, lease, (term, clock, now)),
                             // Another was quicker, or the server is away.
-                            Err(error) => {
-                                warn!("the lease is not ours: {}", with_cause(&error));
-                                LEASE_LOOK
-                            }
+                            Err(error) => Err(error),
                         }
                     }
                 }
             }
-            Err(error) => {
-                warn!("{}", with_cause(&error));
-                LEASE_LOOK
-            }
+            Err(error) => Err(error),
         };
-        tokio::time::sleep(pause).await;
+        let failure = pause.as_ref().err().map(|error| with_cause(error));
+        trouble.note("waiting for the lease", failure.as_ref());
+        tokio::time::sleep(pause.unwrap_or(LEASE_LOOK)).await;
     }
+}
+
+/// The lease as it is now, and the term that the next one must be above.
+async fn look(
+    api: &Api<Lease>,
+    floor: &mut impl AsyncFnMut() -> Result<Term, ApiError>,
+) -> Result<(Option<Lease>, Term), ApiError> {
+    let lease = within("read the lease", api.get_opt(NAME)).await?;
+    Ok((lease, floor().await?))
 }
 
 fn view(lease: &Lease) -> LeaseView {
@@ -188,7 +182,34 @@ fn params() -> PostParams {
     }
 }
 
+/// What came of a renewal.
+enum Renewal {
+    /// The lease is renewed: it is this now.
+    Renewed(Box<Lease>),
+    /// It is somebody else's.
+    Lost,
+}
+
 impl Seat {
+    fn taken(
+        api: Api<Lease>,
+        lease: Lease,
+        (term, clock, at): (Term, Clock, MonotonicTime),
+    ) -> Self {
+        let leadership = Leadership {
+            term,
+            clock,
+            until: AtomicU64::new(0),
+        };
+        leadership.renewed(at);
+        let leadership = Arc::new(leadership);
+        Self {
+            api,
+            lease,
+            leadership,
+        }
+    }
+
     /// What the rest of the controller may ask.
     #[must_use]
     pub fn leadership(&self) -> Arc<Leadership> {
@@ -196,38 +217,70 @@ impl Seat {
     }
 
     /// Renews the lease until `stop`, then gives it up. Ends earlier only if it is lost; then the
-    /// reason is returned.
+    /// reason is returned. A leadership that has run out is never taken up again: whoever asked
+    /// about it meanwhile has stopped.
     pub async fn keep(mut self, stop: CancellationToken) -> Option<String> {
+        let mut pause = LEASE_RENEW;
         loop {
             tokio::select! {
-                () = tokio::time::sleep(LEASE_RENEW) => {}
+                () = tokio::time::sleep(pause.min(self.leadership.left())) => {}
                 () = stop.cancelled() => {
                     self.give_up().await;
                     return None;
                 }
             }
             let asked = self.leadership.clock.now();
-            match self.renew().await {
-                Ok(lease) => {
-                    self.lease = lease;
+            let left = self.leadership.left();
+            let renewed = tokio::time::timeout(left, self.renew()).await;
+            if !self.leadership.holds() {
+                let seconds = LEASE_RENEW_DEADLINE.as_secs();
+                return Some(format!("the lease could not be renewed for {seconds} s"));
+            }
+            pause = match renewed {
+                Ok(Ok(Renewal::Renewed(lease))) => {
+                    self.lease = *lease;
                     self.leadership.renewed(asked);
+                    LEASE_RENEW
                 }
-                Err(error) if error.is_conflict() || error.is_not_found() => {
+                Ok(Ok(Renewal::Lost)) => {
                     return Some("the lease has another holder now".to_owned());
                 }
-                Err(error) => {
+                Ok(Err(error)) => {
                     warn!("the lease is not renewed: {}", with_cause(&error));
-                    if !self.leadership.holds() {
-                        let seconds = LEASE_RENEW_DEADLINE.as_secs();
-                        return Some(format!("the lease could not be renewed for {seconds} s"));
-                    }
+                    LEASE_RETRY
                 }
-            }
+                // Just at the end.
+                Err(_) => LEASE_RETRY,
+            };
         }
     }
 
-    async fn renew(&self) -> Result<Lease, ApiError> {
-        let mut lease = self.lease.clone();
+    /// Renews the lease as it was last written; or as it is now, if that is ours still: an answer
+    /// may have been lost, or somebody may have put a label on it.
+    async fn renew(&self) -> Result<Renewal, ApiError> {
+        let renewed = match self.write(&self.lease).await {
+            Err(error) if error.is_conflict() => {
+                let found = within("read the lease", self.api.get_opt(NAME)).await?;
+                match found.filter(|found| self.is_ours(found)) {
+                    Some(found) => self.write(&found).await?,
+                    None => return Ok(Renewal::Lost),
+                }
+            }
+            Err(error) if error.is_not_found() => return Ok(Renewal::Lost),
+            written => written?,
+        };
+        Ok(Renewal::Renewed(Box::new(renewed)))
+    }
+
+    /// Whether a lease that was found is the one that was taken: another process may have the same
+    /// name, but not the same term.
+    fn is_ours(&self, found: &Lease) -> bool {
+        let (found, ours) = (view(found), view(&self.lease));
+        (found.holder, found.term) == (ours.holder, ours.term)
+    }
+
+    async fn write(&self, lease: &Lease) -> Result<Lease, ApiError> {
+        let mut lease = lease.clone();
         if let Some(spec) = &mut lease.spec {
             spec.renew_time = Some(MicroTime(Timestamp::now()));
         }

@@ -5,6 +5,7 @@
 //! Decides nothing about slabs.
 
 mod certificates;
+mod connect;
 mod elect;
 mod endpoint;
 mod error;
@@ -17,8 +18,9 @@ mod tell;
 mod watch;
 
 pub use certificates::{Certificates, CertificatesError, Source};
+pub use connect::{ConnectError, connect};
 pub use endpoint::lead_here;
-pub use error::{ApiError, within};
+pub use error::{ApiError, with_cause, within};
 pub use lease::{Leadership, acquire};
 pub use publish::publish;
 pub use resources::{FIELD_MANAGER, config_maps, group_objects};

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use dynamicswap_crds::Kind;
 use dynamicswap_proto::control::v1::GetRequest;
 use k8s_openapi::jiff::Timestamp;
-use kube::Client;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
+use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -17,8 +17,9 @@ use tokio::time::Instant;
 use super::error::{ApiError, Trouble, within};
 use super::lease::Leadership;
 use super::resources::{FIELD_MANAGER, group_objects_beside};
-use super::status::{differs_in_kind, with_times};
-use crate::limits::{PUBLISH_FIGURES_INTERVAL, PUBLISH_INTERVAL};
+use super::status::{differs_in_kind, with_generation, with_times};
+use crate::backoff::Backoff;
+use crate::limits::{PUBLISH_FIGURES_INTERVAL, PUBLISH_INTERVAL, PUBLISH_RETRY_MAX};
 use crate::owner::Event;
 
 /// Kinds with a status of ours.
@@ -33,6 +34,9 @@ struct Written {
     spec: Value,
     status: Value,
     at: Instant,
+    /// The object's generation as it was found or made. Only a swap device's is shown, which nobody
+    /// can change: others change with what users write, and their status says itself what it is of.
+    generation: Option<i64>,
 }
 
 /// Whether the object that is there is of an earlier life of the device: its spec cannot change.
@@ -40,28 +44,82 @@ fn is_of_earlier_life(kind: Kind, there: &Value, object: &Value) -> bool {
     kind == Kind::SwapDevice && there["deviceId"] != object["spec"]["deviceId"]
 }
 
+/// What was written, and what is refused.
+#[derive(Default)]
+struct Memory {
+    written: BTreeMap<String, Written>,
+    /// Objects that the server does not take: not tried before, and the pauses.
+    refused: BTreeMap<String, (Instant, Backoff)>,
+}
+
+const fn pauses() -> Backoff {
+    Backoff::new(PUBLISH_INTERVAL, PUBLISH_RETRY_MAX)
+}
+
 /// Writes statuses while the leadership holds. Ends when the owner is gone.
 pub async fn publish(client: Client, leadership: Arc<Leadership>, events: mpsc::Sender<Event>) {
-    let mut written: BTreeMap<String, Written> = BTreeMap::new();
-    let mut trouble = Trouble::default();
+    let (mut memory, mut trouble, mut pauses) = (Memory::default(), Trouble::default(), pauses());
+    let mut pause = PUBLISH_INTERVAL;
     loop {
-        tokio::time::sleep(PUBLISH_INTERVAL).await;
-        let mut failure = None;
+        tokio::time::sleep(pause).await;
+        let mut objects = Vec::new();
         for kind in KINDS {
-            let Some(objects) = ask(&events, kind).await else {
+            let Some(of_kind) = ask(&events, kind).await else {
                 return;
             };
-            for object in objects {
-                if !leadership.holds() {
-                    return;
-                }
-                if let Err(error) = show(&client, kind, &object, &mut written).await {
-                    failure = Some(error);
-                }
-            }
+            objects.extend(of_kind.into_iter().map(|object| (kind, object)));
+        }
+        let failure = show_all(&client, &leadership, &objects, &mut memory).await;
+        if !leadership.holds() {
+            return;
         }
         trouble.note("what users are shown is not up to date", failure.as_ref());
+        // One object that is refused is nobody else's trouble.
+        pause = if failure.as_ref().is_some_and(ApiError::is_trouble) {
+            pauses.pause()
+        } else {
+            pauses.reset();
+            PUBLISH_INTERVAL
+        };
     }
+}
+
+/// Shows every object, until the leadership ends or the server is in trouble; the last failure.
+async fn show_all(
+    client: &Client,
+    leadership: &Leadership,
+    objects: &[(Kind, Value)],
+    memory: &mut Memory,
+) -> Option<ApiError> {
+    let mut failure = None;
+    for (kind, object) in objects {
+        if !leadership.holds() {
+            return failure;
+        }
+        let key = key_of(*kind, object);
+        let rests = memory.refused.get(&key).map(|(until, _)| *until);
+        if rests.is_some_and(|until| Instant::now() < until) {
+            continue;
+        }
+        match show(client, *kind, object, &mut memory.written).await {
+            Ok(()) => drop(memory.refused.remove(&key)),
+            Err(error) if error.is_trouble() => return Some(error),
+            Err(error) => {
+                let (until, pauses) = memory
+                    .refused
+                    .entry(key)
+                    .or_insert_with(|| (Instant::now(), pauses()));
+                *until = Instant::now() + pauses.pause();
+                failure = Some(error);
+            }
+        }
+    }
+    failure
+}
+
+fn key_of(kind: Kind, object: &Value) -> String {
+    let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+    format!("{}/{}/{}", kind.name(), text("namespace"), text("name"))
 }
 
 /// The owner's objects of a kind; none once it is gone.
@@ -85,45 +143,23 @@ async fn show(
     written: &mut BTreeMap<String, Written>,
 ) -> Result<(), ApiError> {
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
-    let namespace = object["metadata"]["namespace"].as_str();
-    let key = format!("{}/{}/{name}", kind.name(), namespace.unwrap_or_default());
-    let api = group_objects_beside(client, kind, namespace);
+    let api = group_objects_beside(client, kind, object["metadata"]["namespace"].as_str());
+    let key = key_of(kind, object);
     let known = written.get(&key);
     if known.is_none_or(|known| is_of_earlier_life(kind, &known.spec, object)) {
         written.remove(&key);
-        let mut found = within(format!("read {key}"), api.get_opt(name)).await?;
-        let earlier = |found: &DynamicObject| is_of_earlier_life(kind, &found.data["spec"], object);
-        if found.as_ref().is_some_and(earlier) {
-            let params = DeleteParams::default();
-            let deleted = api.delete(name, &params);
-            within(format!("delete {key} of an earlier life"), deleted).await?;
-            found = None;
-        }
-        let there = found.map(|found| found.data["status"].clone());
-        if there.is_none() {
-            if kind == Kind::RemoteMemoryPolicy {
-                // Deleted a moment ago.
-                return Ok(());
-            }
-            let whole = Patch::Apply(json!({
-                "apiVersion": object["apiVersion"], "kind": object["kind"],
-                "metadata": {"name": name}, "spec": object["spec"],
-            }));
-            // Without force, and once: what a user writes into spec later is the user's.
-            let params = PatchParams::apply(FIELD_MANAGER);
-            let made = api.patch(name, &params, &whole);
-            within(format!("make {key}"), made).await?;
-        }
-        let status = there.unwrap_or(Value::Null);
-        let at = Instant::now();
-        let spec = object["spec"].clone();
-        written.insert(key.clone(), Written { spec, status, at });
+        let Some(met) = meet(&api, kind, object).await? else {
+            return Ok(());
+        };
+        written.insert(key.clone(), met);
     }
     let Some(before) = written.get_mut(&key) else {
         return Ok(());
     };
     let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let status = with_times(object["status"].clone(), Some(&before.status), &now);
+    let generation = before.generation.filter(|_| kind == Kind::SwapDevice);
+    let status = with_generation(object["status"].clone(), generation);
+    let status = with_times(status, Some(&before.status), &now);
     let is_due = differs_in_kind(&before.status, &status)
         || before.status != status && before.at.elapsed() >= PUBLISH_FIGURES_INTERVAL;
     if !is_due || status.is_null() {
@@ -146,4 +182,45 @@ async fn show(
             Err(error)
         }
     }
+}
+
+/// Finds the object on the server, or makes it; none if it is not ours to make.
+async fn meet(
+    api: &Api<DynamicObject>,
+    kind: Kind,
+    object: &Value,
+) -> Result<Option<Written>, ApiError> {
+    let (name, key) = (
+        object["metadata"]["name"].as_str().unwrap_or_default(),
+        key_of(kind, object),
+    );
+    let mut found = within(format!("read {key}"), api.get_opt(name)).await?;
+    let earlier = |found: &DynamicObject| is_of_earlier_life(kind, &found.data["spec"], object);
+    if found.as_ref().is_some_and(earlier) {
+        let params = DeleteParams::default();
+        let deleted = api.delete(name, &params);
+        within(format!("delete {key} of an earlier life"), deleted).await?;
+        found = None;
+    }
+    let found = match found {
+        Some(found) => found,
+        // Deleted a moment ago.
+        None if kind == Kind::RemoteMemoryPolicy => return Ok(None),
+        None => {
+            let whole = Patch::Apply(json!({
+                "apiVersion": object["apiVersion"], "kind": object["kind"],
+                "metadata": {"name": name}, "spec": object["spec"],
+            }));
+            // Without force, and once: what a user writes into spec later is the user's.
+            let params = PatchParams::apply(FIELD_MANAGER);
+            let made = api.patch(name, &params, &whole);
+            within(format!("make {key}"), made).await?
+        }
+    };
+    Ok(Some(Written {
+        spec: object["spec"].clone(),
+        status: found.data["status"].clone(),
+        at: Instant::now(),
+        generation: found.metadata.generation,
+    }))
 }

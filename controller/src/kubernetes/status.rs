@@ -36,6 +36,21 @@ pub fn with_times(mut status: Value, before: Option<&Value>, now: &str) -> Value
     status
 }
 
+/// The status with the generation of the object that it is about, in itself and in each condition:
+/// its own if it has one, else `found`.
+pub fn with_generation(mut status: Value, found: Option<i64>) -> Value {
+    let generation = status["observedGeneration"].as_i64().or(found);
+    let Some((generation, fields)) = generation.zip(status.as_object_mut()) else {
+        return status;
+    };
+    fields.insert("observedGeneration".to_owned(), json!(generation));
+    let conditions = fields.get_mut("conditions").and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten() {
+        condition["observedGeneration"] = json!(generation);
+    }
+    status
+}
+
 /// Whether two statuses differ in more than figures.
 pub fn differs_in_kind(before: &Value, after: &Value) -> bool {
     let rest = |status: &Value| -> Map<String, Value> {
@@ -62,6 +77,20 @@ mod tests {
         assert_eq!(second["conditions"][0]["lastTransitionTime"], "t1");
         let third = with_times(status("False", "5"), Some(&second), "t3");
         assert_eq!(third["conditions"][0]["lastTransitionTime"], "t3");
+    }
+
+    #[test]
+    fn conditions_are_of_the_generation_that_the_status_is_of() {
+        let own = json!({"observedGeneration": 4, "conditions": [{"type": "Ready"}]});
+        let own = with_generation(own, Some(9));
+        assert_eq!(own["observedGeneration"], 4);
+        assert_eq!(own["conditions"][0]["observedGeneration"], 4);
+        let found = with_generation(status("True", "0"), Some(2));
+        assert_eq!(found["observedGeneration"], 2);
+        assert_eq!(found["conditions"][0]["observedGeneration"], 2);
+        let none = status("True", "0");
+        assert_eq!(with_generation(none.clone(), None), none);
+        assert_eq!(with_generation(Value::Null, Some(2)), Value::Null);
     }
 
     #[test]

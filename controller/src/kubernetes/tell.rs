@@ -15,7 +15,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::error::{ApiError, Trouble, within};
 use super::lease::Leadership;
 use super::resources::{FIELD_MANAGER, group_objects_beside};
-use crate::limits::{NEWS_INTERVAL, NEWS_MAX, NEWS_NOTE_MAX};
+use crate::backoff::Backoff;
+use crate::limits::{NEWS_INTERVAL, NEWS_MAX, NEWS_NOTE_MAX, PUBLISH_RETRY_MAX};
 use crate::owner::Event;
 
 /// What an event is about.
@@ -101,22 +102,39 @@ pub async fn tell(
     };
     let recorder = Recorder::new(client.clone(), reporter);
     let (mut after, mut trouble) = (0, Trouble::default());
+    let mut pauses = Backoff::new(NEWS_INTERVAL, PUBLISH_RETRY_MAX);
+    let mut pause = NEWS_INTERVAL;
     loop {
-        tokio::time::sleep(NEWS_INTERVAL).await;
+        tokio::time::sleep(pause).await;
         let Some(happened) = ask(&events, after).await else {
             return;
         };
-        after = happened.last().map_or(after, |last| last.sequence);
-        let mut failure = None;
-        for news in happened.iter().filter_map(news).take(NEWS_MAX) {
-            if !leadership.holds() {
-                return;
+        let (mut failure, mut told) = (None, 0);
+        for event in happened {
+            let news = news(&event).filter(|_| told < NEWS_MAX);
+            if let Some(news) = news {
+                if !leadership.holds() {
+                    return;
+                }
+                told += 1;
+                if let Err(error) = publish(&client, &recorder, news).await {
+                    let is_trouble = error.is_trouble();
+                    failure = Some(error);
+                    if is_trouble {
+                        // This one and those after it are told once the server is well again.
+                        break;
+                    }
+                }
             }
-            if let Err(error) = publish(&client, &recorder, news).await {
-                failure = Some(error);
-            }
+            after = event.sequence;
         }
         trouble.note("Kubernetes events are missing", failure.as_ref());
+        pause = if failure.as_ref().is_some_and(ApiError::is_trouble) {
+            pauses.pause()
+        } else {
+            pauses.reset();
+            NEWS_INTERVAL
+        };
     }
 }
 

@@ -4,12 +4,11 @@
 //! one begins with a list.
 
 use std::collections::BTreeMap;
-use std::pin::pin;
 use std::time::Duration;
 
 use dynamicswap_crds::{API_VERSION, Kind, ObjectKey, PolicyDuration, RemoteMemoryPolicy};
 use dynamicswap_proto::control::v1::{Admission, AdmitRequest};
-use futures::TryStreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use kube::api::DynamicObject;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, ResourceExt as _};
@@ -18,7 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
 use super::resources::group_objects;
-use crate::limits::ADMISSION_RESYNC;
+use crate::backoff::Backoff;
+use crate::limits::{ADMISSION_RESYNC, WATCH_ANEW, WATCH_ANEW_MAX, WATCH_SECONDS};
 use crate::owner::Event;
 use crate::policies::{Policies, RefusedPolicy};
 
@@ -94,7 +94,12 @@ fn told_of_servers(objects: &Objects) -> Vec<Event> {
                 // Nobody waits for the answer: a server that is not known yet is told again, and
                 // the owner notes what it does.
                 let (reply, _) = oneshot::channel();
-                told.push(Event::Admit { request, reply });
+                let generation = object.metadata.generation;
+                told.push(Event::Admit {
+                    request,
+                    generation,
+                    reply,
+                });
             }
             Err(why) => warn!(name = object.name_any(), why, "not understood, left alone"),
         }
@@ -142,9 +147,13 @@ async fn follow(
     events: &mpsc::Sender<Event>,
     tell: fn(&Objects) -> Vec<Event>,
 ) {
-    let api = group_objects(client, kind);
-    let stream = watcher(api, watcher::Config::default()).default_backoff();
-    let mut stream = pin!(stream);
+    let begin = || {
+        let config = watcher::Config::default().timeout(WATCH_SECONDS);
+        let stream = watcher(group_objects(client, kind), config);
+        stream.default_backoff().boxed()
+    };
+    let mut stream = begin();
+    let mut pauses = Backoff::new(WATCH_ANEW, WATCH_ANEW_MAX);
     let mut followed = Followed::default();
     loop {
         let next = stream.try_next();
@@ -153,11 +162,20 @@ async fn follow(
             None => Some(next.await),
         };
         match event {
-            Some(Ok(Some(event))) => followed.take(event),
+            Some(Ok(Some(event))) => {
+                if matches!(event, watcher::Event::Apply(_) | watcher::Event::Delete(_)) {
+                    pauses.reset();
+                }
+                followed.take(event);
+            }
             Some(Ok(None)) => return,
             // The stream goes on by itself, after a pause; what is known stays.
             Some(Err(error)) => {
                 warn!(kind = kind.name(), %error, "the watch broke and begins again");
+                if is_begun_too_late(&error) {
+                    tokio::time::sleep(pauses.pause()).await;
+                    stream = begin();
+                }
                 continue;
             }
             None => {}
@@ -170,6 +188,15 @@ async fn follow(
                 return;
             }
         }
+    }
+}
+
+/// Whether a watch is refused because it would begin too far back. kube's stream asks for the same
+/// again then, for ever; only if the server says it within a watch, it lists anew.
+fn is_begun_too_late(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 410,
+        _ => false,
     }
 }
 

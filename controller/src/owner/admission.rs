@@ -54,16 +54,30 @@ impl Owner {
         Ok(result)
     }
 
+    /// What an object says of a donor is in force.
+    pub(super) fn observe(&mut self, node: &str, generation: i64) {
+        let node = node.parse::<NodeName>().ok();
+        if let Some(memory) = node.and_then(|node| self.memory.get_mut(&node)) {
+            memory.generation = Some(generation);
+        }
+    }
+
     /// Changes the record by an operator's decision: persisted first, then in force.
     pub(super) fn decide(
         &mut self,
         failure: &str,
         change: impl Fn(&mut Ledger),
     ) -> Result<(), Status> {
+        if self.clock.now() < self.store_rests_until {
+            let trouble = self.trouble.as_deref().unwrap_or("the store failed");
+            return Err(Status::unavailable(format!(
+                "{failure}: {trouble}; try again"
+            )));
+        }
         let mut next = self.kept.clone();
         change(&mut next);
         let changes = changes_between(&self.kept, &next);
-        tokio::task::block_in_place(|| self.store.commit(&changes)).map_err(|error| {
+        self.commit(&changes).map_err(|error| {
             let error = anyhow::Error::from(error);
             Status::internal(format!("{failure}: {error:#}"))
         })?;

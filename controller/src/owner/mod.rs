@@ -23,9 +23,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::events::EventRing;
-use crate::limits::{EVENTS_PER_ROUND_MAX, ROUND_INTERVAL};
+use crate::limits::{EVENTS_PER_ROUND_MAX, ROUND_INTERVAL, STORE_RETRY, STORE_RETRY_MAX};
 use crate::policies::{Policies, RefusedPolicy, intent};
 use crate::store::{Change, Kept, Store, StoreError};
 
@@ -136,6 +137,8 @@ pub enum Event {
     Admit {
         /// Which, and how.
         request: AdmitRequest,
+        /// Generation of the object that says so; none if it is an operator's word.
+        generation: Option<i64>,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<String, Status>>,
     },
@@ -175,6 +178,8 @@ struct Session {
 #[derive(Debug, Default)]
 struct NodeMemory {
     report: Option<Box<NodeReport>>,
+    /// Generation of the `MemoryServer` that is in force.
+    generation: Option<i64>,
     last_seen: MonotonicTime,
 }
 
@@ -204,6 +209,9 @@ pub struct Owner {
     plan: Plan,
     /// What stands in the way of planning or persisting, for the report.
     trouble: Option<String>,
+    /// The store has failed, and is not asked before.
+    store_rests_until: MonotonicTime,
+    store_pauses: Backoff,
     events: EventRing,
     /// Since when the conditions that were last shown are as they are.
     condition_times: ConditionTimes,
@@ -265,6 +273,8 @@ impl Owner {
             documents: BTreeMap::new(),
             plan: Plan::default(),
             trouble: None,
+            store_rests_until: MonotonicTime::ZERO,
+            store_pauses: Backoff::new(STORE_RETRY, STORE_RETRY_MAX),
             events,
             condition_times: ConditionTimes::default(),
             dirty: true,
@@ -337,8 +347,16 @@ impl Owner {
                 // As with Apply: nobody may wait any more.
                 let _ = reply.send(self.forget_borrower(&node));
             }
-            Event::Admit { request, reply } => {
-                let _ = reply.send(self.admit_donor(&request));
+            Event::Admit {
+                request,
+                generation,
+                reply,
+            } => {
+                let result = self.admit_donor(&request);
+                if let (Ok(_), Some(generation)) = (&result, generation) {
+                    self.observe(&request.node, generation);
+                }
+                let _ = reply.send(result);
             }
             Event::Rebalance { dry_run, reply } => {
                 let _ = reply.send(self.even_out(dry_run));

@@ -157,6 +157,7 @@ impl Owner {
             ledger: &self.kept,
             seen: &self.seen,
             reports: &|node: &NodeName| self.memory.get(node)?.report.as_deref(),
+            generations: &|node: &NodeName| self.memory.get(node)?.generation,
             policies: &self.policies,
             refused: &self.policies_refused,
             times: &mut self.condition_times,

@@ -9,14 +9,19 @@ use tracing::{error, info};
 
 use super::{Outgoing, Owner};
 use crate::convert;
-use crate::limits::STORE_RETRY;
-use crate::store::changes_between;
+use crate::store::{Change, StoreError, changes_between};
 
 impl Owner {
     /// Makes a plan of the present view. What it leads to is in force only once it is persisted.
     pub(super) fn round(&mut self) {
         self.dirty = false;
         let now = self.clock.now();
+        if now < self.store_rests_until {
+            // Nothing could be kept of it. Documents that follow from what is kept go out all the same.
+            self.plan.wake_at = Some(self.store_rests_until);
+            self.send_documents();
+            return;
+        }
         stamp_revokes(&self.draft, &mut self.seen, now);
         let view = self.view(now);
         match round(&view) {
@@ -53,12 +58,11 @@ impl Owner {
 
     fn carry_out(&mut self, round: Round) {
         let changes = changes_between(&self.kept, &round.ledger);
-        let committed = tokio::task::block_in_place(|| self.store.commit(&changes));
-        if let Err(error) = committed {
+        if let Err(error) = self.commit(&changes) {
             let error = anyhow::Error::from(error);
             error!(error = %format!("{error:#}"), "nothing is handed out until the store works");
             self.stumble("StoreFailed", format!("{error:#}"));
-            self.plan.wake_at = Some(self.clock.now().after(STORE_RETRY));
+            self.plan.wake_at = Some(self.store_rests_until);
             return;
         }
         self.trouble = None;
@@ -80,6 +84,21 @@ impl Owner {
         self.draft = round.ledger;
         self.documents = round.documents;
         self.plan = round.plan;
+    }
+
+    /// Has the store keep changes. After a failure it rests, longer each time.
+    pub(super) fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        let committed = tokio::task::block_in_place(|| self.store.commit(changes));
+        match committed {
+            Ok(()) => self.store_pauses.reset(),
+            // It was not tried.
+            Err(StoreError::Refused(_)) => {}
+            Err(_) => {
+                let pause = self.store_pauses.pause();
+                self.store_rests_until = self.clock.now().after(pause);
+            }
+        }
+        committed
     }
 
     /// Notes what waits for a person and did not in the plan before.

@@ -81,7 +81,12 @@ impl Operator for OperatorService {
     ) -> Result<Response<AdmitResponse>, Status> {
         self.access.operator(&request, Right::Order).await?;
         let request = request.into_inner();
-        let result = self.ask(|reply| Event::Admit { request, reply }).await??;
+        let admit = |reply| Event::Admit {
+            request,
+            generation: None,
+            reply,
+        };
+        let result = self.ask(admit).await??;
         Ok(Response::new(AdmitResponse { result }))
     }
 

@@ -45,6 +45,14 @@ pub enum StoreError {
     Deposed,
 }
 
+impl StoreError {
+    /// The API server is in trouble: it will go better later.
+    #[must_use]
+    pub fn is_trouble(&self) -> bool {
+        matches!(self, Self::Api(error) if error.is_trouble())
+    }
+}
+
 /// Everything that is kept.
 #[derive(Debug, Default)]
 pub struct Kept {

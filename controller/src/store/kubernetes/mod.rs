@@ -58,7 +58,7 @@ struct Server {
 ///
 /// # Errors
 /// If the API server does not say.
-pub async fn highest_term(client: &Client, namespace: &str) -> Result<Term, StoreError> {
+pub async fn highest_term(client: &Client, namespace: &str) -> Result<Term, ApiError> {
     let api = config_maps(client, namespace);
     let state = within(
         "read the controller's state",

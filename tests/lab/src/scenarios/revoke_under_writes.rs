@@ -189,7 +189,7 @@ impl Cluster {
             in_use == 0,
             "{in_use} slots were freed while in use: {seen}"
         );
-        self.went_back(lab, name, from, &seen, room)?;
+        self.went_back(lab, name, (from, room), &seen)?;
         Ok(Drained {
             bound: number(&seen, "bound")?,
             under_way: number(&seen, "under_way")?,
@@ -204,9 +204,8 @@ impl Cluster {
         &mut self,
         lab: &mut Lab,
         name: &str,
-        from: usize,
+        (from, before): (usize, u64),
         seen: &str,
-        before: u64,
     ) -> Result<()> {
         let held = number(seen, "memory_bytes_before")?;
         let left = number(seen, "memory_bytes_after")?;
