@@ -65,15 +65,9 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Get(args) => connect(&args.connect, Right::Look)
             .and_then(|(mut client, _)| objects::get(&args, &mut client))
             .map(success),
-        Command::Cordon(args) => connect(&args.connect, Right::Order)
-            .and_then(|(mut client, _)| admission::set(&args, Admission::Cordoned, &mut client))
-            .map(success),
-        Command::Uncordon(args) => connect(&args.connect, Right::Order)
-            .and_then(|(mut client, _)| admission::set(&args, Admission::Open, &mut client))
-            .map(success),
-        Command::Drain(args) => connect(&args.donor.connect, Right::Order)
-            .and_then(|(mut client, _)| admission::drain(&args, &mut client))
-            .map(success),
+        Command::Cordon(args) => admission::set(&args, Admission::Cordoned).map(success),
+        Command::Uncordon(args) => admission::set(&args, Admission::Open).map(success),
+        Command::Drain(args) => admission::drain(&args).map(success),
         Command::Dump(args) => dump::run(&args),
         Command::Rebalance(args) => connect(&args.connect, args.right())
             .and_then(|(mut client, _)| rebalance::run(&args, &mut client))
