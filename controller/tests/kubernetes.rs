@@ -25,6 +25,7 @@ mod watches;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,8 +38,10 @@ const NAMESPACE: &str = "dynamicswap-system";
 /// A follower leads this long after its leader was killed, on a busy machine.
 const SUCCESSION: Duration = Duration::from_secs(40);
 
-/// One API server at a time: each takes half a gigabyte.
-static ONE: Mutex<()> = Mutex::new(());
+/// Two API servers at a time: each takes half a gigabyte, and most tests wait most of their time.
+static TURNS: [Mutex<()>; 2] = [Mutex::new(()), Mutex::new(())];
+/// Whose turn each is, one after the other.
+static NEXT: AtomicUsize = AtomicUsize::new(0);
 
 /// Who the controller is there, with the rights that the Helm chart gives it and no others.
 const CONTROLLER: &str = "system:serviceaccount:dynamicswap-system:dynamicswap-controller";
@@ -62,7 +65,8 @@ impl Server {
             assert!(!host::is_required(), "required, but {reason}");
             return None;
         }
-        let turn = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = &TURNS[NEXT.fetch_add(1, Ordering::Relaxed) % TURNS.len()];
+        let turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         let plane = ControlPlane::start(&Options::default()).expect("a control plane");
         let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds/yaml");
         let crds = crds.to_str().expect("text");
