@@ -70,6 +70,18 @@ impl SeatPhase {
         matches!(self, Self::Serving | Self::Regranting { .. })
     }
 
+    /// Whether its slot is asked for and not granted yet.
+    #[must_use]
+    pub const fn is_asked_for(&self) -> bool {
+        matches!(self, Self::Granting { .. })
+    }
+
+    /// Whether the borrower's document lists it, or soon will.
+    #[must_use]
+    pub const fn stands(&self) -> bool {
+        self.is_listed() || self.is_asked_for()
+    }
+
     /// Whether the donor's document lists it.
     #[must_use]
     pub const fn is_granted(&self) -> bool {
@@ -105,11 +117,13 @@ impl Seat {
     /// Whether it holds a copy, or soon will, that nothing asks to leave.
     #[must_use]
     pub const fn stays(&self) -> bool {
-        let here = matches!(
-            self.phase,
-            SeatPhase::Granting { .. } | SeatPhase::Serving | SeatPhase::Regranting { .. }
-        );
-        here && self.mark.is_none()
+        self.phase.stands() && self.mark.is_none()
+    }
+
+    /// Whether its slot is asked for in the stead of the copy on `node`.
+    #[must_use]
+    pub fn replaces(&self, node: &NodeName) -> bool {
+        matches!(&self.phase, SeatPhase::Granting { replaces } if replaces.as_ref() == Some(node))
     }
 
     /// The memory that the borrower's document names for this seat, if it lists the seat.

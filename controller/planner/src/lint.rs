@@ -620,20 +620,17 @@ fn shape(ledger: &Ledger, id: SetId, set: &SetRecord, findings: &mut Vec<Finding
     if set.stage == SetStage::Closing {
         return;
     }
-    // A copy and the one that replaces it are never listed together.
-    let replaces = |new: &Seat, old: &Seat| matches!(&new.phase, SeatPhase::Granting { replaces } if replaces.as_ref() == Some(&old.node));
-    let asked_for = |seat: &Seat| matches!(seat.phase, SeatPhase::Granting { .. });
     let seats = set.seats.iter();
-    let stands: Vec<&Seat> = seats
-        .filter(|seat| seat.phase.is_listed() || asked_for(seat))
-        .collect();
+    let stands: Vec<&Seat> = seats.filter(|seat| seat.phase.stands()).collect();
     for (at, seat) in stands.iter().enumerate() {
         let Some(record) = ledger.nodes.get(&seat.node) else {
             continue;
         };
         let shared = stands[..at].iter().any(|other| {
             let domain = ledger.nodes.get(&other.node).map(|it| &it.domain);
-            domain == Some(&record.domain) && !replaces(seat, other) && !replaces(other, seat)
+            // A copy and the one that replaces it are never listed together.
+            let same_place = seat.replaces(&other.node) || other.replaces(&seat.node);
+            domain == Some(&record.domain) && !same_place
         });
         if shared {
             findings.push(Finding::DomainShared(id, record.domain.clone()));

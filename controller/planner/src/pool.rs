@@ -111,11 +111,6 @@ impl Pools {
         }
     }
 
-    /// Whether the copies of a device are known by donor.
-    pub(crate) fn knows_copies(&self, device: SwapDeviceId) -> bool {
-        self.copies.contains_key(&device)
-    }
-
     /// Notes the copies of a device by donor.
     pub(crate) fn learn_copies(&mut self, device: SwapDeviceId, copies: BTreeMap<NodeAt, u32>) {
         self.copies.insert(device, copies);

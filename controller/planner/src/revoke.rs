@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use dynamicswap_types::{IncarnationId, MonotonicTime, NodeName};
+use dynamicswap_types::{Bytes, IncarnationId, MonotonicTime, NodeName};
 
 use crate::hash::Lookup;
 use crate::ledger::{Ledger, NodeRecord, ServerFacts};
@@ -15,11 +15,13 @@ use crate::view::{ClusterView, NodeObservation};
 pub(crate) fn lendable_slots(view: &ClusterView<'_>, node: &NodeName, facts: &ServerFacts) -> u32 {
     let said = view.nodes.get(node).and_then(|seen| seen.lendable);
     said.map_or(facts.slots_total, |lendable| {
-        let slots = lendable.get() / facts.slot_size.get().max(1);
-        u32::try_from(slots)
-            .unwrap_or(u32::MAX)
-            .min(facts.slots_total)
+        whole_slots(lendable, facts).min(facts.slots_total)
     })
+}
+
+fn whole_slots(bytes: Bytes, facts: &ServerFacts) -> u32 {
+    let slots = bytes.get() / facts.slot_size.get().max(1);
+    u32::try_from(slots).unwrap_or(u32::MAX)
 }
 
 /// Slots of each donor on record in its present memory, in any phase: it has lent them or is about to.
@@ -58,8 +60,7 @@ pub(crate) fn wanted_back(lent: u32, record: &NodeRecord, seen: &NodeObservation
     let Some(lendable) = seen.lendable else {
         return 0;
     };
-    let slots = lendable.get() / facts.slot_size.get().max(1);
-    lent.saturating_sub(u32::try_from(slots).unwrap_or(u32::MAX))
+    lent.saturating_sub(whole_slots(lendable, facts))
 }
 
 /// Notes by when each donor must have its slots back, from the moment at which it first wants any.

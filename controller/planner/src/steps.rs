@@ -186,9 +186,6 @@ impl<'a> Draft<'a> {
             .get_or_insert_with(|| OpenDonors::of(&self.view, &self.index));
         let eligible = Eligible::of(&self.index, device, open);
         self.eligible.insert(device, eligible);
-        if self.pools.knows_copies(device) {
-            return;
-        }
         let mut copies: BTreeMap<NodeAt, u32> = BTreeMap::new();
         let sets = self.index.devices[at].sets.iter();
         let sets = sets.filter_map(|set| self.view.ledger.sets.get(set));

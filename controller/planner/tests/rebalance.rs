@@ -169,13 +169,7 @@ fn few_copies_move_at_once_and_few_off_one_donor() {
 
 #[test]
 fn small_differences_are_left_alone_unless_an_operator_asks() {
-    let mut world = World::new();
-    for name in ["d1", "d2", "d3", "d4"] {
-        world.join_donor(name, name, 64);
-    }
-    world.join_borrower("b1", 64);
-    world.intent = Some(intent(class(2, Spill::None)));
-    world.settle();
+    let mut world = World::of_donors(4, 64);
     for _ in 0..6 {
         world.bind("b1", 8);
         world.settle();

@@ -10,7 +10,7 @@ mod world;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use dynamicswap_planner::{Rebalance, Seat, SeatPhase, SetStage, plan};
+use dynamicswap_planner::{Rebalance, Seat, SetStage, plan};
 use dynamicswap_types::{Integrity, NodeName, Spill};
 use world::{REPLACE_AFTER, World, class, intent, millis, node};
 
@@ -177,13 +177,7 @@ fn agent_restart_moves_nothing_while_the_data_path_works() {
 
 #[test]
 fn brake_holds_when_many_donors_vanish_at_once_and_lets_go_later() {
-    let mut world = World::new();
-    for name in ["d1", "d2", "d3", "d4"] {
-        world.join_donor(name, name, 64);
-    }
-    world.join_borrower("b1", 64);
-    world.intent = Some(intent(class(2, Spill::None)));
-    world.settle();
+    let mut world = World::of_donors(4, 64);
     world.bind("b1", 8);
     world.settle();
     world.kill_server("d1");
@@ -621,10 +615,7 @@ fn replacement_stands_in_no_domain_of_another_copy_that_is_still_listed() {
         world.round();
     }
     let stands_on = |world: &World, donor: &str| {
-        let here = |seat: &Seat| {
-            let asked_for = matches!(seat.phase, SeatPhase::Granting { .. });
-            seat.node == node(donor) && (asked_for || seat.phase.is_listed())
-        };
+        let here = |seat: &Seat| seat.node == node(donor) && seat.phase.stands();
         let mut sets = world.ledger.sets.values();
         sets.any(|set| set.seats.iter().any(here))
     };

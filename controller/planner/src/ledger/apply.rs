@@ -59,7 +59,8 @@ impl Ledger {
             Step::Pardon { set, node } => self.mark_seat(*set, node, None),
             Step::Recall { set, node } => self.recall(*set, node),
             Step::Abandon { set, node } => self.move_seat(*set, node, |phase| {
-                matches!(phase, SeatPhase::Granting { .. })
+                phase
+                    .is_asked_for()
                     .then_some(SeatPhase::Freeing { since: None })
             }),
             Step::Free { set, node } => self.move_seat(*set, node, |phase| {
@@ -137,8 +138,8 @@ impl Ledger {
 
     fn offer(&mut self, set: SetId) -> Result<(), IllegalStep> {
         let record = self.set_mut(set)?;
-        let granting = |seat: &Seat| matches!(seat.phase, SeatPhase::Granting { .. });
-        if record.stage != SetStage::Composing || !record.seats.iter().all(granting) {
+        let all_asked_for = record.seats.iter().all(|seat| seat.phase.is_asked_for());
+        if record.stage != SetStage::Composing || !all_asked_for {
             return Err(IllegalStep::Stage(set));
         }
         record.stage = SetStage::Offered;
@@ -250,7 +251,7 @@ impl Ledger {
         for seat in &mut record.seats {
             if seat.phase.is_listed() {
                 seat.phase = SeatPhase::Leaving { since: None };
-            } else if matches!(seat.phase, SeatPhase::Granting { .. }) {
+            } else if seat.phase.is_asked_for() {
                 seat.phase = SeatPhase::Freeing { since: None };
             }
         }

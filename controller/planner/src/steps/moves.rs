@@ -8,7 +8,7 @@ use dynamicswap_types::{NodeName, SetId, Spill};
 use super::Draft;
 use super::replace::{Copies, add_one};
 use crate::health::Health;
-use crate::ledger::{Mark, Seat, SeatPhase, SetRecord};
+use crate::ledger::{Mark, Seat, SetRecord};
 use crate::limits::{LISTED_COPIES_MAX, WHOLE_COPIES_BESIDE};
 use crate::plan::Step;
 use crate::reason::Reason;
@@ -73,9 +73,8 @@ fn begin(draft: &mut Draft<'_>, id: SetId, set: &SetRecord, node: &NodeName, who
 
 /// Whether the set can list one copy more.
 pub(super) fn has_room(set: &SetRecord) -> bool {
-    let beside =
-        |seat: &&Seat| seat.phase.is_listed() || matches!(seat.phase, SeatPhase::Granting { .. });
-    set.seats.iter().filter(beside).count() < LISTED_COPIES_MAX
+    let stands = set.seats.iter().filter(|seat| seat.phase.stands());
+    stands.count() < LISTED_COPIES_MAX
 }
 
 /// Whether the donor's time is over.

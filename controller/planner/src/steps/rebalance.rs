@@ -18,7 +18,7 @@ use crate::brake::Brake;
 use crate::choose::{Wish, choose_at};
 use crate::filter::{self, Candidate};
 use crate::index::IndexedNode;
-use crate::ledger::{Mark, Seat, SeatPhase, SetRecord, SetStage};
+use crate::ledger::{Mark, Seat, SetRecord, SetStage};
 use crate::limits::{
     PREVIEW_MOVES_MAX, REBALANCE_MOVES_MAX, REBALANCE_PER_DONOR_MAX, REBALANCE_TRIES_MAX,
 };
@@ -123,8 +123,7 @@ fn held(draft: &Draft<'_>) -> Option<String> {
 fn is_made_anew(set: &SetRecord) -> bool {
     let balances = |seat: &Seat| seat.mark == Some(Mark::Rebalanced);
     let made = |seat: &Seat| {
-        matches!(seat.phase, SeatPhase::Granting { .. })
-            || (seat.mark == Some(Mark::Revoked) && seat.phase.is_listed())
+        seat.phase.is_asked_for() || (seat.mark == Some(Mark::Revoked) && seat.phase.is_listed())
     };
     set.stage == SetStage::Offered && set.seats.iter().any(made) && !set.seats.iter().any(balances)
 }
@@ -148,9 +147,8 @@ fn under_way(draft: &Draft<'_>) -> Option<BTreeMap<NodeName, usize>> {
             .filter(|seat| seat.stays())
             .max_by_key(|seat| {
                 // The copy that is on its way was added last.
-                let granting = matches!(seat.phase, SeatPhase::Granting { .. });
                 let at = set.seats.iter().position(|it| it.node == seat.node);
-                (granting, at)
+                (seat.phase.is_asked_for(), at)
             });
         *busy.entry(from.node.clone()).or_default() += 1;
         let to = to.map_or_else(|| from.node.clone(), |to| to.node.clone());

@@ -198,15 +198,9 @@ pub(super) fn others<'v>(
     replaces: Option<&NodeName>,
 ) -> Others<'v> {
     let nodes = &draft.view.ledger.nodes;
-    let replaced_by_pending = |node: &NodeName| {
-        set.seats.iter().any(|seat| {
-            matches!(&seat.phase, SeatPhase::Granting { replaces } if replaces.as_ref() == Some(node))
-        })
-    };
-    let beside = |seat: &&Seat| match seat.phase {
-        SeatPhase::Granting { .. } => true,
-        SeatPhase::Serving | SeatPhase::Regranting { .. } => replaces != Some(&seat.node),
-        SeatPhase::Leaving { .. } | SeatPhase::Freeing { .. } => false,
+    let is_replaced = |node: &NodeName| set.seats.iter().any(|seat| seat.replaces(node));
+    let beside = |seat: &&Seat| {
+        seat.phase.is_asked_for() || (seat.phase.is_listed() && replaces != Some(&seat.node))
     };
     let copies = copies_required(draft, set).unwrap_or(1);
     let eligible = draft.eligible.get(&set.device);
@@ -218,7 +212,7 @@ pub(super) fn others<'v>(
     for seat in set.seats.iter().filter(beside) {
         if let Some(record) = nodes.get(&seat.node) {
             others.domains.push(&record.domain);
-            if seat.mark.is_none() && !replaced_by_pending(&seat.node) {
+            if seat.mark.is_none() && !is_replaced(&seat.node) {
                 others.zones.push(record.zone.as_ref());
             }
         }

@@ -74,8 +74,7 @@ fn stop_composing(draft: &mut Draft<'_>, donor: &NodeName) {
     }
     let added = |set: &SetRecord| {
         let seat = set.seat(donor);
-        let granting = |phase: &SeatPhase| matches!(phase, SeatPhase::Granting { .. });
-        set.stage == SetStage::Offered && seat.is_some_and(|seat| granting(&seat.phase))
+        set.stage == SetStage::Offered && seat.is_some_and(|seat| seat.phase.is_asked_for())
     };
     for set in draft.pick(added) {
         let (node, donor) = (donor.clone(), donor.clone());

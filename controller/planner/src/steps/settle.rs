@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use dynamicswap_types::{IncarnationId, NodeName, SetId, SwapDeviceId};
 
 use super::Draft;
+use super::moves::has_room;
 use crate::health::Health;
 use crate::ledger::{Seat, SeatPhase, SetRecord, SetStage};
-use crate::limits::{LISTED_COPIES_MAX, WHOLE_COPIES_BESIDE};
+use crate::limits::WHOLE_COPIES_BESIDE;
 use crate::plan::Step;
 use crate::reason::Reason;
 use crate::view::DeviceObservation;
@@ -139,17 +140,14 @@ fn must_return(
 ) -> bool {
     let nodes = &draft.ledger.nodes;
     let domain = |node: &NodeName| nodes.get(node).map(|record| &record.domain);
-    let beside = |other: &&Seat| {
-        other.phase.is_listed() || matches!(other.phase, SeatPhase::Granting { .. })
-    };
-    let others = || set.seats.iter().filter(beside);
+    let others = || set.seats.iter().filter(|other| other.phase.stands());
     let bound = heard.sets.get(&id).is_some_and(|said| said.bound);
     set.stage == SetStage::Offered
         && bound
         && Draft::is_live(heard, id, seat)
         && !draft.ledger.is_void(seat)
         && !set.listed().any(|other| Draft::is_live(heard, id, other))
-        && others().count() < LISTED_COPIES_MAX
+        && has_room(set)
         && others().all(|other| domain(&other.node) != domain(&seat.node))
 }
 

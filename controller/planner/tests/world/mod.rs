@@ -146,11 +146,17 @@ impl World {
 
     /// Three donors of 32 slots, one borrower of 32 slabs, a policy of two copies, settled.
     pub fn usual() -> Self {
+        Self::of_donors(3, 32)
+    }
+
+    /// The same with so many donors, d1 and on, of so many slots, and a borrower of as many slabs.
+    pub fn of_donors(count: u32, slots: u32) -> Self {
         let mut world = Self::new();
-        for name in ["d1", "d2", "d3"] {
-            world.join_donor(name, name, 32);
+        for index in 1..=count {
+            let name = format!("d{index}");
+            world.join_donor(&name, &name, slots);
         }
-        world.join_borrower("b1", 32);
+        world.join_borrower("b1", slots);
         world.intent = Some(intent(class(2, Spill::None)));
         world.settle();
         world
