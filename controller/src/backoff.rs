@@ -28,6 +28,15 @@ impl Backoff {
         pause
     }
 
+    /// The pause before the next turn of what is done again and again: the shortest unless it failed.
+    pub fn next(&mut self, failed: bool) -> Duration {
+        if failed {
+            return self.pause();
+        }
+        self.reset();
+        self.least
+    }
+
     /// It succeeded: the next failure begins with the shortest pause.
     pub const fn reset(&mut self) {
         self.next = self.least;
@@ -46,5 +55,9 @@ mod tests {
         assert_eq!(pauses, [1, 2, 4, 5, 5].map(|times| second * times));
         backoff.reset();
         assert_eq!(backoff.pause(), second);
+        assert_eq!(
+            [true, false, true].map(|failed| backoff.next(failed)),
+            [2, 1, 1].map(|times| second * times)
+        );
     }
 }

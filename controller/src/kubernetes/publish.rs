@@ -34,8 +34,8 @@ struct Written {
     spec: Value,
     status: Value,
     at: Instant,
-    /// The object's generation as it was found or made. Only a swap device's is shown, which nobody
-    /// can change: others change with what users write, and their status says itself what it is of.
+    /// A swap device's generation, which nobody can change. Others change with what users write, and
+    /// their status says itself what it is of.
     generation: Option<i64>,
 }
 
@@ -75,12 +75,7 @@ pub async fn publish(client: Client, leadership: Arc<Leadership>, events: mpsc::
         }
         trouble.note("what users are shown is not up to date", failure.as_ref());
         // One object that is refused is nobody else's trouble.
-        pause = if failure.as_ref().is_some_and(ApiError::is_trouble) {
-            pauses.pause()
-        } else {
-            pauses.reset();
-            PUBLISH_INTERVAL
-        };
+        pause = pauses.next(failure.as_ref().is_some_and(ApiError::is_trouble));
     }
 }
 
@@ -157,8 +152,7 @@ async fn show(
         return Ok(());
     };
     let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let generation = before.generation.filter(|_| kind == Kind::SwapDevice);
-    let status = with_generation(object["status"].clone(), generation);
+    let status = with_generation(object["status"].clone(), before.generation);
     let status = with_times(status, Some(&before.status), &now);
     let is_due = differs_in_kind(&before.status, &status)
         || before.status != status && before.at.elapsed() >= PUBLISH_FIGURES_INTERVAL;
@@ -217,10 +211,11 @@ async fn meet(
             within(format!("make {key}"), made).await?
         }
     };
+    let generation = found.metadata.generation;
     Ok(Some(Written {
         spec: object["spec"].clone(),
         status: found.data["status"].clone(),
         at: Instant::now(),
-        generation: found.metadata.generation,
+        generation: generation.filter(|_| kind == Kind::SwapDevice),
     }))
 }

@@ -129,12 +129,7 @@ pub async fn tell(
             after = event.sequence;
         }
         trouble.note("Kubernetes events are missing", failure.as_ref());
-        pause = if failure.as_ref().is_some_and(ApiError::is_trouble) {
-            pauses.pause()
-        } else {
-            pauses.reset();
-            NEWS_INTERVAL
-        };
+        pause = pauses.next(failure.as_ref().is_some_and(ApiError::is_trouble));
     }
 }
 

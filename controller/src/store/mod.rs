@@ -10,7 +10,7 @@ mod record;
 use std::sync::Arc;
 
 use dynamicswap_crds::{ObjectKey, RemoteMemoryPolicy};
-use dynamicswap_planner::{DeviceRecord, Ledger, NodeRecord, SetRecord};
+use dynamicswap_planner::{DeviceRecord, Ledger, Mark, NodeRecord, SetRecord};
 use dynamicswap_types::{NodeName, SetId, SwapDeviceId, Term};
 use thiserror::Error;
 
@@ -113,6 +113,15 @@ pub fn changes_between(before: &Ledger, after: &Ledger) -> Vec<Change> {
         changes.push(Change::Set(*set, record.cloned()));
     });
     changes
+}
+
+/// A seat's mark, as records keep it: older ones know the first alone.
+const fn mark(revoked: bool, rebalanced: bool) -> Option<Mark> {
+    match (revoked, rebalanced) {
+        (true, _) => Some(Mark::Revoked),
+        (false, true) => Some(Mark::Rebalanced),
+        (false, false) => None,
+    }
 }
 
 fn differing<K: Ord, V: PartialEq>(

@@ -13,6 +13,7 @@ use dynamicswap_types::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::mark;
 use crate::clock::as_millis;
 
 /// A node on disk.
@@ -246,11 +247,7 @@ impl From<SeatEntry> for Seat {
             node: entry.node,
             slot: entry.slot,
             incarnation: entry.incarnation,
-            mark: match (entry.revoked, entry.rebalanced) {
-                (true, _) => Some(Mark::Revoked),
-                (false, true) => Some(Mark::Rebalanced),
-                (false, false) => None,
-            },
+            mark: mark(entry.revoked, entry.rebalanced),
             phase: match entry.phase {
                 PhaseEntry::Granting { replaces } => SeatPhase::Granting { replaces },
                 PhaseEntry::Serving => SeatPhase::Serving,

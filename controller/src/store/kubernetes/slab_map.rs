@@ -4,6 +4,8 @@ use dynamicswap_crds::{SlabMapSpec, SlabSeat, SlabSeatPhase, SlabSet, SlabSetSta
 use dynamicswap_planner::{DeviceRecord, Ledger, Mark, Seat, SeatPhase, SetRecord, SetStage};
 use dynamicswap_types::{SetId, SwapDeviceId};
 
+use super::super::mark;
+
 /// The record of `device`, with its sets.
 pub fn spec_of(ledger: &Ledger, device: SwapDeviceId, record: &DeviceRecord) -> SlabMapSpec {
     let sets = ledger.sets.iter().filter(|(_, set)| set.device == device);
@@ -124,10 +126,6 @@ fn seat_record(seat: SlabSeat) -> Result<Seat, String> {
         slot: seat.slot,
         incarnation: seat.incarnation,
         phase,
-        mark: match (seat.revoked, seat.rebalanced) {
-            (true, _) => Some(Mark::Revoked),
-            (false, true) => Some(Mark::Rebalanced),
-            (false, false) => None,
-        },
+        mark: mark(seat.revoked, seat.rebalanced),
     })
 }
