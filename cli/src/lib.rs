@@ -22,6 +22,7 @@ pub mod rebalance;
 pub mod report;
 pub mod run_container;
 pub mod status;
+pub mod table;
 pub mod ui;
 pub mod view;
 

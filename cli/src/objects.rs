@@ -4,7 +4,6 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use comfy_table::{ContentArrangement, Table, presets};
 use dynamicswap_crds::{RemoteMemoryPolicy, Slab, SlabReplica};
 use dynamicswap_proto::control::v1::{DeleteRequest, GetRequest};
 use serde::Deserialize as _;
@@ -13,6 +12,7 @@ use serde_json::Value;
 use crate::args::{ApplyArgs, DeleteArgs, GetArgs, Output};
 use crate::client::Client;
 use crate::failure::Refusal;
+use crate::table;
 
 /// Columns of each kind: a title, and where its value is: a place, or a condition's type.
 const COLUMNS: [(&str, &[(&str, &str)]); 4] = [
@@ -198,16 +198,12 @@ fn slab_table(sets: &[Value]) -> Result<String> {
         return Ok("No slab is bound.\n".to_owned());
     }
     rows.sort_by_key(|(heat, _)| std::cmp::Reverse(*heat));
-    let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header(["DEVICE", "SLAB", "READS/S", "WRITES/S", "COPIES"]);
+    let mut table = table::plain();
+    table.set_header(["DEVICE", "SLAB", "READS/S", "WRITES/S", "COPIES"]);
     for (_, cells) in rows {
         table.add_row(cells);
     }
-    let lines: Vec<String> = table.lines().map(|line| line.trim().to_owned()).collect();
-    Ok(lines.join("\n") + "\n")
+    Ok(table::lines(&table))
 }
 
 /// A table for each kind.
@@ -216,18 +212,15 @@ fn tables(objects: &[Value]) -> String {
     kinds.dedup();
     let tables: Vec<String> = kinds
         .iter()
-        .map(|kind| table(kind, objects.iter().filter(|o| text(o, "/kind") == *kind)))
+        .map(|kind| table_of(kind, objects.iter().filter(|o| text(o, "/kind") == *kind)))
         .collect();
     tables.join("\n")
 }
 
-fn table<'a>(kind: &str, objects: impl Iterator<Item = &'a Value>) -> String {
+fn table_of<'a>(kind: &str, objects: impl Iterator<Item = &'a Value>) -> String {
     let known = COLUMNS.iter().find(|(name, _)| *name == kind);
     let columns = known.map_or(&[][..], |(_, columns)| columns);
-    let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled);
+    let mut table = table::plain();
     let titles = columns.iter().map(|(title, _)| *title);
     table.set_header(["KIND", "NAME", "READY"].into_iter().chain(titles));
     for object in objects {
@@ -239,8 +232,7 @@ fn table<'a>(kind: &str, objects: impl Iterator<Item = &'a Value>) -> String {
         ];
         table.add_row(first.into_iter().chain(values));
     }
-    let lines: Vec<String> = table.lines().map(|line| line.trim().to_owned()).collect();
-    lines.join("\n") + "\n"
+    table::lines(&table)
 }
 
 fn text<'a>(object: &'a Value, place: &str) -> &'a str {

@@ -1,12 +1,13 @@
 //! `rebalance`: which copies move from fuller donors to emptier ones, and why.
 
 use anyhow::Result;
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::Table;
 use dynamicswap_proto::control::v1::{DonorUse, RebalanceMove, RebalanceResponse, SlotUse};
 use serde_json::{Value, json};
 
 use crate::args::{RebalanceArgs, RebalanceOutput};
 use crate::client::Client;
+use crate::table;
 
 /// Begins a rebalance, or shows what it would do.
 ///
@@ -25,11 +26,11 @@ pub fn run(args: &RebalanceArgs, client: &mut Client) -> Result<()> {
 fn text(answer: &RebalanceResponse, dry_run: bool) -> String {
     let mut text = String::new();
     if !answer.moves.is_empty() {
-        text += &lines(&moves(&answer.moves));
+        text += &table::lines(&moves(&answer.moves));
         text.push('\n');
     }
     if !answer.donors.is_empty() {
-        text += &lines(&donors(&answer.donors));
+        text += &table::lines(&donors(&answer.donors));
         text.push('\n');
     }
     text += &sentence(answer, dry_run);
@@ -65,23 +66,9 @@ fn sentence(answer: &RebalanceResponse, dry_run: bool) -> String {
     format!("Dry run: {count} {copies} would move. Nothing was changed; {by_itself}.")
 }
 
-fn table(head: &[&str]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header(head);
-    table
-}
-
-/// Its lines, without the blanks around each.
-fn lines(table: &Table) -> String {
-    let lines: Vec<String> = table.lines().map(|line| line.trim().to_owned()).collect();
-    lines.join("\n") + "\n"
-}
-
 fn moves(moves: &[RebalanceMove]) -> Table {
-    let mut table = table(&["SET", "BORROWER", "FROM", "TO", "SLAB", "WHY"]);
+    let mut table = table::plain();
+    table.set_header(["SET", "BORROWER", "FROM", "TO", "SLAB", "WHY"]);
     for one in moves {
         table.add_row([
             one.set_id.to_string(),
@@ -101,7 +88,8 @@ fn reason(one: &RebalanceMove) -> String {
 }
 
 fn donors(donors: &[DonorUse]) -> Table {
-    let mut table = table(&["DONOR", "LENT", "AFTER"]);
+    let mut table = table::plain();
+    table.set_header(["DONOR", "LENT", "AFTER"]);
     for donor in donors {
         let node = donor.node.clone();
         table.add_row([node, slots(donor.before), slots(donor.after)]);
