@@ -139,25 +139,28 @@ pub fn make_drive(folder: &Path, drive: &Path, more: u64) -> Result<()> {
         .arg(drive))
 }
 
-/// Refuses a folder without image archives.
+/// The image archives of a folder, in the order of their names.
 ///
 /// # Errors
-/// A refusal.
-pub fn check_archives(folder: &Path) -> Result<()> {
+/// A refusal if there is none.
+pub fn archives(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).map_err(|error| {
         Refusal::error(format!(
             "cannot read --images {}: {error}",
             folder.display()
         ))
     })?;
-    let is_archive = |path: PathBuf| path.extension().is_some_and(|kind| kind == "tar");
-    if entries.flatten().any(|entry| is_archive(entry.path())) {
-        return Ok(());
+    let is_archive = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "tar");
+    let paths = entries.flatten().map(|entry| entry.path());
+    let mut archives: Vec<PathBuf> = paths.filter(is_archive).collect();
+    if archives.is_empty() {
+        return Err(Refusal::error(format!(
+            "--images {}: there is no image archive (*.tar) in it",
+            folder.display()
+        )));
     }
-    Err(Refusal::error(format!(
-        "--images {}: there is no image archive (*.tar) in it",
-        folder.display()
-    )))
+    archives.sort();
+    Ok(archives)
 }
 
 /// Bytes of the files in a folder and below it.
@@ -179,7 +182,11 @@ fn size_of(folder: &Path) -> Result<u64> {
     Ok(size)
 }
 
-fn run(command: &mut Command) -> Result<()> {
+/// Runs a program to its end.
+///
+/// # Errors
+/// With what it says, if it fails.
+pub fn run(command: &mut Command) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command
         .stdin(Stdio::null())
@@ -201,10 +208,11 @@ mod tests {
     #[test]
     fn folder_without_archives_is_refused() {
         let folder = tempfile::tempdir().expect("a folder");
-        let refused = check_archives(folder.path()).expect_err("empty");
+        let refused = archives(folder.path()).expect_err("empty");
         assert!(refused.to_string().contains("no image archive"));
         fs::write(folder.path().join("a.tar"), [0; 1000]).expect("written");
-        check_archives(folder.path()).expect("an archive");
+        let found = archives(folder.path()).expect("an archive");
+        assert_eq!(found, [folder.path().join("a.tar")]);
         assert_eq!(size_of(folder.path()).expect("readable"), 1000);
     }
 

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use dynamicswap_cli::interrupt::Interrupt;
 
 use crate::family::{Family, Lifetime};
-use crate::image::{Image, make_drive};
+use crate::image::{Image, archives, make_drive, run};
 
 /// A start that takes longer hangs.
 const START_TIME_MAX: Duration = Duration::from_secs(30);
@@ -32,16 +32,16 @@ pub struct Store<'a> {
 }
 
 impl Store<'_> {
-    /// Makes a drive of a store with the sandbox image and the archives of a folder.
+    /// Makes a drive of a store with the sandbox image and those of a folder.
     ///
     /// # Errors
     /// With the step that failed.
-    pub fn fill(&self, archives: Option<&Path>) -> Result<PathBuf> {
+    pub fn fill(&self, images: Option<&Path>) -> Result<PathBuf> {
         fs::create_dir_all(self.folder)
             .with_context(|| format!("cannot make {}", self.folder.display()))?;
         let mut wanted = vec![self.image.sandbox()];
-        if let Some(folder) = archives {
-            wanted.extend(archives_of(folder)?);
+        if let Some(folder) = images {
+            wanted.extend(archives(folder)?);
         }
         let mut family = Family::new(self.folder, Lifetime::Handle)?;
         family.start("containerd", self.containerd()?)?;
@@ -105,25 +105,6 @@ impl Store<'_> {
         command.arg("--address").arg(self.socket());
         command.args(["--namespace", NAMESPACE]).args(arguments);
         command.args(archive);
-        let output = command.output().context("cannot start ctr")?;
-        ensure!(
-            output.status.success(),
-            "'ctr {}{}' failed: {}",
-            arguments.join(" "),
-            archive.map_or_else(String::new, |it| format!(" {}", it.display())),
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-        Ok(())
+        run(&mut command)
     }
-}
-
-/// The image archives of a folder, in the order of their names.
-fn archives_of(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries =
-        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
-    let paths = entries.flatten().map(|entry| entry.path());
-    let is_archive = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "tar");
-    let mut archives: Vec<PathBuf> = paths.filter(is_archive).collect();
-    archives.sort();
-    Ok(archives)
 }

@@ -48,7 +48,7 @@ pub fn up(plan: &Plan, interrupt: &Interrupt) -> Result<Record> {
         )));
     }
     if let Some(images) = &plan.images {
-        image::check_archives(images)?;
+        image::archives(images)?;
     }
     // What takes minutes the first time comes before anything that a failure would have to undo.
     let programs = Programs::prepare(&[&CONTROL_PLANE[..], &PERSON[..]].concat())?;
