@@ -5,7 +5,6 @@
 //! planner's; this crate brings it facts, time and a disk.
 #![forbid(unsafe_code)]
 
-mod backoff;
 mod clock;
 mod config;
 mod convert;

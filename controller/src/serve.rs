@@ -1,5 +1,6 @@
 //! Start and stop: what can be refused is refused before anything is served.
 
+use dynamicswap_types::Backoff;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +13,6 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::backoff::Backoff;
 use crate::config::{Config, StoreChoice, TlsChoice};
 use crate::kubernetes::{
     self, Certificates, CertificatesError, ConnectError, Leadership, TokenReviewer,

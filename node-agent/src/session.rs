@@ -5,12 +5,12 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use dynamicswap_proto::control::v1::agent_message::Kind;
 use dynamicswap_proto::control::v1::agent_session_client::AgentSessionClient;
 use dynamicswap_proto::control::v1::{AgentMessage, DesiredDocument, Hello, NodeReport};
+use dynamicswap_types::Backoff;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
@@ -69,7 +69,7 @@ pub struct Session {
     endpoint: Endpoint,
     wallet: Arc<Wallet>,
     state: State,
-    pause: Duration,
+    pauses: Backoff,
 }
 
 impl std::fmt::Debug for Session {
@@ -98,7 +98,7 @@ impl Session {
             state: State::Pausing {
                 until: Instant::now(),
             },
-            pause: BACK_OFF_MIN,
+            pauses: Backoff::new(BACK_OFF_MIN, BACK_OFF_MAX),
         }
     }
 
@@ -162,11 +162,10 @@ impl Session {
     fn back_off(&mut self) {
         let worked = matches!(&self.state, State::Open(stream) if stream.worked());
         if worked {
-            self.pause = BACK_OFF_MIN;
+            self.pauses.reset();
         }
-        let until = Instant::now() + self.pause;
+        let until = Instant::now() + self.pauses.pause();
         self.state = State::Pausing { until };
-        self.pause = (self.pause * 2).min(BACK_OFF_MAX);
     }
 }
 

@@ -4,6 +4,7 @@
 //! Must not do I/O, read a clock, or know any other crate of the workspace.
 #![forbid(unsafe_code)]
 
+mod backoff;
 mod durability;
 mod id;
 mod integrity;
@@ -12,6 +13,7 @@ mod time;
 mod unit;
 mod version;
 
+pub use backoff::Backoff;
 pub use durability::{Copies, Durability, DurabilityError, Spill};
 pub use id::{
     IdError, IncarnationId, PageIndex, ServerIndex, SessionId, SetId, SlabIndex, SlotIndex,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use dynamicswap_crds::Kind;
 use dynamicswap_proto::control::v1::GetRequest;
+use dynamicswap_types::Backoff;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
 use kube::{Api, Client};
@@ -18,7 +19,6 @@ use super::error::{ApiError, Trouble, within};
 use super::lease::Leadership;
 use super::resources::{FIELD_MANAGER, group_objects_beside};
 use super::status::{differs_in_kind, with_generation, with_times};
-use crate::backoff::Backoff;
 use crate::limits::{PUBLISH_FIGURES_INTERVAL, PUBLISH_INTERVAL, PUBLISH_RETRY_MAX};
 use crate::owner::Event;
 

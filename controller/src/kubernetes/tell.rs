@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use dynamicswap_crds::Kind;
 use dynamicswap_proto::control::v1::ClusterEvent;
+use dynamicswap_types::Backoff;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event as KubeEvent, EventType, Recorder, Reporter};
 use kube::{Client, Resource as _};
@@ -15,7 +16,6 @@ use tokio::sync::{mpsc, oneshot};
 use super::error::{ApiError, Trouble, within};
 use super::lease::Leadership;
 use super::resources::{FIELD_MANAGER, group_objects_beside};
-use crate::backoff::Backoff;
 use crate::limits::{NEWS_INTERVAL, NEWS_MAX, NEWS_NOTE_MAX, PUBLISH_RETRY_MAX};
 use crate::owner::Event;
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use dynamicswap_crds::{API_VERSION, Kind, ObjectKey, PolicyDuration, RemoteMemoryPolicy};
 use dynamicswap_proto::control::v1::{Admission, AdmitRequest};
+use dynamicswap_types::Backoff;
 use futures::{StreamExt as _, TryStreamExt as _};
 use kube::api::DynamicObject;
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -17,7 +18,6 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
 use super::resources::group_objects;
-use crate::backoff::Backoff;
 use crate::limits::{ADMISSION_RESYNC, WATCH_ANEW, WATCH_ANEW_MAX, WATCH_SECONDS};
 use crate::owner::Event;
 use crate::policies::{Policies, RefusedPolicy};

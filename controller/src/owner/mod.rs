@@ -18,12 +18,11 @@ use dynamicswap_proto::control::v1::{
     AdmitRequest, ClusterEvent, ClusterStatus, DeleteRequest, DesiredDocument, GetRequest,
     NodeReport, RebalanceResponse,
 };
-use dynamicswap_types::{FailureDomain, Generation, MonotonicTime, NodeName, SetId, Term};
+use dynamicswap_types::{Backoff, FailureDomain, Generation, MonotonicTime, NodeName, SetId, Term};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::events::EventRing;
 use crate::limits::{EVENTS_PER_ROUND_MAX, ROUND_INTERVAL, STORE_RETRY, STORE_RETRY_MAX};

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use dynamicswap_types::NodeName;
+use dynamicswap_types::{Backoff, NodeName};
 use kube::Client;
 use kube::api::GetParams;
 use kube::core::Request;
@@ -178,7 +178,7 @@ impl KubeletWays {
 
     /// Asks until the kubelet is found to be tolerant, and publishes what is known meanwhile.
     pub async fn follow(self, known: watch::Sender<Kubelet>) {
-        let mut pause = KUBELET_LOOK_FIRST;
+        let mut pauses = Backoff::new(KUBELET_LOOK_FIRST, KUBELET_LOOK);
         while !known.is_closed() {
             let found = self.look().await;
             let tolerant = matches!(found, Kubelet::Tolerant { .. });
@@ -190,8 +190,7 @@ impl KubeletWays {
             if tolerant {
                 return;
             }
-            tokio::time::sleep(pause).await;
-            pause = KUBELET_LOOK.min(pause * 2);
+            tokio::time::sleep(pauses.pause()).await;
         }
     }
 

@@ -12,7 +12,7 @@ use dynamicswap_engine::wire::{
     Directory, ENTRY_BYTES, ENTRY_WORDS, Refusal, VersionRange, decode_rdma_reply,
     encode_rdma_hello,
 };
-use dynamicswap_types::{MonotonicTime, PAGE_SIZE, ServerIndex, SlotIndex};
+use dynamicswap_types::{Backoff, MonotonicTime, PAGE_SIZE, ServerIndex, SlotIndex};
 use rustix::io::Errno;
 
 use super::super::liveness::Liveness;
@@ -88,7 +88,7 @@ pub(super) struct Link {
     /// Completions that arming has found.
     stash: [WorkCompletion; COMPLETIONS_MAX],
     stashed: usize,
-    retry: Duration,
+    retry: Backoff,
     failures: u32,
     liveness: Liveness,
     /// The engine must hear that the link is not up: at the next poll.
@@ -115,7 +115,7 @@ impl Link {
             waiting: VecDeque::with_capacity(LINK_OPERATIONS_MAX),
             stash: [WorkCompletion::default(); COMPLETIONS_MAX],
             stashed: 0,
-            retry: RETRY_FIRST,
+            retry: Backoff::new(RETRY_FIRST, RETRY_MAX),
             failures: 0,
             liveness: Liveness::NEW,
             fell: false,
@@ -147,7 +147,7 @@ impl Link {
             return;
         }
         self.address = address;
-        self.retry = RETRY_FIRST;
+        self.retry.reset();
         self.failures = 0;
         self.last_error = None;
         self.fall(State::Waiting {
@@ -182,6 +182,7 @@ impl Link {
     fn fail(&mut self, error: LinkError, now: MonotonicTime) {
         self.last_error = Some(error);
         self.failures = self.failures.saturating_add(1);
+        let pause = self.retry.pause();
         let refused = matches!(
             error,
             LinkError::Refused(Refusal::OldEpoch { .. } | Refusal::EpochTaken)
@@ -190,10 +191,9 @@ impl Link {
             State::Refused
         } else {
             State::Waiting {
-                until: now.after(self.retry),
+                until: now.after(pause),
             }
         });
-        self.retry = RETRY_MAX.min(self.retry * 2);
     }
 
     fn fail_call(&mut self, error: &VerbsError, now: MonotonicTime) {
@@ -477,7 +477,7 @@ impl Link {
         self.windows.begin(accepted.slots);
         self.outbox.begin();
         self.state = State::Up { directory };
-        self.retry = RETRY_FIRST;
+        self.retry.reset();
         self.failures = 0;
         self.liveness.begins(step.now);
         self.told = Told::Up;

@@ -12,7 +12,7 @@ use dynamicswap_engine::wire::{
     HANDSHAKE_BYTES, RESPONSE_BYTES, Refusal, Response, Status, VersionRange, decode_reply,
     encode_hello,
 };
-use dynamicswap_types::{MonotonicTime, ServerIndex};
+use dynamicswap_types::{Backoff, MonotonicTime, ServerIndex};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{
@@ -85,7 +85,7 @@ pub(super) struct Link {
     told: Told,
     flights: Flights,
     input: Input,
-    retry: Duration,
+    retry: Backoff,
     liveness: Liveness,
     /// The socket takes no more for now.
     blocked: bool,
@@ -107,7 +107,7 @@ impl Link {
             told: Told::Nothing,
             flights: Flights::new(),
             input: Input::new(),
-            retry: RETRY_FIRST,
+            retry: Backoff::new(RETRY_FIRST, RETRY_MAX),
             liveness: Liveness::NEW,
             blocked: false,
             watches_output: false,
@@ -145,7 +145,7 @@ impl Link {
             return;
         }
         self.address = address;
-        self.retry = RETRY_FIRST;
+        self.retry.reset();
         self.stats.last_error = None;
         self.state = State::Waiting {
             until: MonotonicTime::ZERO,
@@ -176,6 +176,7 @@ impl Link {
 
     fn fail(&mut self, error: LinkError, now: MonotonicTime) {
         self.stats.last_error = Some(error);
+        let pause = self.retry.pause();
         let refused = matches!(
             error,
             LinkError::Refused(Refusal::OldEpoch { .. } | Refusal::EpochTaken)
@@ -184,10 +185,9 @@ impl Link {
             State::Refused
         } else {
             State::Waiting {
-                until: now.after(self.retry),
+                until: now.after(pause),
             }
         };
-        self.retry = RETRY_MAX.min(self.retry * 2);
         self.fall();
     }
 
@@ -282,7 +282,7 @@ impl Link {
         let state = std::mem::replace(&mut self.state, State::Waiting { until });
         if let State::Greeting { socket, .. } = state {
             self.state = State::Up { socket };
-            self.retry = RETRY_FIRST;
+            self.retry.reset();
             self.told = Told::Up;
             let incarnation = accepted.incarnation;
             (step.sink)(TransportEvent::Link(

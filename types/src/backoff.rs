@@ -1,4 +1,4 @@
-//! Pauses between two tries of what fails: each is twice the one before, up to a longest one. Pure.
+//! Pauses between two tries of what fails: each is twice the one before, up to a longest one.
 
 use std::time::Duration;
 
