@@ -1,27 +1,20 @@
 //! Asking a memory server on its control socket, and granting the measuring device a slot of it.
 
-use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use dynamicswap_proto::common::v1::{MemoryServerDocument, MemoryServerReport, SlotGrant};
 use dynamicswap_proto::daemon::v1::response::Kind;
-use dynamicswap_proto::daemon::v1::{ReportRequest, Request, Response, report, request};
-use dynamicswap_proto::frame;
+use dynamicswap_proto::daemon::v1::{ReportRequest, report, request};
+use dynamicswap_proto::exchange::exchange;
 
 use crate::borrower::{DEVICE, SET};
 
 fn ask(socket: &Path, kind: request::Kind) -> Result<Kind> {
     let mut stream = UnixStream::connect(socket)
         .with_context(|| format!("cannot reach {}", socket.display()))?;
-    stream.write_all(&frame::encode(&Request { kind: Some(kind) })?)?;
-    let mut header = [0; frame::HEADER_BYTES];
-    stream.read_exact(&mut header)?;
-    let mut body = vec![0; frame::body_len(header)?];
-    stream.read_exact(&mut body)?;
-    let response: Response = frame::decode(&body)?;
-    response.kind.context("an empty answer")
+    exchange(&mut stream, kind)?.context("an empty answer")
 }
 
 /// What the server says of itself.

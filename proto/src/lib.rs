@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod convert;
+pub mod exchange;
 pub mod frame;
 pub mod identity;
 

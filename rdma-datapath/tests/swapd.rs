@@ -3,7 +3,7 @@
 #![expect(clippy::expect_used, reason = "helpers of tests are tests")]
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use dynamicswap_proto::common::v1::{Durability, Spill, SwapDeviceDocument, SwapDeviceReport};
-use dynamicswap_proto::daemon::v1::{
-    ReportRequest, Request, Response, report, request, response::Kind,
-};
-use dynamicswap_proto::frame;
+use dynamicswap_proto::daemon::v1::{ReportRequest, report, request, response::Kind};
+use dynamicswap_proto::exchange::exchange;
 use dynamicswap_workload::layer;
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Signal, kill_process};
@@ -107,14 +105,13 @@ impl Holder<'_> {
     fn ask(&self, kind: request::Kind) -> Option<Kind> {
         let mut stream = UnixStream::connect(self.setup.socket()).ok()?;
         stream.set_read_timeout(Some(TIME_MAX)).expect("a timeout");
-        let request = Request { kind: Some(kind) };
-        let bytes = frame::encode(&request).expect("short");
-        stream.write_all(&bytes).ok()?;
-        let mut header = [0; frame::HEADER_BYTES];
-        stream.read_exact(&mut header).ok()?;
-        let mut body = vec![0; frame::body_len(header).expect("short")];
-        stream.read_exact(&mut body).ok()?;
-        frame::decode::<Response>(&body).expect("valid").kind
+        match exchange(&mut stream, kind) {
+            Ok(answer) => answer,
+            Err(error) => {
+                assert_ne!(error.kind(), std::io::ErrorKind::InvalidData, "{error}");
+                None
+            }
+        }
     }
 
     /// Waits for a report that fits. An engine that was killed answers nothing: its successor does.

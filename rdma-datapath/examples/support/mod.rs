@@ -1,26 +1,19 @@
 //! Asking a node's daemons by hand, for the examples beside.
 #![allow(dead_code, reason = "each example uses a part of it")]
 
-use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use anyhow::Context;
 use dynamicswap_proto::common::v1 as pb;
-use dynamicswap_proto::daemon::v1::{ReportRequest, Request, Response, report, request, response};
-use dynamicswap_proto::frame;
+use dynamicswap_proto::daemon::v1::{ReportRequest, report, request, response};
+use dynamicswap_proto::exchange::exchange;
 
 /// Asks a daemon one thing; what it refuses is an error.
 pub fn ask(socket: &Path, kind: request::Kind) -> anyhow::Result<response::Kind> {
     let mut stream =
         UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
-    stream.write_all(&frame::encode(&Request { kind: Some(kind) })?)?;
-    let mut header = [0; frame::HEADER_BYTES];
-    stream.read_exact(&mut header)?;
-    let mut body = vec![0; frame::body_len(header)?];
-    stream.read_exact(&mut body)?;
-    let answer: Response = frame::decode(&body)?;
-    match answer.kind.context("an answer without content")? {
+    match exchange(&mut stream, kind)?.context("an answer without content")? {
         response::Kind::Refused(refused) => {
             anyhow::bail!("{}: {}: {}", socket.display(), refused.code, refused.reason)
         }

@@ -314,6 +314,7 @@ mod tests {
     use super::*;
     use dynamicswap_proto::common::v1::MemoryServerReport;
     use dynamicswap_proto::daemon::v1::report::Kind;
+    use dynamicswap_proto::exchange::exchange;
 
     #[derive(Default)]
     struct Server {
@@ -340,15 +341,13 @@ mod tests {
     }
 
     fn ask(stream: &mut UnixStream, kind: request::Kind) -> Option<response::Kind> {
-        let request = Request { kind: Some(kind) };
-        stream
-            .write_all(&frame::encode(&request).expect("short"))
-            .ok()?;
-        let mut header = [0; HEADER_BYTES];
-        stream.read_exact(&mut header).ok()?;
-        let mut body = vec![0; frame::body_len(header).expect("short")];
-        stream.read_exact(&mut body).ok()?;
-        frame::decode::<Response>(&body).expect("valid").kind
+        match exchange(stream, kind) {
+            Ok(answer) => answer,
+            Err(error) => {
+                assert_ne!(error.kind(), std::io::ErrorKind::InvalidData, "{error}");
+                None
+            }
+        }
     }
 
     fn wanted(known_change: u64, wait_ms: u32) -> request::Kind {

@@ -1,7 +1,7 @@
 //! A memory server process and a borrower, for the tests beside.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -16,10 +16,8 @@ use dynamicswap_engine::link::Link;
 use dynamicswap_engine::operation::{Direction, Operation, OperationId, OperationResult};
 use dynamicswap_engine::slots::Hello;
 use dynamicswap_proto::common::v1::{MemoryServerDocument, MemoryServerReport, SlotGrant};
-use dynamicswap_proto::daemon::v1::{
-    ReportRequest, Request, Response, report, request, response::Kind,
-};
-use dynamicswap_proto::frame;
+use dynamicswap_proto::daemon::v1::{ReportRequest, report, request, response::Kind};
+use dynamicswap_proto::exchange::exchange;
 use dynamicswap_types::{
     Bytes, Epoch, ServerIndex, SessionId, SetId, SlabSize, SlotIndex, SwapDeviceId,
 };
@@ -124,15 +122,8 @@ impl MemoryServer {
 
     fn ask(&self, kind: request::Kind) -> Kind {
         let mut stream = UnixStream::connect(&self.socket).expect("listening");
-        let request = Request { kind: Some(kind) };
-        let bytes = frame::encode(&request).expect("short");
-        stream.write_all(&bytes).expect("sent");
-        let mut header = [0; frame::HEADER_BYTES];
-        stream.read_exact(&mut header).expect("an answer");
-        let mut body = vec![0; frame::body_len(header).expect("short")];
-        stream.read_exact(&mut body).expect("an answer");
-        let answer: Response = frame::decode(&body).expect("valid");
-        answer.kind.expect("a known kind")
+        let answer = exchange(&mut stream, kind).expect("an answer");
+        answer.expect("a known kind")
     }
 
     fn report_after(&self, known_change: u64, wait_ms: u32) -> (u64, MemoryServerReport) {
