@@ -8,12 +8,10 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context as _, Result};
-use dynamicswap_proto::identity::{AUDIENCE, CONTROLLER_NAME, Right, TRUST, TRUST_KEY};
+use dynamicswap_proto::identity::{AUDIENCE, CONTROLLER_NAME, LEASE, Right, TRUST, TRUST_KEY};
 
 use crate::failure::Refusal;
 
-/// What the controllers hold to lead.
-const LEASE: &str = "dynamicswap-controller";
 /// As long as somebody may look at `top`.
 const TOKEN_LIFE: &str = "--duration=8h";
 

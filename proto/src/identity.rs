@@ -7,6 +7,8 @@ use dynamicswap_types::NodeName;
 
 /// DNS name in the controller's certificate, whatever its address.
 pub const CONTROLLER_NAME: &str = "dynamicswap-controller";
+/// The Lease that controllers hold to lead.
+pub const LEASE: &str = "dynamicswap-controller";
 /// Audience of the service account tokens that the controller takes, and nobody else.
 pub const AUDIENCE: &str = "dynamicswap-controller";
 /// `ConfigMap` in which the controller says who signs, and what agents mount.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use dynamicswap_proto::identity::LEASE;
 use dynamicswap_types::{MonotonicTime, Term};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
@@ -21,9 +22,6 @@ use super::error::{ApiError, Trouble, with_cause, within};
 use super::resources::FIELD_MANAGER;
 use crate::clock::Clock;
 use crate::limits::{LEASE_DURATION, LEASE_LOOK, LEASE_RENEW, LEASE_RENEW_DEADLINE, LEASE_RETRY};
-
-/// Name of the lease.
-const NAME: &str = "dynamicswap-controller";
 
 /// What the rest of the controller may ask about its leadership.
 #[derive(Debug)]
@@ -115,7 +113,7 @@ async fn look(
     api: &Api<Lease>,
     floor: &mut impl AsyncFnMut() -> Result<Term, ApiError>,
 ) -> Result<(Option<Lease>, Term), ApiError> {
-    let lease = within("read the lease", api.get_opt(NAME)).await?;
+    let lease = within("read the lease", api.get_opt(LEASE)).await?;
     Ok((lease, floor().await?))
 }
 
@@ -156,12 +154,12 @@ async fn take(
         Some(mut lease) => {
             lease.spec = Some(spec);
             let params = params();
-            let replace = api.replace(NAME, &params, &lease);
+            let replace = api.replace(LEASE, &params, &lease);
             within("let the lease be taken", replace).await
         }
         None => {
             let metadata = ObjectMeta {
-                name: Some(NAME.to_owned()),
+                name: Some(LEASE.to_owned()),
                 ..ObjectMeta::default()
             };
             let lease = Lease {
@@ -260,7 +258,7 @@ impl Seat {
     async fn renew(&self) -> Result<Renewal, ApiError> {
         let renewed = match self.write(&self.lease).await {
             Err(error) if error.is_conflict() => {
-                let found = within("read the lease", self.api.get_opt(NAME)).await?;
+                let found = within("read the lease", self.api.get_opt(LEASE)).await?;
                 match found.filter(|found| self.is_ours(found)) {
                     Some(found) => self.write(&found).await?,
                     None => return Ok(Renewal::Lost),
@@ -285,7 +283,7 @@ impl Seat {
             spec.renew_time = Some(MicroTime(Timestamp::now()));
         }
         let params = params();
-        let replace = self.api.replace(NAME, &params, &lease);
+        let replace = self.api.replace(LEASE, &params, &lease);
         within("renew the lease", replace).await
     }
 
@@ -296,7 +294,7 @@ impl Seat {
             spec.holder_identity = Some(String::new());
         }
         let params = params();
-        let replace = self.api.replace(NAME, &params, &self.lease);
+        let replace = self.api.replace(LEASE, &params, &self.lease);
         if let Err(error) = within("take the lease back", replace).await {
             warn!(
                 "the next leader waits for the lease to run out: {}",
