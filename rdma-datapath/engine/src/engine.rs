@@ -120,6 +120,8 @@ pub struct Engine<'m> {
     pub(crate) tables: Tables<'m>,
     pub(crate) config: EngineConfig,
     pub(crate) desired: Option<Desired>,
+    /// What was settled when the document in force came.
+    pub(crate) settled: Generation,
     pub(crate) servers: Vec<ServerState>,
     pub(crate) requests: Vec<RequestState>,
     pub(crate) free_requests: Vec<RequestPlace>,
@@ -181,6 +183,7 @@ impl<'m> Engine<'m> {
         Ok(Self {
             config,
             desired: None,
+            settled: Generation::ZERO,
             guard: PageGuard::Checksum,
             servers: vec![ServerState::UNKNOWN; SERVERS_MAX],
             requests: (0..places).map(|_| RequestState::empty()).collect(),

@@ -35,6 +35,19 @@ impl<'m> Engine<'m> {
             .map_or(Generation::ZERO, |desired| desired.generation)
     }
 
+    /// The newest generation that is settled: it is in force, and nothing is under way any more to
+    /// a copy that it, or one before it, dropped. A slot that is taken back before that breaks its
+    /// link where servers are reached by RDMA, and with it whatever else is under way there.
+    #[must_use]
+    pub fn settled_generation(&self) -> Generation {
+        let mut operations = self.operations.iter();
+        if operations.any(|operation| operation.taken && operation.disowned) {
+            self.settled
+        } else {
+            self.generation()
+        }
+    }
+
     /// One server's state.
     #[must_use]
     pub fn server(&self, server: ServerIndex) -> Option<ServerState> {

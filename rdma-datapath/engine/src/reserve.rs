@@ -78,6 +78,7 @@ impl Engine<'_> {
         let spilled_before = self
             .desired
             .is_some_and(|desired| desired.durability.spill == Spill::Async);
+        self.settled = self.settled_generation();
         self.desired = Some(Desired {
             generation: document.generation,
             durability: document.durability,

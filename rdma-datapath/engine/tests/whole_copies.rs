@@ -287,6 +287,46 @@ fn late_answer_of_a_copy_that_left_and_came_back_does_not_count() {
 }
 
 #[test]
+fn document_is_settled_once_nothing_is_under_way_to_what_it_drops() {
+    let tables = tables();
+    let mut world = World::serving(&tables, Copies::TWO, &[0, 1]);
+    let settled = |world: &World<'_>| world.engine.settled_generation();
+    let before = world.document.generation;
+    assert_eq!(settled(&world), before);
+    world.write(3);
+    world.serve(0);
+    world.name_copies(&[0, 2]);
+    let dropping = world.document.generation;
+    assert_eq!(world.engine.generation(), dropping);
+    assert_eq!(
+        settled(&world),
+        before,
+        "a write to the dropped copy is under way"
+    );
+    world.apply();
+    assert_eq!(
+        settled(&world),
+        before,
+        "and a newer document changes nothing"
+    );
+    world.serve(2);
+    assert_eq!(settled(&world), before);
+    world.serve(1);
+    assert_eq!(settled(&world), world.document.generation);
+}
+
+#[test]
+fn document_is_settled_when_the_link_to_what_it_drops_falls() {
+    let tables = tables();
+    let mut world = World::serving(&tables, Copies::TWO, &[0, 1]);
+    world.write(3);
+    world.name_copies(&[0, 2]);
+    assert!(world.engine.settled_generation() < world.document.generation);
+    world.down(1);
+    assert_eq!(world.engine.settled_generation(), world.document.generation);
+}
+
+#[test]
 fn copy_is_not_whole_while_its_source_is_out_of_reach() {
     let tables = tables();
     let mut world = World::serving(&tables, Copies::ONE, &[0]);

@@ -368,7 +368,7 @@ impl<'m, F: FrontEnd> IoThread<'m, F> {
 
     fn fill(&self, snapshot: &mut Snapshot, servers: usize) {
         let parts = &self.parts;
-        snapshot.generation = parts.engine.generation();
+        snapshot.generation = parts.engine.settled_generation();
         snapshot.pages_used = parts.engine.pages_used();
         snapshot.pages_degraded = parts.engine.pages_degraded();
         let known = (0..).take(servers).map(ServerIndex::new);

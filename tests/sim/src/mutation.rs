@@ -21,11 +21,13 @@ pub enum Mutation {
     /// A copy leaves its set before the one in its place is whole. (A slot that is merely taken
     /// back too early breaks nothing: the server refuses, and the copy counts as lost.)
     EarlyDrop,
+    /// A document counts as taken while something is still under way to a copy that it drops.
+    EarlyReport,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::EarlyAcknowledge,
         Self::FailureAsSuccess,
         Self::EpochKept,
@@ -33,6 +35,7 @@ impl Mutation {
         Self::IncarnationKept,
         Self::NoResend,
         Self::EarlyDrop,
+        Self::EarlyReport,
     ];
 
     /// Seeds within which it must be noticed.
@@ -40,7 +43,9 @@ impl Mutation {
     pub const fn seeds_max(self) -> u64 {
         match self {
             Self::EarlyAcknowledge | Self::FailureAsSuccess | Self::NoResend => 100,
-            Self::NoVerification | Self::IncarnationKept | Self::EarlyDrop => 400,
+            Self::NoVerification | Self::IncarnationKept | Self::EarlyDrop | Self::EarlyReport => {
+                400
+            }
             Self::EpochKept => 2000,
         }
     }

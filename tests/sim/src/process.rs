@@ -9,13 +9,15 @@ use dynamicswap_datapath::transport::loopback::{LoopbackNetwork, LoopbackTranspo
 use dynamicswap_datapath::transport::{Transport, TransportEvent};
 use dynamicswap_engine::buffer::{BufferRange, Buffers};
 use dynamicswap_engine::checksum::page_tag;
-use dynamicswap_engine::engine::{Engine, EngineConfig};
+use dynamicswap_engine::engine::{Engine, EngineConfig, LinkState};
 use dynamicswap_engine::limits::SCRATCH_PAGES;
 use dynamicswap_engine::operation::{Direction, Operation, OperationId};
 use dynamicswap_engine::request::{Request, RequestKind, RequestTag};
 use dynamicswap_engine::slots::Hello;
 use dynamicswap_engine::tables::{Geometry, OwnedTables, PageRecord, PageTag, TablesError};
-use dynamicswap_types::{Epoch, MonotonicTime, PageIndex, ServerIndex, SessionId, SwapDeviceId};
+use dynamicswap_types::{
+    Epoch, MonotonicTime, PageIndex, ServerIndex, SessionId, SlotIndex, SwapDeviceId,
+};
 use dynamicswap_workload::page::PAGE_WORDS;
 
 use crate::kernel::{Kernel, Verb};
@@ -73,7 +75,7 @@ pub struct Process<'m> {
     tables: &'m OwnedTables,
     geometry: Geometry,
     mutation: Option<Mutation>,
-    /// What is under way, for mutations that need to know.
+    /// What is under way.
     posted: BTreeMap<u64, Operation>,
     buffers: Vec<u32>,
     buffer_pages: u32,
@@ -260,9 +262,7 @@ impl<'m> Process<'m> {
 
     /// Hands an operation to the transport, or keeps it until there is room.
     pub fn post(&mut self, operation: Operation, now: MonotonicTime) {
-        if self.mutation.is_some() {
-            self.posted.insert(operation.id.0, operation);
-        }
+        self.posted.insert(operation.id.0, operation);
         let room = self.backlog.is_empty();
         if !(room && self.transport.post(&operation, &mut self.pool, now)) {
             self.backlog.push_back(operation);
@@ -272,6 +272,14 @@ impl<'m> Process<'m> {
             self.engine
                 .complete(operation.id, Ok(()), &mut self.pool, now);
         }
+    }
+
+    /// Whether anything is under way to a slot, on a link that is up.
+    pub fn is_busy_at(&self, server: ServerIndex, slot: SlotIndex) -> bool {
+        let link = self.engine.server(server).map(|server| server.link);
+        let mut posted = self.posted.values();
+        link == Some(LinkState::Up)
+            && posted.any(|operation| operation.server == server && operation.slot == slot)
     }
 
     /// Posts what did not fit before.

@@ -301,7 +301,7 @@ impl<'m> World<'m> {
                 named.map(|server| (server.link, server.since))
             });
             DeviceReport {
-                generation: process.engine.generation(),
+                generation: self.generation_said(process),
                 sets: process.engine.sets().collect(),
                 links: links.collect(),
             }
@@ -319,6 +319,13 @@ impl<'m> World<'m> {
         Reports {
             device,
             servers: servers.collect(),
+        }
+    }
+
+    fn generation_said(&self, process: &Process<'_>) -> Generation {
+        match self.mutation {
+            Some(Mutation::EarlyReport) => process.engine.generation(),
+            _ => process.engine.settled_generation(),
         }
     }
 
@@ -371,7 +378,7 @@ impl<'m> World<'m> {
             .position(|(due, mail)| *due <= now && !away(&self.donors, mail))
         {
             match self.mail.remove(place).1 {
-                Mail::Server(number, document) => self.deliver_to_server(number, document),
+                Mail::Server(number, document) => self.deliver_to_server(number, document)?,
                 Mail::Device(document) => {
                     let newest = self
                         .wanted
@@ -397,12 +404,14 @@ impl<'m> World<'m> {
         Ok(())
     }
 
-    fn deliver_to_server(&mut self, number: usize, document: GrantDocument) {
-        let donor = &mut self.donors[number];
+    fn deliver_to_server(&mut self, number: usize, document: GrantDocument) -> Verdict {
+        let donor = &self.donors[number];
         let newest = donor.wanted.as_ref().map(|it| it.generation);
         if newest.is_some_and(|newest| newest >= document.generation) {
-            return;
+            return Ok(());
         }
+        self.judge_taking_back(number, &document)?;
+        let donor = &mut self.donors[number];
         donor.wanted = Some(document);
         let taken_back = donor.apply();
         if taken_back > 0 {
@@ -411,6 +420,7 @@ impl<'m> World<'m> {
                 format!("donor {number} took {taken_back} slots back")
             });
         }
+        Ok(())
     }
 
     fn apply_wanted(&mut self) -> Verdict {

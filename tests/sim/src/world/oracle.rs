@@ -5,7 +5,8 @@ use std::time::Duration;
 use dynamicswap_datapath::transport::fault::Faults;
 use dynamicswap_engine::engine::LinkState;
 use dynamicswap_engine::sets::{Replica, ReplicaState};
-use dynamicswap_types::{MonotonicTime, Spill};
+use dynamicswap_engine::slots::GrantDocument;
+use dynamicswap_types::{MonotonicTime, ServerIndex, SlotIndex, Spill};
 use dynamicswap_workload::page::{PAGE_WORDS, Page};
 
 use super::World;
@@ -201,6 +202,29 @@ impl World<'_> {
         self.held_pages()
             .filter(|page| !self.copies_of(*page).is_empty())
             .collect()
+    }
+
+    /// A slot is taken back when nothing of the borrower's is under way to it any more: where
+    /// servers are reached by RDMA, what arrives after that breaks its link.
+    pub(super) fn judge_taking_back(&self, number: usize, document: &GrantDocument) -> Verdict {
+        let said = self.donors[number].report();
+        let process = self.process.as_ref().filter(|process| !process.hung);
+        let Some(process) = process.filter(|_| said.incarnation == document.incarnation) else {
+            return Ok(());
+        };
+        let server = ServerIndex::new(u16::try_from(number).unwrap_or(u16::MAX));
+        let stays = |slot: SlotIndex, set: u64| {
+            let mut grants = document.grants.iter();
+            grants.any(|grant| grant.slot == slot && grant.owner.set.get() == set)
+        };
+        for (slot, set) in said.grants {
+            let slot = SlotIndex::new(slot);
+            if !stays(slot, set) && process.is_busy_at(server, slot) {
+                let detail = format!("slot {slot} of donor {number}, set {set}");
+                return Err(self.broken("no slot is taken back under an operation", detail));
+            }
+        }
+        Ok(())
     }
 
     /// A document was taken: of pages that had a copy before, which may it have cost the last?
