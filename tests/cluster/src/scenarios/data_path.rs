@@ -1,0 +1,115 @@
+//! Scenarios of the data path: pages on donors, and what pages go through when one of its parts ends.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use super::node_shell::NodeShell;
+use super::pods::Pod;
+use super::stage::{Deletion, NODE_TIME_MAX, Stage};
+
+/// Lends as long as it is not drained.
+const DRAINED: &str = "node-3";
+
+pub(super) fn pages_are_remote(stage: &mut Stage<'_>) -> Result<()> {
+    let begun = Instant::now();
+    let pod = Pod::new("verify", 60);
+    stage.storm(&pod)?;
+    stage.note("pages_remote_after_s", begun.elapsed().as_secs());
+    for device in stage.objects("swapdevices")? {
+        let status = &device["status"];
+        ensure!(status["attached"] == true, "{status}");
+        stage.note("front_end", status["frontEnd"].clone());
+    }
+    let servers = stage.objects("memoryservers")?;
+    let donors = servers.iter().filter(|server| lends(server)).count();
+    stage.note("donors_that_lend", donors);
+    ensure!(donors >= 2, "{donors} donors lend");
+    stage.ends_well(&pod)
+}
+
+fn lends(server: &Value) -> bool {
+    server["status"]["lent"]
+        .as_str()
+        .is_some_and(|lent| lent != "0")
+}
+
+pub(super) fn donor_pod_killed(stage: &mut Stage<'_>) -> Result<()> {
+    let pod = Pod::new("donor-killed", 90);
+    stage.storm(&pod)?;
+    stage.replace("memory-server", "node-2", Deletion::Forced)?;
+    stage.ends_well(&pod)
+}
+
+pub(super) fn swapd_pod_killed(stage: &mut Stage<'_>) -> Result<()> {
+    let pod = Pod::new("swapd-killed", 120);
+    stage.storm(&pod)?;
+    for _ in 0..2 {
+        stage.replace("swapd", "node-1", Deletion::Forced)?;
+        pod.check_alive(stage.client)?;
+    }
+    stage.ends_well(&pod)
+}
+
+pub(super) fn engine_killed(stage: &mut Stage<'_>) -> Result<()> {
+    let shell = NodeShell::start(stage, "node-1")?;
+    let pod = Pod::new("engine-killed", 60);
+    stage.storm(&pod)?;
+    let engine = "pgrep -f dynamicswap-swapd-engine";
+    let before = shell.run(stage, engine)?;
+    shell.run(stage, &format!("kill -9 $({engine})"))?;
+    let begun = Instant::now();
+    let next = stage.wait_for("the next engine", NODE_TIME_MAX, || {
+        let now = shell.run(stage, engine)?;
+        Ok((!now.is_empty() && now != before).then_some(now))
+    })?;
+    stage.note("next_engine_s", begun.elapsed().as_secs());
+    stage.note("next_engine", next);
+    pod.check_alive(stage.client)?;
+    shell.end(stage)?;
+    stage.ends_well(&pod)
+}
+
+pub(super) fn donor_drained(stage: &mut Stage<'_>) -> Result<()> {
+    // Two donors have room for each other's copies where the class asks for one.
+    stage.change_policy(&json!({"durability": {"copies": 1}}))?;
+    let pod = Pod::new("donor-drained", 120);
+    stage.storm(&pod)?;
+    stage.wait_for(
+        "slabs on the donor that will be drained",
+        NODE_TIME_MAX,
+        || {
+            let servers = stage.objects("memoryservers")?;
+            let lends = servers
+                .iter()
+                .any(|server| is_drained(server) && lends(server));
+            Ok(lends.then_some(()))
+        },
+    )?;
+    let begun = Instant::now();
+    let said = stage.plugin(&["drain", "server", DRAINED])?;
+    stage.note("drain_says", said.trim());
+    stage.wait_for("the drain's end", NODE_TIME_MAX, || {
+        let servers = stage.objects("memoryservers")?;
+        let left = servers
+            .iter()
+            .any(|server| is_drained(server) && lends(server));
+        Ok((!left).then_some(()))
+    })?;
+    stage.note("drained_after_s", begun.elapsed().as_secs());
+    pod.check_alive(stage.client)?;
+    stage.ends_well(&pod)?;
+    stage.plugin(&["uncordon", "server", DRAINED])?;
+    stage.change_policy(&json!({"durability": {"copies": 2}}))?;
+    stage.wait_for("a donor that is open again", NODE_TIME_MAX, || {
+        let servers = stage.objects("memoryservers")?;
+        let server = servers.iter().find(|server| is_drained(server));
+        let server = server.context("the donor has no object")?;
+        Ok((server["spec"]["drain"].is_null() && server["spec"]["cordoned"] != true).then_some(()))
+    })
+}
+
+fn is_drained(server: &Value) -> bool {
+    server["metadata"]["name"] == DRAINED
+}
