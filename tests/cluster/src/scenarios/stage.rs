@@ -44,6 +44,7 @@ pub struct Stage<'a> {
 }
 
 impl Stage<'_> {
+    /// Keeps a figure, and shows it.
     pub fn note(&mut self, name: &str, value: impl Into<Value>) {
         let value = value.into();
         println!("    {name}: {value}");
@@ -74,6 +75,10 @@ impl Stage<'_> {
         }
     }
 
+    /// All objects of a kind.
+    ///
+    /// # Errors
+    /// If kubectl fails.
     pub fn objects(&self, kind: &str) -> Result<Vec<Value>> {
         let said = self.client.kubectl(&["get", kind, "--output", "json"])?;
         let list: Value = serde_json::from_str(&said).context("kubectl's answer is no JSON")?;
