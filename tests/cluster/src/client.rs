@@ -100,14 +100,7 @@ impl Client {
             let _written = stdin.write_all(input.as_bytes());
         }
         let output = child.wait_with_output().context("cannot read kubectl")?;
-        ensure!(
-            output.status.success(),
-            "'kubectl {}' ended with {}: {}",
-            arguments.join(" "),
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-        String::from_utf8(output.stdout).context("kubectl's answer is no text")
+        printed("kubectl", arguments, output)
     }
 
     /// Runs helm, whatever comes of it.
@@ -131,4 +124,19 @@ impl Client {
     pub fn file(&self, name: impl AsRef<Path>) -> PathBuf {
         self.folder.join(name)
     }
+}
+
+/// What a program printed.
+///
+/// # Errors
+/// If it failed, with what it said.
+pub(crate) fn printed(program: &str, arguments: &[&str], output: Output) -> Result<String> {
+    ensure!(
+        output.status.success(),
+        "'{program} {}' ended with {}: {}",
+        arguments.join(" "),
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    String::from_utf8(output.stdout).with_context(|| format!("{program}'s answer is no text"))
 }

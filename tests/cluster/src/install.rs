@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use dynamicswap_cli::interrupt::Interrupt;
 
-use crate::client::Client;
+use crate::client::{Client, printed};
 
 /// Where it is installed.
 pub const NAMESPACE: &str = "dynamicswap-system";
@@ -41,7 +41,7 @@ pub fn install(client: &Client, interrupt: &Interrupt) -> Result<()> {
     client.kubectl(&["label", "namespace", NAMESPACE, privileged])?;
     let chart = source("charts/dynamicswap");
     let values = source("tests/cluster/values.yaml");
-    let output = client.helm(&[
+    let install = [
         "install",
         RELEASE,
         &chart,
@@ -49,13 +49,8 @@ pub fn install(client: &Client, interrupt: &Interrupt) -> Result<()> {
         NAMESPACE,
         "--values",
         &values,
-    ])?;
-    ensure!(
-        output.status.success(),
-        "helm install ended with {}: {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
+    ];
+    printed("helm", &install, client.helm(&install)?)?;
     let policy = source("crds/examples/verify.yaml");
     let policy =
         std::fs::read_to_string(&policy).with_context(|| format!("cannot read {policy}"))?;

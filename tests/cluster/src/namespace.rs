@@ -8,7 +8,9 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
+
+use crate::client::printed;
 
 /// Where `ip netns` names namespaces.
 const NAMES: &str = "/run/netns";
@@ -114,12 +116,5 @@ fn ip(arguments: &[&str]) -> Result<String> {
         .stdin(Stdio::null())
         .output()
         .context("cannot start ip: install the package iproute2")?;
-    ensure!(
-        output.status.success(),
-        "'ip {}' ended with {}: {}",
-        arguments.join(" "),
-        output.status,
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    printed("ip", arguments, output)
 }

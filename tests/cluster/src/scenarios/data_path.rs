@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::node_shell::NodeShell;
 use super::pods::Pod;
-use super::stage::{Deletion, NODE_TIME_MAX, Stage};
+use super::stage::{Deletion, NODE_TIME_MAX, POLICY, Stage};
 
-/// Lends as long as it is not drained.
+/// The donor that a scenario drains.
 const DRAINED: &str = "node-3";
 
 pub(super) fn pages_are_remote(stage: &mut Stage<'_>) -> Result<()> {
@@ -73,43 +73,33 @@ pub(super) fn engine_killed(stage: &mut Stage<'_>) -> Result<()> {
 
 pub(super) fn donor_drained(stage: &mut Stage<'_>) -> Result<()> {
     // Two donors have room for each other's copies where the class asks for one.
-    stage.change_policy(&json!({"durability": {"copies": 1}}))?;
+    stage.change_policy(POLICY, &json!({"durability": {"copies": 1}}))?;
     let pod = Pod::new("donor-drained", 120);
     stage.storm(&pod)?;
-    stage.wait_for(
-        "slabs on the donor that will be drained",
-        NODE_TIME_MAX,
-        || {
-            let servers = stage.objects("memoryservers")?;
-            let lends = servers
-                .iter()
-                .any(|server| is_drained(server) && lends(server));
-            Ok(lends.then_some(()))
-        },
-    )?;
+    let slabs = "slabs on the donor that will be drained";
+    stage.wait_for(slabs, NODE_TIME_MAX, || {
+        Ok(lends(&the_drained(stage)?).then_some(()))
+    })?;
     let begun = Instant::now();
     let said = stage.plugin(&["drain", "server", DRAINED])?;
     stage.note("drain_says", said.trim());
     stage.wait_for("the drain's end", NODE_TIME_MAX, || {
-        let servers = stage.objects("memoryservers")?;
-        let left = servers
-            .iter()
-            .any(|server| is_drained(server) && lends(server));
-        Ok((!left).then_some(()))
+        Ok((!lends(&the_drained(stage)?)).then_some(()))
     })?;
     stage.note("drained_after_s", begun.elapsed().as_secs());
     pod.check_alive(stage.client)?;
     stage.ends_well(&pod)?;
     stage.plugin(&["uncordon", "server", DRAINED])?;
-    stage.change_policy(&json!({"durability": {"copies": 2}}))?;
+    stage.change_policy(POLICY, &json!({"durability": {"copies": 2}}))?;
     stage.wait_for("a donor that is open again", NODE_TIME_MAX, || {
-        let servers = stage.objects("memoryservers")?;
-        let server = servers.iter().find(|server| is_drained(server));
-        let server = server.context("the donor has no object")?;
+        let server = the_drained(stage)?;
         Ok((server["spec"]["drain"].is_null() && server["spec"]["cordoned"] != true).then_some(()))
     })
 }
 
-fn is_drained(server: &Value) -> bool {
-    server["metadata"]["name"] == DRAINED
+/// The object of the donor that is drained.
+fn the_drained(stage: &Stage<'_>) -> Result<Value> {
+    let servers = stage.objects("memoryservers")?.into_iter();
+    let mut drained = servers.filter(|server| server["metadata"]["name"] == DRAINED);
+    drained.next().context("the donor has no object")
 }

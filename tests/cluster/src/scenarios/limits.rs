@@ -23,12 +23,15 @@ const RELOADS: &str = include_str!("reloads.sh");
 
 pub(super) fn come_back(stage: &mut Stage<'_>) -> Result<()> {
     let shell = NodeShell::start(stage, "node-1")?;
-    stage.change_policy(&json!({"limits": {"perContainer": LIMIT.to_string()}}))?;
+    stage.change_policy(
+        POLICY,
+        &json!({"limits": {"perContainer": LIMIT.to_string()}}),
+    )?;
     let pod = Pod::new("limits-come-back", 60);
     stage.storm(&pod)?;
     let limit = Limit::of(&pod, stage)?;
     limit.becomes(stage, &shell, LIMIT)?;
-    let script = RELOADS.replace("LIMIT_FILES", &limit.files);
+    let script = RELOADS.replace("CONTAINER_CGROUP", &limit.cgroup);
     shell.detached(stage, "limits-watch", &script)?;
     let said = stage.wait_for("the managers' restarts", NODE_TIME_MAX, || {
         let said = shell.run(stage, "cat /run/limits-watch.out")?;
@@ -44,7 +47,7 @@ pub(super) fn come_back(stage: &mut Stage<'_>) -> Result<()> {
         );
     }
     pod.check_alive(stage.client)?;
-    stage.change_policy(&json!({"limits": {"perContainer": null}}))?;
+    stage.change_policy(POLICY, &json!({"limits": {"perContainer": null}}))?;
     shell.end(stage)?;
     stage.ends_well(&pod)
 }
@@ -56,7 +59,7 @@ pub(super) fn policies_change(stage: &mut Stage<'_>) -> Result<()> {
     let limit = Limit::of(&pod, stage)?;
     let per_container = |bytes: u64| json!({"limits": {"perContainer": bytes.to_string()}});
     let begun = Instant::now();
-    stage.change_policy(&per_container(LIMIT))?;
+    stage.change_policy(POLICY, &per_container(LIMIT))?;
     limit.becomes(stage, &shell, LIMIT)?;
     stage.note("change_seen_ms", millis(begun));
     let second = json!({
@@ -72,16 +75,13 @@ pub(super) fn policies_change(stage: &mut Stage<'_>) -> Result<()> {
     stage.client.apply(&second.to_string())?;
     limit.becomes(stage, &shell, STRICTER)?;
     stage.note("second_policy_seen_ms", millis(begun));
-    let pause = json!({"spec": {"paused": true}}).to_string();
-    let which = ["patch", "remotememorypolicies", SECOND];
-    let how = ["--type", "merge", "--patch", &pause];
-    stage.client.kubectl(&[&which[..], &how[..]].concat())?;
     let begun = Instant::now();
+    stage.change_policy(SECOND, &json!({"paused": true}))?;
     limit.becomes(stage, &shell, LIMIT)?;
     stage.note("pause_seen_ms", millis(begun));
     let delete = ["delete", "remotememorypolicies", SECOND];
     stage.client.kubectl(&delete)?;
-    stage.change_policy(&json!({"limits": {"perContainer": null}}))?;
+    stage.change_policy(POLICY, &json!({"limits": {"perContainer": null}}))?;
     limit.becomes(stage, &shell, u64::MAX)?;
     let in_force = stage.objects("remotememorypolicies")?;
     ensure!(
@@ -100,8 +100,8 @@ fn millis(since: Instant) -> u64 {
 
 /// The limit of a pod's container on its node.
 struct Limit {
-    /// A pattern of the shell, for one file.
-    files: String,
+    /// The container's cgroup: a pattern of the shell, for one folder.
+    cgroup: String,
 }
 
 impl Limit {
@@ -112,7 +112,7 @@ impl Limit {
         let id = id.strip_prefix("containerd://");
         let id = id.context("the pod's container has no id of containerd's")?;
         Ok(Self {
-            files: format!("/sys/fs/cgroup/kubepods.slice/*/*/cri-containerd-{id}.scope"),
+            cgroup: format!("/sys/fs/cgroup/kubepods.slice/*/*/cri-containerd-{id}.scope"),
         })
     }
 
@@ -123,7 +123,7 @@ impl Limit {
         } else {
             bytes.to_string()
         };
-        let read = format!("cat {}/memory.swap.max", self.files);
+        let read = format!("cat {}/memory.swap.max", self.cgroup);
         stage.wait_for(&format!("a limit of {wanted}"), NODE_TIME_MAX, || {
             let now = shell.run(stage, &read)?;
             Ok((now.trim() == wanted).then_some(()))

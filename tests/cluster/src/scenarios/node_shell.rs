@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
-use super::pods::is_ready;
+use super::pods::{WORKLOAD_IMAGE, is_ready};
 use super::stage::{NODE_TIME_MAX, Stage};
 
 /// The node's loader and libraries, as the pod sees them: its own image has none.
@@ -51,7 +51,7 @@ impl NodeShell {
                 "terminationGracePeriodSeconds": 0,
                 "containers": [{
                     "name": "shell",
-                    "image": "localhost/dynamicswap-workload:0.1.0",
+                    "image": WORKLOAD_IMAGE,
                     "imagePullPolicy": "Never",
                     "command": sleep,
                     "securityContext": {"privileged": true},

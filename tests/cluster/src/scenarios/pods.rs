@@ -5,6 +5,9 @@ use serde_json::{Value, json};
 
 use crate::client::Client;
 
+/// The image of the workload, which is in every node's store.
+pub const WORKLOAD_IMAGE: &str = "localhost/dynamicswap-workload:0.1.0";
+
 /// A workload in a pod.
 #[derive(Debug)]
 pub struct Pod {
@@ -47,7 +50,7 @@ impl Pod {
                 "automountServiceAccountToken": false,
                 "containers": [{
                     "name": "verify",
-                    "image": "localhost/dynamicswap-workload:0.1.0",
+                    "image": WORKLOAD_IMAGE,
                     "imagePullPolicy": "Never",
                     "args": arguments,
                     "resources": {

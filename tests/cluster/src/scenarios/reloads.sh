@@ -1,6 +1,6 @@
 # What makes each manager of the node begin anew, and for how long the limit was another one then.
 out=/run/limits-watch.out
-file=$(echo LIMIT_FILES)/memory.swap.max
+file=$(echo CONTAINER_CGROUP)/memory.swap.max
 wanted=$(<"$file")
 now_ms() { local now=$EPOCHREALTIME; echo $(( ${now/[.,]/} / 1000 )); }
 : > "$out"

@@ -9,7 +9,7 @@ use dynamicswap_cli::interrupt::Interrupt;
 use serde_json::{Value, json};
 
 use super::pods::{Pod, is_ready};
-use crate::client::Client;
+use crate::client::{Client, printed};
 use crate::install::{NAMESPACE, RELEASE, source};
 
 /// Time between two looks.
@@ -80,7 +80,12 @@ impl Stage<'_> {
     /// # Errors
     /// If kubectl fails.
     pub fn objects(&self, kind: &str) -> Result<Vec<Value>> {
-        let said = self.client.kubectl(&["get", kind, "--output", "json"])?;
+        self.list(&[kind])
+    }
+
+    fn list(&self, which: &[&str]) -> Result<Vec<Value>> {
+        let get = [&["get"], which, &["--output", "json"]].concat();
+        let said = self.client.kubectl(&get)?;
         let list: Value = serde_json::from_str(&said).context("kubectl's answer is no JSON")?;
         Ok(list["items"].as_array().cloned().unwrap_or_default())
     }
@@ -112,6 +117,7 @@ impl Stage<'_> {
         let selector = format!("app.kubernetes.io/component={component}");
         let field = format!("spec.nodeName={node}");
         let which = [
+            "pods",
             "--namespace",
             NAMESPACE,
             "--selector",
@@ -123,32 +129,26 @@ impl Stage<'_> {
             Deletion::Graceful => &["--wait=false"],
             Deletion::Forced => &["--force", "--grace-period=0"],
         };
-        let before = self.pods_of(&which)?;
+        let before = self.list(&which)?;
         let begun = Instant::now();
-        let delete = [&["delete", "pod"], &which[..], how].concat();
+        let delete = [&["delete"], &which[..], how].concat();
         self.client.kubectl(&delete)?;
         self.wait_for("the next pod", NODE_TIME_MAX, || {
             let is_next = |pod: &Value| {
                 let mut known = before.iter();
                 is_ready(pod) && known.all(|it| it["metadata"]["uid"] != pod["metadata"]["uid"])
             };
-            Ok(self.pods_of(&which)?.iter().any(is_next).then_some(()))
+            Ok(self.list(&which)?.iter().any(is_next).then_some(()))
         })?;
         let name = format!("next_{component}_on_{node}_ready_s");
         self.note(&name, begun.elapsed().as_secs());
         Ok(())
     }
 
-    fn pods_of(&self, which: &[&str]) -> Result<Vec<Value>> {
-        let list = [&["get", "pods"], which, &["--output", "json"]].concat();
-        let list: Value = serde_json::from_str(&self.client.kubectl(&list)?)?;
-        Ok(list["items"].as_array().cloned().unwrap_or_default())
-    }
-
     /// Changes a value of the chart, as an upgrade does.
     pub fn upgrade(&self, value: &str) -> Result<()> {
         let chart = source("charts/dynamicswap");
-        let output = self.client.helm(&[
+        let upgrade = [
             "upgrade",
             RELEASE,
             &chart,
@@ -157,10 +157,8 @@ impl Stage<'_> {
             "--reuse-values",
             "--set",
             value,
-        ])?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "helm upgrade: {}", said.trim());
-        Ok(())
+        ];
+        printed("helm", &upgrade, self.client.helm(&upgrade)?).map(drop)
     }
 
     /// Asks kubectl's plugin for something.
@@ -172,14 +170,7 @@ impl Stage<'_> {
         let mut plugin = self.client.command(own.with_file_name("dynamicswap"));
         let output = plugin.arg("--kubernetes").args(arguments).output();
         let output = output.context("cannot start the plugin")?;
-        ensure!(
-            output.status.success(),
-            "'kubectl dynamicswap {}' ended with {}: {}",
-            arguments.join(" "),
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        printed("kubectl dynamicswap", arguments, output)
     }
 
     /// Waits until no donor, device or copy is missing.
@@ -187,14 +178,15 @@ impl Stage<'_> {
     /// # Errors
     /// If that takes too long.
     pub fn whole(&self) -> Result<()> {
-        let wait = ["status", "--wait", "--timeout", "420s"];
-        self.plugin(&wait).map(|_| ())
+        let time = format!("{}s", NODE_TIME_MAX.as_secs());
+        let wait = ["status", "--wait", "--timeout", &time];
+        self.plugin(&wait).map(drop)
     }
 
-    /// Changes the policy's `spec`.
-    pub fn change_policy(&self, spec: &Value) -> Result<()> {
+    /// Changes a policy's `spec`.
+    pub fn change_policy(&self, name: &str, spec: &Value) -> Result<()> {
         let patch = json!({ "spec": spec }).to_string();
-        let which = ["patch", "remotememorypolicies", POLICY];
+        let which = ["patch", "remotememorypolicies", name];
         let how = ["--type", "merge", "--patch", &patch];
         self.client.kubectl(&[&which[..], &how[..]].concat())?;
         Ok(())
