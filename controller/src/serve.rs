@@ -1,11 +1,11 @@
 //! Start and stop: what can be refused is refused before anything is served.
 
-use dynamicswap_types::Backoff;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use dynamicswap_types::Backoff;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};

@@ -18,10 +18,10 @@ pub enum Mutation {
     IncarnationKept,
     /// Unfinished requests are not sent again to a new engine.
     NoResend,
-    /// A copy leaves its set before the one in its place is whole. (A slot that is merely taken
-    /// back too early breaks nothing: the server refuses, and the copy counts as lost.)
+    /// A copy leaves its set before the one in its place is whole.
     EarlyDrop,
-    /// A document counts as taken while something is still under way to a copy that it drops.
+    /// A document counts as taken while something is still under way to a copy that it drops. No
+    /// page suffers here, where servers refuse by themselves; an RDMA link would break.
     EarlyReport,
 }
 
