@@ -98,12 +98,12 @@ fn describe_container(
     line(text, "memory", &memory);
     let pressure = format!("{}: {}", it.pressure_state, it.pressure_reason);
     line(text, "pressure", &pressure);
-    let policy = if it.policy.is_empty() {
-        "none selects it"
-    } else {
-        &it.policy
+    let policy = match it.selected_by.split_first() {
+        None => "none selects it".to_owned(),
+        Some((only, [])) => only.clone(),
+        Some((first, others)) => format!("{first} decides; also {}", others.join(", ")),
     };
-    line(text, "policy", policy);
+    line(text, "policy", &policy);
     line(text, "may swap", &it.swap_reason);
     let sent = [
         it.offload_reason.clone(),
@@ -380,6 +380,7 @@ mod tests {
         report.containers = vec![pb::ContainerReport {
             namespace: "shop".to_owned(),
             name: "web-0/app".to_owned(),
+            selected_by: vec!["shop/web".to_owned(), "shop/all".to_owned()],
             ..pb::ContainerReport::default()
         }];
         report.decisions = vec![pb::Decision {
@@ -399,6 +400,7 @@ mod tests {
                 ),
                 "{text}"
             );
+            assert!(text.contains("shop/web decides; also shop/all"), "{text}");
         }
     }
 

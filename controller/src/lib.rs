@@ -11,6 +11,7 @@ mod convert;
 mod events;
 mod kubernetes;
 mod limits;
+mod overlaps;
 mod owner;
 mod policies;
 mod serve;

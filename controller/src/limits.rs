@@ -82,6 +82,8 @@ pub const ENDPOINT_LOOK: Duration = Duration::from_secs(10);
 pub const RECORD_WRITES_MAX: usize = 16;
 /// Nodes that a condition names; it says how many more there are.
 pub const NODES_SHOWN_MAX: usize = 5;
+/// Other policies that a condition names; it says how many more there are.
+pub const POLICIES_SHOWN_MAX: usize = 5;
 /// Times that a record is written anew after a conflict before the commit fails.
 pub const RECORD_ATTEMPTS_MAX: usize = 4;
 /// Time between two looks at what users are shown.

@@ -18,6 +18,7 @@ use dynamicswap_types::{
 };
 
 use crate::limits::NODES_SHOWN_MAX;
+use crate::overlaps::{Overlap, in_force};
 use crate::policies::{Policies, RefusedPolicy, integrity};
 use crate::store::slab_map_spec;
 
@@ -63,12 +64,12 @@ impl Views<'_> {
         let nodes = nodes.filter(|(node, _)| fits(name, node.as_str()));
         match kind {
             Kind::RemoteMemoryPolicy => {
-                let outcome = self.outcome_of_policies();
+                let mut outcomes = self.outcome_of_policies();
                 let policies = self.policies.iter().filter(|(key, _)| {
                     fits(namespace, key.namespace.as_str()) && fits(name, key.name.as_str())
                 });
                 let understood = policies.map(|(key, policy)| {
-                    let outcome = outcome.get(&key.to_string()).copied();
+                    let outcome = outcomes.remove(&key.to_string());
                     let policy = self.policy(key, policy, outcome.unwrap_or_default());
                     serde_json::to_string(&policy)
                 });
@@ -141,6 +142,7 @@ impl Views<'_> {
         let verdicts = vec![
             verdict("Accepted", true, "Understood", String::new()),
             verdict("InForce", policy.in_force(), in_force, message),
+            outcome.overlap.verdict(),
         ];
         let object = (Kind::RemoteMemoryPolicy, &*key.to_string());
         let conditions = self.times.stamp(object, verdicts, self.unix_ms);
@@ -199,15 +201,19 @@ impl Views<'_> {
         })
     }
 
-    /// Containers that name a policy as theirs, by its namespace and name.
+    /// What came of the policies that select containers, by namespace and name.
     fn outcome_of_policies(&self) -> BTreeMap<String, Outcome> {
+        let in_force = in_force(self.policies);
         let mut outcomes: BTreeMap<String, Outcome> = BTreeMap::new();
         let reports = self.ledger.nodes.keys().filter_map(self.reports);
         for container in reports.flat_map(|report| &report.containers) {
-            let outcome = outcomes.entry(container.policy.clone()).or_default();
-            outcome.containers = outcome.containers.saturating_add(1);
-            let swap = Bytes::new(container.swap_bytes);
-            outcome.remote = outcome.remote.saturating_add(swap);
+            for policy in &container.selected_by {
+                let outcome = outcomes.entry(policy.clone()).or_default();
+                outcome.containers = outcome.containers.saturating_add(1);
+                let swap = Bytes::new(container.swap_bytes);
+                outcome.remote = outcome.remote.saturating_add(swap);
+                outcome.overlap.count(policy, container, &in_force);
+            }
         }
         outcomes
     }
@@ -394,10 +400,11 @@ impl Views<'_> {
 }
 
 /// What came of one policy.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Default)]
 struct Outcome {
     containers: u32,
     remote: Bytes,
+    overlap: Overlap,
 }
 
 fn verdict(name: &'static str, holds: bool, reason: &'static str, message: String) -> Verdict {

@@ -121,7 +121,7 @@ pub struct RemoteMemoryPolicyStatus {
     #[schemars(schema_with = "schema::bytes")]
     pub bytes_remote: Bytes,
     /// Accepted: the controller understands the policy and acts by it. InForce: it is accepted,
-    /// not paused and no dry run.
+    /// not paused and no dry run. Overlapping: another one in force selects some of its containers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

@@ -58,16 +58,28 @@ impl Policies {
         if let Some(why) = container.barred {
             return Selection::Barred(why);
         }
-        let strictest = |dry_run| {
-            let selecting = self.selecting(container);
-            let allotments = selecting
-                .filter(|(_, policy)| policy.spec.dry_run == dry_run)
-                .map(|(key, policy)| allotment(key, policy));
-            Allotment::strictest(allotments)
-        };
+        let strictest = |dry_run| self.allotments(container, dry_run).into_iter().next();
         let allowed = strictest(false).map(Selection::Allowed);
         let said = allowed.or_else(|| strictest(true).map(Selection::DryRun));
         said.unwrap_or(Selection::None)
+    }
+
+    /// The policies that select a container, the one that decides about its swap first, dry runs
+    /// last.
+    #[must_use]
+    pub fn selected_by(&self, container: &Container) -> Vec<String> {
+        let mut all = self.allotments(container, false);
+        all.extend(self.allotments(container, true));
+        all.into_iter().map(|it| it.policy).collect()
+    }
+
+    /// What the policies that select a container allow it, the strictest first.
+    fn allotments(&self, container: &Container, dry_run: bool) -> Vec<Allotment> {
+        let selecting = self.selecting(container);
+        let allotments = selecting
+            .filter(|(_, policy)| policy.spec.dry_run == dry_run)
+            .map(|(key, policy)| allotment(key, policy));
+        Allotment::by_strictness(allotments)
     }
 
     /// What the policy that decides about a container's swap says of re-paging; none if none does.
@@ -194,6 +206,8 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(deciding, "default/narrow");
+        let all = policies(&[dry, wide, narrow, paused]).selected_by(&container("default"));
+        assert_eq!(all, ["default/narrow", "default/wide", "default/dry"]);
         assert!(matches!(said(&[dry, paused]), Selection::DryRun(_)));
         assert_eq!(said(&[paused]), Selection::None);
         let mut out = container("default");

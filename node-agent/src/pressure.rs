@@ -53,6 +53,8 @@ pub struct ContainerSource {
 struct Known {
     container: Container,
     policy: Option<String>,
+    /// All that select it, the one that decides about its swap first.
+    selected_by: Vec<String>,
     /// What the policies say about its swap, and what the one that decides says of re-paging.
     selection: Selection,
     wishes: Option<Wishes>,
@@ -180,6 +182,7 @@ impl PressureMonitor {
             let known = Known {
                 wishes: self.policies.wishes(&selection),
                 selection,
+                selected_by: self.policies.selected_by(&container),
                 container,
                 policy,
                 problem: None,
@@ -425,7 +428,10 @@ impl PressureMonitor {
             let verdict = self.assessor.container(name);
             let judged = report::judged(verdict, known.problem.as_deref());
             let policy = known.policy.clone().unwrap_or_default();
-            Some(report::container(name, sight, judged, policy))
+            Some(ContainerReport {
+                selected_by: known.selected_by.clone(),
+                ..report::container(name, sight, judged, policy)
+            })
         };
         sights.iter().filter_map(of).collect()
     }

@@ -59,9 +59,12 @@ const TOLD: [(&str, Kind, bool); 18] = [
     ("DonorAdmission", Kind::MemoryServer, false),
 ];
 
+/// Kinds of event on a policy, whose message begins with its namespace and name.
+const ON_POLICIES: [&str; 2] = ["PolicyRefused", "PoliciesOverlap"];
+
 /// What to tell of an event, if anything.
 fn news(event: &ClusterEvent) -> Option<News> {
-    let (subject, is_warning, note) = if event.kind == "PolicyRefused" {
+    let (subject, is_warning, note) = if ON_POLICIES.contains(&&*event.kind) {
         let (key, why) = event.message.split_once(": ")?;
         let (namespace, name) = key.split_once('/')?;
         let subject = Subject {

@@ -26,6 +26,7 @@ use tonic::Status;
 use crate::clock::Clock;
 use crate::events::EventRing;
 use crate::limits::{EVENTS_PER_ROUND_MAX, ROUND_INTERVAL, STORE_RETRY, STORE_RETRY_MAX};
+use crate::overlaps::Told;
 use crate::policies::{Policies, RefusedPolicy, intent};
 use crate::store::{Change, Kept, Store, StoreError};
 
@@ -197,6 +198,8 @@ pub struct Owner {
     intent: Option<DeviceIntent>,
     /// Policies that were written and are not understood, a sentence each.
     policies_refused: Vec<RefusedPolicy>,
+    /// Policies that select the same containers, as far as it was told.
+    overlaps_told: Told,
     /// As persisted. What is handed out follows from this one alone.
     kept: Ledger,
     /// The persisted one with facts that came since.
@@ -264,6 +267,7 @@ impl Owner {
             intent: intent(&policies),
             policies,
             policies_refused: Vec::new(),
+            overlaps_told: Told::default(),
             kept: ledger.clone(),
             draft: ledger,
             seen,

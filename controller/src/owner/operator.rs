@@ -105,9 +105,14 @@ impl Owner {
             Status::internal(format!("{failure}: {error:#}"))
         })?;
         self.dirty |= !changes.is_empty();
-        self.policies = policies;
-        self.intent = intent(&self.policies);
+        self.plan_by(policies);
         Ok(())
+    }
+
+    fn plan_by(&mut self, policies: Policies) {
+        self.overlaps_told.forget_all_but(&policies);
+        self.intent = intent(&policies);
+        self.policies = policies;
     }
 
     /// Plans by these policies from now on. They are kept where they come from.
@@ -136,8 +141,7 @@ impl Owner {
             let result = format!("remotememorypolicy.dynamicswap.io/{key}");
             self.events.note("", "PolicyDeleted", result);
         }
-        self.policies = policies;
-        self.intent = intent(&self.policies);
+        self.plan_by(policies);
         self.dirty = true;
     }
 

@@ -125,6 +125,12 @@ impl Owner {
         self.dirty |= before.as_ref() != Some(&seen);
         self.seen.insert(node.clone(), seen);
         self.forward_events(node, &report);
+        let overlaps = self
+            .overlaps_told
+            .news(node.as_str(), &report.containers, &self.policies);
+        for sentence in overlaps {
+            self.events.note("", "PoliciesOverlap", sentence);
+        }
         let memory = self.memory.entry(node.clone()).or_default();
         memory.last_seen = now;
         memory.report = Some(report);

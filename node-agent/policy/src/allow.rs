@@ -71,11 +71,13 @@ pub struct Allotment {
 }
 
 impl Allotment {
-    /// The strictest of several: the lowest bound of a container, then of the namespace, then the
+    /// Several, the strictest first: the lowest bound of a container, then of the namespace, then the
     /// first by name.
     #[must_use]
-    pub fn strictest(several: impl Iterator<Item = Self>) -> Option<Self> {
-        several.min_by(|a, b| a.rank().cmp(&b.rank()))
+    pub fn by_strictness(several: impl Iterator<Item = Self>) -> Vec<Self> {
+        let mut sorted: Vec<Self> = several.collect();
+        sorted.sort_by(|a, b| a.rank().cmp(&b.rank()));
+        sorted
     }
 
     fn rank(&self) -> (SwapLimit, SwapLimit, &str) {

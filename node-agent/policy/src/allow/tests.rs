@@ -163,7 +163,9 @@ fn of_several_allotments_the_strictest_decides() {
         ..allotment
     };
     let strictest = |several: Vec<Allotment>| {
-        Allotment::strictest(several.into_iter())
+        Allotment::by_strictness(several.into_iter())
+            .into_iter()
+            .next()
             .expect("some")
             .policy
     };
@@ -174,7 +176,7 @@ fn of_several_allotments_the_strictest_decides() {
     assert_eq!(strictest(vec![free, wide]), "b");
     let same = ["y", "x"].map(|policy| named(policy, allotment(None, None)));
     assert_eq!(strictest(same.to_vec()), "x");
-    assert_eq!(Allotment::strictest(std::iter::empty()), None);
+    assert_eq!(Allotment::by_strictness(std::iter::empty()), []);
 }
 
 fn any_limit() -> impl Strategy<Value = SwapLimit> {

@@ -168,7 +168,7 @@ impl Stage<'_> {
     pub fn plugin(&self, arguments: &[&str]) -> Result<String> {
         let own = std::env::current_exe().context("where this program is")?;
         let mut plugin = self.client.command(own.with_file_name("dynamicswap"));
-        let output = plugin.arg("--kubernetes").args(arguments).output();
+        let output = plugin.args(arguments).arg("--kubernetes").output();
         let output = output.context("cannot start the plugin")?;
         printed("kubectl dynamicswap", arguments, output)
     }
