@@ -8,8 +8,7 @@ use dynamicswap_types::{
     SlotIndex, Spill, SwapDeviceId,
 };
 
-use crate::hash::Lookup;
-use crate::ledger::{DeviceRecord, Ledger, NodeRecord, SetRecord, SetStage};
+use crate::ledger::{DeviceRecord, Ledger, NodeRecord, Seat, SetStage};
 use crate::view::DeviceIntent;
 
 /// How to reach a memory server.
@@ -118,121 +117,72 @@ const READ_STALL: Duration = Duration::from_secs(3600);
 const COPY_BANDWIDTH: Bytes = Bytes::from_mib(256);
 const EMPTY_SLAB_HOLD: Duration = Duration::from_secs(10);
 
-/// Documents in the making.
-struct Renderer<'a> {
-    ledger: &'a Ledger,
-    contents: Vec<(&'a NodeName, Content)>,
-    /// Where a node's content is, and the life of its memory.
-    nodes: Lookup<&'a NodeName, (usize, Option<IncarnationId>)>,
-    /// Where a device's document is.
-    devices: Lookup<SwapDeviceId, usize>,
-    /// Servers that a document names already.
-    named: Lookup<(usize, usize), ()>,
-}
-
-/// Renders the documents of all nodes.
+/// Renders the document of one node, with the device that it borrows by, if it has one.
 pub(crate) fn render(
     ledger: &Ledger,
     intent: Option<&DeviceIntent>,
-) -> BTreeMap<NodeName, Content> {
-    let mut renderer = Renderer {
-        ledger,
-        contents: Vec::with_capacity(ledger.nodes.len()),
-        nodes: Lookup::default(),
-        devices: Lookup::default(),
-        named: Lookup::default(),
-    };
-    renderer.frame(intent);
-    for (id, set) in &ledger.sets {
-        renderer.list_grants(*id, set);
-        renderer.list_set(*id, set);
+    (node, record): (&NodeName, &NodeRecord),
+    device: Option<SwapDeviceId>,
+) -> Content {
+    let policies = intent.filter(|_| record.borrower);
+    let device = device.and_then(|id| ledger.devices.get(&id).map(|device| (id, device)));
+    Content {
+        swap_device: device.map(|(id, device)| {
+            let frame = device_frame(id, device, intent);
+            with_sets(frame, ledger)
+        }),
+        memory_server: server_document(ledger, node, record),
+        policies: policies.map_or_else(Vec::new, |intent| intent.policies.clone()),
     }
-    let contents = renderer.contents.into_iter();
-    let finished = contents.map(|(node, mut content)| {
-        finish(&mut content);
-        (node.clone(), content)
-    });
-    finished.collect()
 }
 
-impl<'a> Renderer<'a> {
-    /// Every node's document without sets and grants.
-    fn frame(&mut self, intent: Option<&DeviceIntent>) {
-        for (node, record) in &self.ledger.nodes {
-            let mut content = Content::default();
-            if let (Some(intent), true) = (intent, record.borrower) {
-                content.policies.clone_from(&intent.policies);
-            }
-            let own = record.server.as_ref().filter(|_| !record.foreign);
-            content.memory_server = own.map(|server| ServerDocument {
-                incarnation: server.incarnation,
-                grants: Vec::new(),
-                emptied: record.drain.is_some(),
-            });
-            let life = record.server.as_ref().map(|server| server.incarnation);
-            self.nodes.insert(node, (self.contents.len(), life));
-            self.contents.push((node, content));
-        }
-        let present = self
-            .ledger
-            .devices
-            .iter()
-            .filter(|(_, device)| !device.gone);
-        for (id, device) in present {
-            if let Some((at, _)) = self.nodes.get(&device.node) {
-                self.contents[*at].1.swap_device = Some(device_frame(*id, device, intent));
-                self.devices.insert(*id, *at);
-            }
-        }
-    }
-
-    fn list_grants(&mut self, id: SetId, set: &SetRecord) {
-        for seat in set.seats.iter().filter(|seat| seat.phase.is_granted()) {
-            let Some((at, life)) = self.nodes.get(&seat.node) else {
-                continue;
-            };
-            let is_void = life.is_some_and(|now| now != seat.incarnation);
-            let server = self.contents[*at].1.memory_server.as_mut();
-            if let Some(server) = server.filter(|_| !is_void) {
-                server.grants.push(ServerGrant {
-                    slot: seat.slot,
-                    device: set.device,
-                    set: id,
-                });
-            }
-        }
-    }
-
-    fn list_set(&mut self, id: SetId, set: &SetRecord) {
-        let Some(at) = self.devices.get(&set.device).copied() else {
-            return;
+fn server_document(
+    ledger: &Ledger,
+    node: &NodeName,
+    record: &NodeRecord,
+) -> Option<ServerDocument> {
+    let server = record.server.as_ref().filter(|_| !record.foreign)?;
+    let mut grants = Vec::with_capacity(ledger.sets.count_on(node));
+    for (id, set) in ledger.sets.on(node) {
+        let granted = |seat: &&Seat| {
+            seat.node == *node && seat.phase.is_granted() && seat.incarnation == server.incarnation
         };
-        if set.stage != SetStage::Offered {
-            return;
-        }
+        grants.extend(set.seats.iter().filter(granted).map(|seat| ServerGrant {
+            slot: seat.slot,
+            device: set.device,
+            set: id,
+        }));
+    }
+    grants.sort_by_key(|grant| grant.slot);
+    Some(ServerDocument {
+        incarnation: server.incarnation,
+        grants,
+        emptied: record.drain.is_some(),
+    })
+}
+
+/// Lists the device's sets, and the servers of their copies.
+fn with_sets(mut document: DeviceDocument, ledger: &Ledger) -> DeviceDocument {
+    let mut servers: BTreeMap<&NodeName, Endpoint> = BTreeMap::new();
+    let sets = ledger.sets.of(document.device);
+    for (id, set) in sets.filter(|(_, set)| set.stage == SetStage::Offered) {
         let mut replicas = Vec::with_capacity(set.seats.len());
-        let mut servers = Vec::new();
         for seat in set.listed() {
             let Some(incarnation) = seat.listed_incarnation() else {
                 continue;
             };
             replicas.push((seat.node.clone(), seat.slot));
-            let server = self.nodes.get(&seat.node);
-            let Some((server, _)) = server else {
-                continue;
-            };
-            if self.named.insert((at, *server), ())
-                && let Some(record) = self.ledger.nodes.get(&seat.node)
+            if !servers.contains_key(&seat.node)
+                && let Some(record) = ledger.nodes.get(&seat.node)
             {
-                servers.push(endpoint(&seat.node, record, incarnation));
+                servers.insert(&seat.node, endpoint(&seat.node, record, incarnation));
             }
         }
-        let document = self.contents[at].1.swap_device.as_mut();
-        if let Some(document) = document.filter(|document| document.device == set.device) {
-            document.servers.extend(servers);
-            document.sets.push(SetListing { set: id, replicas });
-        }
+        document.sets.push(SetListing { set: id, replicas });
     }
+    document.servers = servers.into_values().collect();
+    document.attached &= document.class.spill == Spill::Only || !document.sets.is_empty();
+    document
 }
 
 /// How a document names a memory server.
@@ -264,15 +214,5 @@ fn device_frame(
         copy_bandwidth: intent.map_or(Some(COPY_BANDWIDTH), |intent| intent.copy_bandwidth),
         servers: Vec::new(),
         sets: Vec::new(),
-    }
-}
-
-fn finish(content: &mut Content) {
-    if let Some(document) = &mut content.swap_device {
-        document.servers.sort_by(|a, b| a.node.cmp(&b.node));
-        document.attached &= document.class.spill == Spill::Only || !document.sets.is_empty();
-    }
-    if let Some(document) = &mut content.memory_server {
-        document.grants.sort_by_key(|grant| grant.slot);
     }
 }

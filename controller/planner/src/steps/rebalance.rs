@@ -54,7 +54,7 @@ pub(super) fn run(draft: &mut Draft<'_>) {
         if budget.moves == 0 {
             return;
         }
-        let mut scale = Scale::new(draft, loads, band);
+        let mut scale = Scale::new(loads, band);
         let moves = even_out(draft, &mut scale, &mut budget);
         draft.rebalancing |= !moves.is_empty();
         for one in &moves {
@@ -85,7 +85,7 @@ pub(super) fn preview(draft: &mut Draft<'_>) -> Preview {
         let outer = Band::around(loads.values().copied(), false);
         preview.uneven |= is_uneven(&loads, outer);
         let inner = Band::around(loads.values().copied(), true);
-        let mut scale = Scale::new(draft, loads.clone(), inner);
+        let mut scale = Scale::new(loads.clone(), inner);
         preview
             .moves
             .extend(even_out(draft, &mut scale, &mut budget));
@@ -214,8 +214,7 @@ fn choose_move(
     budget: &mut Budget,
     from: &NodeName,
 ) -> Option<PreviewMove> {
-    let sets = scale.movable.remove(from)?;
-    let mut rest = sets.into_iter();
+    let mut rest = scale.take_movable(draft, from).into_iter();
     let mut refused = Vec::new();
     let mut chosen = None;
     for id in rest.by_ref() {
@@ -225,9 +224,8 @@ fn choose_move(
         }
         refused.push(id);
     }
-    // What was refused once may fit when other donors are the emptiest.
     refused.extend(rest);
-    scale.movable.insert(from.clone(), refused);
+    scale.give_movable(from, refused);
     chosen
 }
 
