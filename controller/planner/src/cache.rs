@@ -18,12 +18,16 @@ use dynamicswap_types::{IncarnationId, NodeName, SetId, SwapDeviceId};
 use crate::bits::Bits;
 use crate::hash::Lookup;
 use crate::index::{DeviceAt, NodeAt, copies_required};
-use crate::ledger::{DeviceRecord, Ledger, SeatPhase, SetRecord, SetStage};
+use crate::ledger::{DeviceRecord, Ledger, SeatPhase, SetRecord, SetStage, nodes_that_differ};
 use crate::pool::DonorPool;
 use crate::reach::Reach;
 use crate::view::{
     ClusterView, DeviceObservation, LinkState, NodeObservation, Session, SetObservation,
 };
+
+/// Donors up to which each one that turned well or ill is looked up in every device's links; for more,
+/// all links are walked through. A device has some 200 links in a large cluster.
+const TURNED_MAX: usize = 16;
 
 /// What is known of the cluster as a view shows it.
 #[derive(Debug, Clone, Default)]
@@ -108,10 +112,14 @@ impl Cache {
 
     /// A cache that knows where everybody stands, and nothing else.
     fn with_positions(ledger: &Ledger) -> Self {
+        let device = CachedDevice {
+            well: Bits::none(ledger.nodes.len()),
+            ..CachedDevice::default()
+        };
         let mut cache = Self {
             lives: vec![None; ledger.nodes.len()],
             unlinked: Bits::none(ledger.nodes.len()),
-            devices: vec![CachedDevice::default(); ledger.devices.len()],
+            devices: vec![device; ledger.devices.len()],
             pools: vec![Arc::default(); ledger.nodes.len()],
             ..Self::default()
         };
@@ -173,6 +181,9 @@ impl Cache {
     }
 
     fn follow_devices(&mut self, view: &ClusterView<'_>, stale: &mut Stale) {
+        let nodes = view.ledger.nodes.keys().enumerate();
+        let turned = nodes.filter(|(at, _)| stale.donors.contains(at));
+        let turned: Vec<(NodeAt, &NodeName)> = turned.collect();
         for (at, (id, record)) in view.ledger.devices.iter().enumerate() {
             let heard = view.heard_of(*id, record);
             let device = &mut self.devices[at];
@@ -180,12 +191,18 @@ impl Cache {
                 stale.devices.insert(*id);
             }
             let same = is_same(device.heard.as_ref(), heard);
-            // What changed beside the links is known of the donors already.
-            if !same || !stale.donors.is_empty() {
+            if !same || turned.len() > TURNED_MAX {
                 let well = well_for(&self.unlinked, &self.names, heard);
                 let before = std::mem::replace(&mut device.well, well);
                 if !same && before != device.well {
                     stale.devices.insert(*id);
+                }
+            } else {
+                // The sets on these donors are looked at anyhow.
+                for (donor, name) in &turned {
+                    if heard.is_none_or(|heard| !heard.links.contains_key(*name)) {
+                        device.well.set(*donor, self.unlinked.has(*donor));
+                    }
                 }
             }
             let same_sets = view.ledger.sets.shares_device(&self.ledger.sets, *id);
@@ -202,10 +219,11 @@ impl Cache {
         let is_new = self.ledger.sets.is_empty();
         let mut changed = sets.differences(&self.ledger.sets);
         for id in &changed {
-            let records = [sets.get(id), self.ledger.sets.get(id)];
-            for seat in records.into_iter().flatten().flat_map(|set| &set.seats) {
-                stale.pools.extend(self.names.get(&seat.node));
-            }
+            let (now, before) = (sets.get(id), self.ledger.sets.get(id));
+            let nodes = nodes_that_differ(before.map(|it| &**it), now.map(|it| &**it));
+            stale
+                .pools
+                .extend(nodes.filter_map(|node| self.names.get(node)));
         }
         // To a new cache every set has changed.
         if !is_new {
@@ -242,10 +260,9 @@ impl Cache {
             && set.stage == SetStage::Offered
             && copies.is_none_or(|copies| copies == set.seats.len())
             && set.seats.iter().all(|seat| {
-                let node = self.node(&seat.node);
                 seat.phase == SeatPhase::Serving
                     && seat.mark.is_none()
-                    && node.is_some_and(|at| {
+                    && self.node(&seat.node).is_some_and(|at| {
                         self.lives[at] == Some(seat.incarnation) && device.well.has(at)
                     })
             })

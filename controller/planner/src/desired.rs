@@ -1,6 +1,7 @@
 //! What each node's document says, rendered from the ledger and the policies alone.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dynamicswap_types::{
@@ -82,25 +83,18 @@ pub struct ServerDocument {
     pub emptied: bool,
 }
 
-/// Everything that a node is told, with the generation of each part.
+/// Everything that a node is told, with the generation of each part. A document shares the parts that
+/// did not change with the one before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeDocument {
     /// Generation of the whole.
     pub generation: Generation,
     /// The swap device's part.
-    pub swap_device: Option<(Generation, DeviceDocument)>,
+    pub swap_device: Option<(Generation, Arc<DeviceDocument>)>,
     /// The memory server's part.
-    pub memory_server: Option<(Generation, ServerDocument)>,
+    pub memory_server: Option<(Generation, Arc<ServerDocument>)>,
     /// The policies.
     pub policies: Vec<String>,
-}
-
-/// A node's document before it has generations.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Content {
-    pub(crate) swap_device: Option<DeviceDocument>,
-    pub(crate) memory_server: Option<ServerDocument>,
-    pub(crate) policies: Vec<String>,
 }
 
 /// The class that a document says before there is any policy: the device is not attached then.
@@ -117,26 +111,18 @@ const READ_STALL: Duration = Duration::from_secs(3600);
 const COPY_BANDWIDTH: Bytes = Bytes::from_mib(256);
 const EMPTY_SLAB_HOLD: Duration = Duration::from_secs(10);
 
-/// Renders the document of one node, with the device that it borrows by, if it has one.
-pub(crate) fn render(
+/// What a borrower is told of its device.
+pub(crate) fn device_document(
     ledger: &Ledger,
     intent: Option<&DeviceIntent>,
-    (node, record): (&NodeName, &NodeRecord),
-    device: Option<SwapDeviceId>,
-) -> Content {
-    let policies = intent.filter(|_| record.borrower);
-    let device = device.and_then(|id| ledger.devices.get(&id).map(|device| (id, device)));
-    Content {
-        swap_device: device.map(|(id, device)| {
-            let frame = device_frame(id, device, intent);
-            with_sets(frame, ledger)
-        }),
-        memory_server: server_document(ledger, node, record),
-        policies: policies.map_or_else(Vec::new, |intent| intent.policies.clone()),
-    }
+    id: SwapDeviceId,
+) -> Option<DeviceDocument> {
+    let device = ledger.devices.get(&id)?;
+    Some(with_sets(device_frame(id, device, intent), ledger))
 }
 
-fn server_document(
+/// What a node's memory server is told.
+pub(crate) fn server_document(
     ledger: &Ledger,
     node: &NodeName,
     record: &NodeRecord,

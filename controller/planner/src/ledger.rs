@@ -175,6 +175,21 @@ impl SetRecord {
     }
 }
 
+/// Nodes whose seat is not the same in two records of a set, or not of the same device.
+pub(crate) fn nodes_that_differ<'a>(
+    before: Option<&'a SetRecord>,
+    now: Option<&'a SetRecord>,
+) -> impl Iterator<Item = &'a NodeName> {
+    let other_device = before.map(|set| set.device) != now.map(|set| set.device);
+    let seats_of = |set: Option<&'a SetRecord>| set.map_or(&[][..], |set| &set.seats);
+    let (before, now) = (seats_of(before), seats_of(now));
+    let nodes = before.iter().chain(now).map(|seat| &seat.node);
+    nodes.filter(move |node| {
+        let here = |seat: &&Seat| seat.node == **node;
+        other_device || !before.iter().filter(here).eq(now.iter().filter(here))
+    })
+}
+
 /// One life of a swap device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceRecord {

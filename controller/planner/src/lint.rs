@@ -13,7 +13,7 @@ use crate::brake::Brake;
 use crate::ledger::{IllegalStep, Ledger, Mark, Seat, SeatPhase, SetRecord, SetStage};
 use crate::limits::WHOLE_COPIES_BESIDE;
 use crate::plan::{Place, Plan, Step};
-use crate::revoke::{lendable_slots, lent, wanted_back};
+use crate::revoke::{lendable_slots, wants_any};
 use crate::view::{ClusterView, ReplicaState};
 
 /// Something that is wrong with a plan.
@@ -429,12 +429,9 @@ impl Checker<'_> {
 
     fn revoke(&mut self, set: SetId, node: &NodeName) {
         let record = self.ledger.nodes.get(node);
-        let wanted = record
-            .zip(self.view.nodes.get(node))
-            .map_or(0, |(record, seen)| {
-                wanted_back(lent(&self.ledger, node, record), record, seen)
-            });
-        if wanted == 0 {
+        let seen = record.zip(self.view.nodes.get(node));
+        let wants = |(record, seen)| wants_any(&self.ledger, node, record, seen);
+        if !seen.is_some_and(wants) {
             self.findings
                 .push(Finding::RevokedUnasked(set, node.clone()));
         }
@@ -578,12 +575,9 @@ impl Checker<'_> {
     fn headroom(&mut self) {
         for node in &self.grown {
             let record = self.ledger.nodes.get(node);
-            let wanted = record
-                .zip(self.view.nodes.get(node))
-                .map_or(0, |(record, seen)| {
-                    wanted_back(lent(&self.ledger, node, record), record, seen)
-                });
-            if wanted > 0 {
+            let seen = record.zip(self.view.nodes.get(node));
+            let wants = |(record, seen)| wants_any(&self.ledger, node, record, seen);
+            if seen.is_some_and(wants) {
                 self.findings.push(Finding::OverHeadroom(node.clone()));
             }
         }

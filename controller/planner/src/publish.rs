@@ -1,14 +1,18 @@
 //! Generations: a part's generation grows exactly when its content changes. Documents that nothing
 //! touched since they were last published are not rendered again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use dynamicswap_types::{Generation, NodeName, SwapDeviceId};
 
-use crate::desired::{Content, NodeDocument, render};
-use crate::ledger::{Ledger, NodeRecord, Published, PublishedPart, Seat, SeatPhase};
+use crate::desired::{
+    DeviceDocument, NodeDocument, ServerDocument, device_document, server_document,
+};
+use crate::ledger::{
+    Ledger, NodeRecord, Published, PublishedPart, Seat, SeatPhase, nodes_that_differ,
+};
 use crate::view::DeviceIntent;
 
 /// Renders all documents, advances the generations of what changed, and notes in the ledger in
@@ -39,14 +43,26 @@ impl Publisher {
         let devices = devices_by_borrower(ledger);
         let nodes = &ledger.nodes;
         self.documents.retain(|node, _| nodes.contains_key(node));
-        for node in stale {
+        for (node, parts) in stale {
             let Some(record) = ledger.nodes.get(&node) else {
                 continue;
             };
-            let device = devices.get(&node).copied();
-            let content = render(ledger, intent, (&node, record), device);
+            let policies = intent.filter(|_| record.borrower);
+            let mut content = Content {
+                policies: policies.map_or_else(Vec::new, |intent| intent.policies.clone()),
+                ..Content::default()
+            };
+            if parts.swap_device {
+                let device = devices.get(&node).copied();
+                content.swap_device =
+                    Some(device.and_then(|id| device_document(ledger, intent, id)));
+            }
+            if parts.memory_server {
+                content.memory_server = Some(server_document(ledger, &node, record));
+            }
+            let before = self.documents.get(&node);
             if let Some(record) = ledger.nodes.get_mut(&node) {
-                let document = advance(&mut record.published, content);
+                let document = advance(&mut record.published, content, before.map(|it| &**it));
                 self.documents.insert(node, Arc::new(document));
             }
         }
@@ -56,47 +72,104 @@ impl Publisher {
         self.documents.clone()
     }
 
-    /// Nodes whose documents may differ from those that were published last.
-    fn stale(&self, ledger: &Ledger, intent: Option<&DeviceIntent>) -> BTreeSet<NodeName> {
+    /// What may differ from what was published last.
+    fn stale(&self, ledger: &Ledger, intent: Option<&DeviceIntent>) -> Stale {
+        let mut stale = Stale::new();
         if self.documents.is_empty() || self.intent.as_ref() != intent {
-            return ledger.nodes.keys().cloned().collect();
+            let nodes = ledger.nodes.keys().cloned();
+            stale.extend(nodes.map(|node| (node, Parts::BOTH)));
+            return stale;
         }
-        let mut stale = BTreeSet::new();
-        let ledgers = [&self.ledger, ledger];
+        self.add_nodes(ledger, &mut stale);
+        self.add_devices(ledger, &mut stale);
+        self.add_sets(ledger, &mut stale);
+        stale
+    }
+
+    fn add_nodes(&self, ledger: &Ledger, stale: &mut Stale) {
         let known = self.ledger.nodes.keys().chain(ledger.nodes.keys());
         for node in known {
-            let [before, now] = ledgers.map(|ledger| ledger.nodes.get(node));
+            let (before, now) = (self.ledger.nodes.get(node), ledger.nodes.get(node));
             if before == now {
                 continue;
             }
-            stale.insert(node.clone());
+            stale.insert(node.clone(), Parts::BOTH);
             if before.map(named) != now.map(named) {
                 // Borrowers' documents name it.
                 let sets = ledger.sets.on(node);
                 let devices = sets.filter_map(|(_, set)| ledger.devices.get(&set.device));
-                stale.extend(devices.map(|device| device.node.clone()));
+                for device in devices {
+                    parts_of(stale, &device.node).swap_device = true;
+                }
             }
         }
+    }
+
+    fn add_devices(&self, ledger: &Ledger, stale: &mut Stale) {
         let known = self.ledger.devices.keys().chain(ledger.devices.keys());
         for device in known {
-            let [before, now] = ledgers.map(|ledger| ledger.devices.get(device));
-            if before != now {
-                let records = [before, now].into_iter().flatten();
-                stale.extend(records.map(|record| record.node.clone()));
+            let (before, now) = (self.ledger.devices.get(device), ledger.devices.get(device));
+            for record in [before, now]
+                .into_iter()
+                .flatten()
+                .filter(|_| before != now)
+            {
+                parts_of(stale, &record.node).swap_device = true;
             }
         }
-        for id in ledger.sets.differences(&self.ledger.sets) {
-            for ledger in ledgers {
-                let Some(set) = ledger.sets.get(&id) else {
-                    continue;
-                };
-                let borrower = ledger.devices.get(&set.device);
-                stale.extend(borrower.map(|device| device.node.clone()));
-                stale.extend(set.seats.iter().map(|seat| seat.node.clone()));
-            }
-        }
-        stale
     }
+
+    fn add_sets(&self, ledger: &Ledger, stale: &mut Stale) {
+        for id in ledger.sets.differences(&self.ledger.sets) {
+            let before = self.ledger.sets.get(&id).map(|set| &**set);
+            let now = ledger.sets.get(&id).map(|set| &**set);
+            for node in nodes_that_differ(before, now) {
+                parts_of(stale, node).memory_server = true;
+            }
+            let same_listing = match (before, now) {
+                (Some(before), Some(now)) => {
+                    (before.device, before.stage) == (now.device, now.stage)
+                        && before.listed().eq(now.listed())
+                }
+                _ => false,
+            };
+            let sets = [before, now].into_iter().flatten();
+            for set in sets.filter(|_| !same_listing) {
+                if let Some(device) = ledger.devices.get(&set.device) {
+                    parts_of(stale, &device.node).swap_device = true;
+                }
+            }
+        }
+    }
+}
+
+/// Parts of a node's document.
+#[derive(Debug, Clone, Copy, Default)]
+struct Parts {
+    swap_device: bool,
+    memory_server: bool,
+}
+
+impl Parts {
+    const BOTH: Self = Self {
+        swap_device: true,
+        memory_server: true,
+    };
+}
+
+/// Parts that may differ, by node.
+type Stale = BTreeMap<NodeName, Parts>;
+
+fn parts_of<'s>(stale: &'s mut Stale, node: &NodeName) -> &'s mut Parts {
+    stale.entry(node.clone()).or_default()
+}
+
+/// A node's document before it has generations; a part is absent that is as it was.
+#[derive(Debug, Clone, Default)]
+struct Content {
+    swap_device: Option<Option<DeviceDocument>>,
+    memory_server: Option<Option<ServerDocument>>,
+    policies: Vec<String>,
 }
 
 /// What borrowers' documents say of a memory server.
@@ -112,23 +185,35 @@ fn devices_by_borrower(ledger: &Ledger) -> BTreeMap<NodeName, SwapDeviceId> {
         .collect()
 }
 
-fn advance(published: &mut Published, content: Content) -> NodeDocument {
+fn advance(
+    published: &mut Published,
+    content: Content,
+    before: Option<&NodeDocument>,
+) -> NodeDocument {
     let next = published.generation.next();
     let mut changed = false;
-    changed |= advance_part(&mut published.swap_device, &content.swap_device, next);
-    changed |= advance_part(&mut published.memory_server, &content.memory_server, next);
+    if let Some(document) = &content.swap_device {
+        changed |= advance_part(&mut published.swap_device, document, next);
+    }
+    if let Some(document) = &content.memory_server {
+        changed |= advance_part(&mut published.memory_server, document, next);
+    }
     changed |= advance_part(&mut published.policies, &content.policies, next);
     if changed {
         published.generation = next;
     }
+    let swap_device = content.swap_device.map_or_else(
+        || before.and_then(|before| before.swap_device.clone()),
+        |made| made.map(|made| (published.swap_device.generation, Arc::new(made))),
+    );
+    let memory_server = content.memory_server.map_or_else(
+        || before.and_then(|before| before.memory_server.clone()),
+        |made| made.map(|made| (published.memory_server.generation, Arc::new(made))),
+    );
     NodeDocument {
         generation: published.generation,
-        swap_device: content
-            .swap_device
-            .map(|document| (published.swap_device.generation, document)),
-        memory_server: content
-            .memory_server
-            .map(|document| (published.memory_server.generation, document)),
+        swap_device,
+        memory_server,
         policies: content.policies,
     }
 }

@@ -24,7 +24,7 @@ fn whole_slots(bytes: Bytes, facts: &ServerFacts) -> u32 {
 }
 
 /// Slots of a donor on record in its present memory, in any phase: it has lent them or is about to.
-pub(crate) fn lent(ledger: &Ledger, node: &NodeName, record: &NodeRecord) -> u32 {
+fn lent(ledger: &Ledger, node: &NodeName, record: &NodeRecord) -> u32 {
     let now = record.server.as_ref().map(|server| server.incarnation);
     let sets = ledger.sets.on(node);
     let seats = sets.filter_map(|(_, set)| set.seat(node));
@@ -33,7 +33,7 @@ pub(crate) fn lent(ledger: &Ledger, node: &NodeName, record: &NodeRecord) -> u32
 }
 
 /// Whether a donor wants any slot back now. Looks at its sets only where there are so many of them.
-fn wants_any(
+pub(crate) fn wants_any(
     ledger: &Ledger,
     node: &NodeName,
     record: &NodeRecord,

@@ -1,8 +1,8 @@
 //! The table of replica sets, with the indexes that a plan asks: by donor, by device, and which sets
 //! are in motion. The indexes follow every change and are never written by anybody else.
 //!
-//! The table is in parts that copies of a ledger share. A copy costs a few hundred pointers, however
-//! many sets there are, and two ledgers are compared by looking at the parts that they do not share.
+//! The table is in parts that copies of a ledger share. A copy costs some pointers, not as many as
+//! there are sets, and two ledgers are compared by looking at the parts that they do not share.
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::iter::FlatMap;
@@ -11,9 +11,11 @@ use std::sync::Arc;
 use dynamicswap_types::{NodeName, SetId, SwapDeviceId};
 
 use super::{SeatPhase, SetRecord, SetStage};
+use crate::hash::Lookup;
 
-/// Sets in a part, as a power of two: a change copies its part, and 100,000 sets are 391 parts.
-const PART_BITS: u32 = 8;
+/// Sets in a part, as a power of two: a change copies its part, and a copy of the table all pointers to
+/// parts. 100,000 sets are 1,563 parts.
+const PART_BITS: u32 = 6;
 
 /// Sets whose ids lie beside each other.
 type Part = BTreeMap<SetId, Arc<SetRecord>>;
@@ -179,25 +181,32 @@ impl Sets {
 
     /// Whether the indexes say what the sets do: looks at every set.
     pub(crate) fn is_indexed(&self) -> bool {
-        let (mut by_donor, mut by_device) = (BTreeMap::new(), BTreeMap::new());
-        let mut moving = BTreeSet::new();
+        let mut by_donor: Lookup<&NodeName, Vec<SetId>> = Lookup::default();
+        let mut by_device: Lookup<SwapDeviceId, Vec<SetId>> = Lookup::default();
+        let (mut moving, mut len) = (Vec::new(), 0);
         for (id, set) in self {
-            for seat in &set.seats {
-                let here: &mut BTreeSet<SetId> = by_donor.entry(&seat.node).or_default();
-                here.insert(*id);
+            len += 1;
+            for (at, seat) in set.seats.iter().enumerate() {
+                // A set that has two seats on a node stands there once.
+                if set.seats[..at].iter().all(|other| other.node != seat.node) {
+                    by_donor.push(&seat.node, *id);
+                }
             }
-            let here: &mut BTreeSet<SetId> = by_device.entry(&set.device).or_default();
-            here.insert(*id);
+            by_device.push(set.device, *id);
             if is_moving(set) {
-                moving.insert(*id);
+                moving.push(*id);
             }
         }
-        let donors = self.by_donor.iter().map(|(node, ids)| (node, &**ids));
-        let devices = self.by_device.iter().map(|(device, ids)| (device, &**ids));
-        donors.eq(by_donor.iter().map(|(node, ids)| (*node, ids)))
-            && devices.eq(by_device.iter().map(|(device, ids)| (*device, ids)))
-            && *self.moving == moving
-            && self.len == self.iter().count()
+        let same = |ids: &Ids, found: Option<&Vec<SetId>>| {
+            found.is_some_and(|found| ids.iter().eq(found.iter()))
+        };
+        let mut donors = self.by_donor.iter();
+        let mut devices = self.by_device.iter();
+        self.len == len
+            && self.moving.iter().eq(moving.iter())
+            && (self.by_donor.len(), self.by_device.len()) == (by_donor.len(), by_device.len())
+            && donors.all(|(node, ids)| same(ids, by_donor.get(node)))
+            && devices.all(|(device, ids)| same(ids, by_device.get(device)))
     }
 
     /// Changes a set. The indexes follow.

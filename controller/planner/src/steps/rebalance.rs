@@ -16,7 +16,7 @@ use super::replace::others;
 use crate::balance::{Band, Preview, PreviewDonor, PreviewMove};
 use crate::brake::Brake;
 use crate::choose::{Wish, choose_at};
-use crate::filter::{self, Candidate};
+use crate::filter;
 use crate::index::IndexedNode;
 use crate::ledger::{Mark, Seat, SetRecord, SetStage};
 use crate::limits::{
@@ -166,8 +166,7 @@ fn groups(draft: &Draft<'_>) -> BTreeMap<Bytes, Group> {
             continue;
         }
         let node = *name;
-        let candidate = Candidate { at, node, record };
-        let Ok(facts) = filter::open(&draft.view, &candidate) else {
+        let Ok(facts) = filter::open(&draft.view, (node, record)) else {
             continue;
         };
         let load = draft.pools.load(at);
