@@ -215,8 +215,11 @@ impl Cache {
 
     /// The sets on record, and what is to be derived anew of others.
     fn follow_sets(&mut self, view: &ClusterView<'_>, mut stale: Stale) {
+        if self.ledger.sets.is_empty() {
+            self.take_sets(view);
+            return;
+        }
         let sets = &view.ledger.sets;
-        let is_new = self.ledger.sets.is_empty();
         let mut changed = sets.differences(&self.ledger.sets);
         for id in &changed {
             let (now, before) = (sets.get(id), self.ledger.sets.get(id));
@@ -225,15 +228,12 @@ impl Cache {
                 .pools
                 .extend(nodes.filter_map(|node| self.names.get(node)));
         }
-        // To a new cache every set has changed.
-        if !is_new {
-            let names: Vec<&NodeName> = view.ledger.nodes.keys().collect();
-            for donor in &stale.donors {
-                changed.extend(sets.ids_on(names[*donor]));
-            }
-            for device in &stale.devices {
-                changed.extend(sets.ids_of(*device));
-            }
+        let names: Vec<&NodeName> = view.ledger.nodes.keys().collect();
+        for donor in &stale.donors {
+            changed.extend(sets.ids_on(names[*donor]));
+        }
+        for device in &stale.devices {
+            changed.extend(sets.ids_of(*device));
         }
         for id in &changed {
             let set = sets.get(id);
@@ -245,9 +245,34 @@ impl Cache {
         }
         for (at, (name, record)) in view.ledger.nodes.iter().enumerate() {
             if stale.pools.contains(&at) {
-                self.pools[at] = Arc::new(DonorPool::of(view, name, record));
+                let mut pool = DonorPool::of(view, name, record);
+                for seat in sets.on(name).filter_map(|(_, set)| set.seat(name)) {
+                    pool.seat(seat);
+                }
+                self.pools[at] = Arc::new(pool.closed());
             }
         }
+    }
+
+    /// All sets on record, in one pass: to a cache that had none every one is new.
+    fn take_sets(&mut self, view: &ClusterView<'_>) {
+        let nodes = view.ledger.nodes.iter();
+        let pools = nodes.map(|(name, record)| DonorPool::of(view, name, record));
+        let mut pools: Vec<DonorPool> = pools.collect();
+        let mut busy = Vec::new();
+        for (id, set) in &view.ledger.sets {
+            for seat in &set.seats {
+                if let Some(at) = self.node(&seat.node) {
+                    pools[at].seat(seat);
+                }
+            }
+            if !self.is_at_rest(set) {
+                busy.push(*id);
+            }
+        }
+        self.busy = busy.into_iter().collect();
+        let pools = pools.into_iter().map(|pool| Arc::new(pool.closed()));
+        self.pools = pools.collect();
     }
 
     /// Whether every copy of a set is where it shall be, on a donor that is well.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dynamicswap_types::{NodeName, SlotIndex, SwapDeviceId};
+use dynamicswap_types::{IncarnationId, NodeName, SlotIndex, SwapDeviceId};
 
 use crate::balance::Load;
 use crate::index::NodeAt;
@@ -15,6 +15,8 @@ use crate::view::ClusterView;
 /// One donor's slots.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DonorPool {
+    /// The life of its memory; absent where it has not reported.
+    incarnation: Option<IncarnationId>,
     taken: Vec<bool>,
     free: u32,
     /// No slot below is free.
@@ -48,6 +50,11 @@ impl Pools {
     /// Counts a seat in a donor's present memory that the draft has changed: as it was, or as it is.
     pub(crate) fn lend(&mut self, node: NodeAt, seat: &Seat, more: bool) {
         Arc::make_mut(&mut self.donors[node]).lend(seat, more);
+    }
+
+    /// Whether a seat is in a donor's present memory.
+    pub(crate) fn is_present(&self, node: NodeAt, seat: &Seat) -> bool {
+        self.donors[node].incarnation == Some(seat.incarnation)
     }
 
     /// Free and all slots of a donor.
@@ -120,13 +127,14 @@ impl Pools {
 }
 
 impl DonorPool {
-    /// A slot is taken if the ledger has a seat on it, in any phase, or if the donor says that it is
-    /// granted to anybody. What the donor has and does not lend is not free either.
+    /// The slots of a donor that nobody has a seat on, as far as it says itself. To be told of every
+    /// seat there ([`Self::seat`]), then closed ([`Self::closed`]).
     pub(crate) fn of(view: &ClusterView<'_>, node: &NodeName, record: &NodeRecord) -> Self {
         let Some(facts) = &record.server else {
             return Self::default();
         };
         let mut pool = Self {
+            incarnation: Some(facts.incarnation),
             taken: vec![false; facts.slots_total as usize],
             free: facts.slots_total,
             lendable: lendable_slots(view, node, facts),
@@ -138,17 +146,23 @@ impl DonorPool {
         for slot in said.iter().flat_map(|server| server.grants.keys()) {
             pool.take(*slot);
         }
-        for (_, set) in view.ledger.sets.on(node) {
-            let present =
-                |seat: &&Seat| seat.node == *node && seat.incarnation == facts.incarnation;
-            for seat in set.seats.iter().filter(present) {
-                pool.take(seat.slot);
-                pool.lend(seat, true);
-            }
-        }
-        let held_back = facts.slots_total.saturating_sub(pool.lendable);
-        pool.free = pool.free.saturating_sub(held_back);
         pool
+    }
+
+    /// Takes a seat's slot, in whatever phase it is, unless the memory in which it was granted is gone.
+    pub(crate) fn seat(&mut self, seat: &Seat) {
+        if self.incarnation == Some(seat.incarnation) {
+            self.take(seat.slot);
+            self.lend(seat, true);
+        }
+    }
+
+    /// What the donor has and does not lend is not free either.
+    pub(crate) fn closed(mut self) -> Self {
+        let slots = u32::try_from(self.taken.len()).unwrap_or(u32::MAX);
+        let held_back = slots.saturating_sub(self.lendable);
+        self.free = self.free.saturating_sub(held_back);
+        self
     }
 
     /// Counts a seat, or counts it no more.

@@ -124,8 +124,8 @@ impl<'a> Draft<'a> {
     /// Counts what a set takes of its donors.
     fn count(&mut self, set: Option<&SetRecord>, more: bool) {
         for seat in set.iter().flat_map(|set| &set.seats) {
-            let present = self.ledger.incarnation_of(&seat.node) == Some(seat.incarnation);
-            if let Some(node) = self.index.node(&seat.node).filter(|_| present) {
+            let node = self.index.node(&seat.node);
+            if let Some(node) = node.filter(|node| self.pools.is_present(*node, seat)) {
                 self.pools.lend(node, seat, more);
             }
         }
@@ -188,8 +188,8 @@ impl<'a> Draft<'a> {
         let mut copies: BTreeMap<NodeAt, u32> = BTreeMap::new();
         let sets = self.view.ledger.sets.of(device);
         for seat in sets.flat_map(|(_, set)| &set.seats) {
-            let present = self.view.ledger.incarnation_of(&seat.node) == Some(seat.incarnation);
-            if let Some(node) = self.index.node(&seat.node).filter(|_| present) {
+            let node = self.index.node(&seat.node);
+            if let Some(node) = node.filter(|node| self.pools.is_present(*node, seat)) {
                 *copies.entry(node).or_default() += 1;
             }
         }
