@@ -1,6 +1,6 @@
 //! What each node's document says, rendered from the ledger and the policies alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,10 @@ use dynamicswap_types::{
     SlotIndex, Spill, SwapDeviceId,
 };
 
-use crate::ledger::{DeviceRecord, Ledger, NodeRecord, Seat, SetStage};
+use crate::bits::Bits;
+use crate::hash::Lookup;
+use crate::index::NodeAt;
+use crate::ledger::{DeviceRecord, Ledger, NodeRecord, SetRecord, SetStage};
 use crate::view::DeviceIntent;
 
 /// How to reach a memory server.
@@ -111,64 +114,194 @@ const READ_STALL: Duration = Duration::from_secs(3600);
 const COPY_BANDWIDTH: Bytes = Bytes::from_mib(256);
 const EMPTY_SLAB_HOLD: Duration = Duration::from_secs(10);
 
-/// What a borrower is told of its device.
-pub(crate) fn device_document(
+/// Parts of a node's document.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Parts {
+    pub(crate) swap_device: bool,
+    pub(crate) memory_server: bool,
+}
+
+impl Parts {
+    pub(crate) const BOTH: Self = Self {
+        swap_device: true,
+        memory_server: true,
+    };
+}
+
+/// Parts that are to be rendered, by node. Policies always are.
+pub(crate) type Wanted = BTreeMap<NodeName, Parts>;
+
+/// A node's document before it has generations. A part is absent that was not wanted.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Content {
+    pub(crate) swap_device: Option<Option<DeviceDocument>>,
+    pub(crate) memory_server: Option<Option<ServerDocument>>,
+    pub(crate) policies: Vec<String>,
+}
+
+/// A node on record.
+#[derive(Clone, Copy)]
+struct Named<'a> {
+    at: NodeAt,
+    record: &'a NodeRecord,
+    /// Where its content is, if any part of it is wanted.
+    content: Option<usize>,
+}
+
+/// Documents in the making.
+struct Renderer<'a> {
+    ledger: &'a Ledger,
+    nodes: Lookup<&'a NodeName, Named<'a>>,
+    contents: Vec<(&'a NodeName, Content)>,
+    /// Where a device's document is, if it is wanted.
+    devices: Lookup<SwapDeviceId, usize>,
+    /// Servers that each content's device document names already.
+    servers: Vec<Bits>,
+}
+
+/// Renders the wanted parts of the documents.
+pub(crate) fn render(
     ledger: &Ledger,
     intent: Option<&DeviceIntent>,
-    id: SwapDeviceId,
-) -> Option<DeviceDocument> {
-    let device = ledger.devices.get(&id)?;
-    Some(with_sets(device_frame(id, device, intent), ledger))
+    wanted: &Wanted,
+) -> Vec<(NodeName, Content)> {
+    let mut renderer = Renderer {
+        ledger,
+        nodes: Lookup::default(),
+        contents: Vec::with_capacity(wanted.len()),
+        devices: Lookup::default(),
+        servers: Vec::with_capacity(wanted.len()),
+    };
+    renderer.frame_nodes(intent, wanted);
+    renderer.frame_devices(intent);
+    renderer.list_sets();
+    let contents = renderer.contents.into_iter();
+    let finished = contents.map(|(node, mut content)| {
+        finish(&mut content);
+        (node.clone(), content)
+    });
+    finished.collect()
 }
 
-/// What a node's memory server is told.
-pub(crate) fn server_document(
-    ledger: &Ledger,
-    node: &NodeName,
-    record: &NodeRecord,
-) -> Option<ServerDocument> {
-    let server = record.server.as_ref().filter(|_| !record.foreign)?;
-    let mut grants = Vec::with_capacity(ledger.sets.count_on(node));
-    for (id, set) in ledger.sets.on(node) {
-        let granted = |seat: &&Seat| {
-            seat.node == *node && seat.phase.is_granted() && seat.incarnation == server.incarnation
-        };
-        grants.extend(set.seats.iter().filter(granted).map(|seat| ServerGrant {
-            slot: seat.slot,
-            device: set.device,
-            set: id,
-        }));
+impl<'a> Renderer<'a> {
+    /// The wanted contents without devices and grants.
+    fn frame_nodes(&mut self, intent: Option<&DeviceIntent>, wanted: &Wanted) {
+        for (at, (node, record)) in self.ledger.nodes.iter().enumerate() {
+            let parts = wanted.get(node);
+            let named = Named {
+                at,
+                record,
+                content: parts.map(|_| self.contents.len()),
+            };
+            self.nodes.insert(node, named);
+            let Some(parts) = parts else {
+                continue;
+            };
+            let policies = intent.filter(|_| record.borrower);
+            let own = record.server.as_ref().filter(|_| !record.foreign);
+            let server = own.map(|server| ServerDocument {
+                incarnation: server.incarnation,
+                grants: Vec::new(),
+                emptied: record.drain.is_some(),
+            });
+            let content = Content {
+                swap_device: parts.swap_device.then_some(None),
+                memory_server: parts.memory_server.then_some(server),
+                policies: policies.map_or_else(Vec::new, |intent| intent.policies.clone()),
+            };
+            self.contents.push((node, content));
+            self.servers.push(Bits::none(self.ledger.nodes.len()));
+        }
     }
-    grants.sort_by_key(|grant| grant.slot);
-    Some(ServerDocument {
-        incarnation: server.incarnation,
-        grants,
-        emptied: record.drain.is_some(),
-    })
-}
 
-/// Lists the device's sets, and the servers of their copies.
-fn with_sets(mut document: DeviceDocument, ledger: &Ledger) -> DeviceDocument {
-    let mut servers: BTreeMap<&NodeName, Endpoint> = BTreeMap::new();
-    let sets = ledger.sets.of(document.device);
-    for (id, set) in sets.filter(|(_, set)| set.stage == SetStage::Offered) {
+    /// The wanted documents of devices, without their sets.
+    fn frame_devices(&mut self, intent: Option<&DeviceIntent>) {
+        let devices = self.ledger.devices.iter();
+        for (id, device) in devices.filter(|(_, device)| !device.gone) {
+            let Some(at) = self.nodes.get(&device.node).and_then(|it| it.content) else {
+                continue;
+            };
+            if let Some(document) = &mut self.contents[at].1.swap_device {
+                *document = Some(device_frame(*id, device, intent));
+                self.devices.insert(*id, at);
+            }
+        }
+    }
+
+    /// Lists every set that a wanted part lists: found by donor and device where those parts are few,
+    /// in one pass over all sets where they are many.
+    fn list_sets(&mut self) {
+        let sets = &self.ledger.sets;
+        if 2 * self.contents.len() > self.nodes.len() {
+            for (id, set) in sets {
+                self.list(*id, set);
+            }
+            return;
+        }
+        let mut ids = BTreeSet::new();
+        for (node, content) in &self.contents {
+            if let Some(Some(document)) = &content.swap_device {
+                ids.extend(sets.ids_of(document.device));
+            }
+            if let Some(Some(_)) = &content.memory_server {
+                ids.extend(sets.ids_on(node));
+            }
+        }
+        for id in ids {
+            if let Some(set) = sets.get(&id) {
+                self.list(id, set);
+            }
+        }
+    }
+
+    fn list(&mut self, id: SetId, set: &SetRecord) {
+        self.list_grants(id, set);
+        if set.stage == SetStage::Offered
+            && let Some(at) = self.devices.get(&set.device).copied()
+        {
+            self.list_copies(at, id, set);
+        }
+    }
+
+    fn list_grants(&mut self, id: SetId, set: &SetRecord) {
+        for seat in set.seats.iter().filter(|seat| seat.phase.is_granted()) {
+            let Some(at) = self.nodes.get(&seat.node).and_then(|it| it.content) else {
+                continue;
+            };
+            let server = self.contents[at].1.memory_server.as_mut();
+            let present = |server: &&mut ServerDocument| server.incarnation == seat.incarnation;
+            if let Some(server) = server.and_then(Option::as_mut).filter(present) {
+                server.grants.push(ServerGrant {
+                    slot: seat.slot,
+                    device: set.device,
+                    set: id,
+                });
+            }
+        }
+    }
+
+    fn list_copies(&mut self, at: usize, id: SetId, set: &SetRecord) {
+        let document = self.contents[at].1.swap_device.as_mut();
+        let own = |document: &&mut DeviceDocument| document.device == set.device;
+        let Some(document) = document.and_then(Option::as_mut).filter(own) else {
+            return;
+        };
         let mut replicas = Vec::with_capacity(set.seats.len());
         for seat in set.listed() {
             let Some(incarnation) = seat.listed_incarnation() else {
                 continue;
             };
             replicas.push((seat.node.clone(), seat.slot));
-            if !servers.contains_key(&seat.node)
-                && let Some(record) = ledger.nodes.get(&seat.node)
+            if let Some(server) = self.nodes.get(&seat.node)
+                && !self.servers[at].has(server.at)
             {
-                servers.insert(&seat.node, endpoint(&seat.node, record, incarnation));
+                self.servers[at].set(server.at, true);
+                let endpoint = endpoint(&seat.node, server.record, incarnation);
+                document.servers.push(endpoint);
             }
         }
         document.sets.push(SetListing { set: id, replicas });
     }
-    document.servers = servers.into_values().collect();
-    document.attached &= document.class.spill == Spill::Only || !document.sets.is_empty();
-    document
 }
 
 /// How a document names a memory server.
@@ -200,5 +333,15 @@ fn device_frame(
         copy_bandwidth: intent.map_or(Some(COPY_BANDWIDTH), |intent| intent.copy_bandwidth),
         servers: Vec::new(),
         sets: Vec::new(),
+    }
+}
+
+fn finish(content: &mut Content) {
+    if let Some(Some(document)) = &mut content.swap_device {
+        document.servers.sort_by(|a, b| a.node.cmp(&b.node));
+        document.attached &= document.class.spill == Spill::Only || !document.sets.is_empty();
+    }
+    if let Some(Some(document)) = &mut content.memory_server {
+        document.grants.sort_by_key(|grant| grant.slot);
     }
 }

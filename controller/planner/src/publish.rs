@@ -5,11 +5,9 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use dynamicswap_types::{Generation, NodeName, SwapDeviceId};
+use dynamicswap_types::{Generation, NodeName};
 
-use crate::desired::{
-    DeviceDocument, NodeDocument, ServerDocument, device_document, server_document,
-};
+use crate::desired::{Content, NodeDocument, Parts, Wanted, render};
 use crate::ledger::{
     Ledger, NodeRecord, Published, PublishedPart, Seat, SeatPhase, nodes_that_differ,
 };
@@ -40,29 +38,12 @@ impl Publisher {
         intent: Option<&DeviceIntent>,
     ) -> BTreeMap<NodeName, Arc<NodeDocument>> {
         let stale = self.stale(ledger, intent);
-        let devices = devices_by_borrower(ledger);
         let nodes = &ledger.nodes;
         self.documents.retain(|node, _| nodes.contains_key(node));
-        for (node, parts) in stale {
-            let Some(record) = ledger.nodes.get(&node) else {
-                continue;
-            };
-            let policies = intent.filter(|_| record.borrower);
-            let mut content = Content {
-                policies: policies.map_or_else(Vec::new, |intent| intent.policies.clone()),
-                ..Content::default()
-            };
-            if parts.swap_device {
-                let device = devices.get(&node).copied();
-                content.swap_device =
-                    Some(device.and_then(|id| device_document(ledger, intent, id)));
-            }
-            if parts.memory_server {
-                content.memory_server = Some(server_document(ledger, &node, record));
-            }
-            let before = self.documents.get(&node);
+        for (node, content) in render(ledger, intent, &stale) {
             if let Some(record) = ledger.nodes.get_mut(&node) {
-                let document = advance(&mut record.published, content, before.map(|it| &**it));
+                let before = self.documents.get(&node).map(|it| &**it);
+                let document = advance(&mut record.published, content, before);
                 self.documents.insert(node, Arc::new(document));
             }
         }
@@ -73,8 +54,8 @@ impl Publisher {
     }
 
     /// What may differ from what was published last.
-    fn stale(&self, ledger: &Ledger, intent: Option<&DeviceIntent>) -> Stale {
-        let mut stale = Stale::new();
+    fn stale(&self, ledger: &Ledger, intent: Option<&DeviceIntent>) -> Wanted {
+        let mut stale = Wanted::new();
         if self.documents.is_empty() || self.intent.as_ref() != intent {
             let nodes = ledger.nodes.keys().cloned();
             stale.extend(nodes.map(|node| (node, Parts::BOTH)));
@@ -86,7 +67,7 @@ impl Publisher {
         stale
     }
 
-    fn add_nodes(&self, ledger: &Ledger, stale: &mut Stale) {
+    fn add_nodes(&self, ledger: &Ledger, stale: &mut Wanted) {
         let known = self.ledger.nodes.keys().chain(ledger.nodes.keys());
         for node in known {
             let (before, now) = (self.ledger.nodes.get(node), ledger.nodes.get(node));
@@ -105,7 +86,7 @@ impl Publisher {
         }
     }
 
-    fn add_devices(&self, ledger: &Ledger, stale: &mut Stale) {
+    fn add_devices(&self, ledger: &Ledger, stale: &mut Wanted) {
         let known = self.ledger.devices.keys().chain(ledger.devices.keys());
         for device in known {
             let (before, now) = (self.ledger.devices.get(device), ledger.devices.get(device));
@@ -119,7 +100,7 @@ impl Publisher {
         }
     }
 
-    fn add_sets(&self, ledger: &Ledger, stale: &mut Stale) {
+    fn add_sets(&self, ledger: &Ledger, stale: &mut Wanted) {
         for id in ledger.sets.differences(&self.ledger.sets) {
             let before = self.ledger.sets.get(&id).map(|set| &**set);
             let now = ledger.sets.get(&id).map(|set| &**set);
@@ -143,46 +124,13 @@ impl Publisher {
     }
 }
 
-/// Parts of a node's document.
-#[derive(Debug, Clone, Copy, Default)]
-struct Parts {
-    swap_device: bool,
-    memory_server: bool,
-}
-
-impl Parts {
-    const BOTH: Self = Self {
-        swap_device: true,
-        memory_server: true,
-    };
-}
-
-/// Parts that may differ, by node.
-type Stale = BTreeMap<NodeName, Parts>;
-
-fn parts_of<'s>(stale: &'s mut Stale, node: &NodeName) -> &'s mut Parts {
+fn parts_of<'s>(stale: &'s mut Wanted, node: &NodeName) -> &'s mut Parts {
     stale.entry(node.clone()).or_default()
-}
-
-/// A node's document before it has generations; a part is absent that is as it was.
-#[derive(Debug, Clone, Default)]
-struct Content {
-    swap_device: Option<Option<DeviceDocument>>,
-    memory_server: Option<Option<ServerDocument>>,
-    policies: Vec<String>,
 }
 
 /// What borrowers' documents say of a memory server.
 fn named(record: &NodeRecord) -> impl PartialEq + use<'_> {
     (&record.domain, &record.server)
-}
-
-/// The device that each borrower has now.
-fn devices_by_borrower(ledger: &Ledger) -> BTreeMap<NodeName, SwapDeviceId> {
-    let present = ledger.devices.iter().filter(|(_, device)| !device.gone);
-    present
-        .map(|(id, device)| (device.node.clone(), *id))
-        .collect()
 }
 
 fn advance(
