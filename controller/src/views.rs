@@ -112,9 +112,8 @@ impl Views<'_> {
         let mut slabs = Vec::new();
         for (node, device) in devices {
             let said = self.said_of_sets(node, device);
-            let sets = self.ledger.sets.iter();
-            for (id, set) in sets.filter(|(_, set)| set.device == device) {
-                let slab = slab(node, *id, set, said.get(&id.get()).copied());
+            for (id, set) in self.ledger.sets.of(device) {
+                let slab = slab(node, id, set, said.get(&id.get()).copied());
                 slabs.push(serde_json::to_string(&slab)?);
             }
         }

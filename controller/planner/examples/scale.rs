@@ -11,12 +11,13 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dynamicswap_planner::{
     ClusterView, DeviceIntent, DeviceObservation, DeviceRecord, Ledger, LinkObservation, LinkState,
-    NodeObservation, NodeRecord, Published, Rebalance, ReplicaObservation, ReplicaState, Seat,
-    SeatPhase, ServerFacts, ServerObservation, Session, SetObservation, SetRecord, SetStage,
+    NodeObservation, NodeRecord, Planner, Published, Rebalance, ReplicaObservation, ReplicaState,
+    Seat, SeatPhase, ServerFacts, ServerObservation, Session, SetObservation, SetRecord, SetStage,
     Settings, lint, plan, round, stamp_revokes,
 };
 use dynamicswap_types::{
@@ -47,8 +48,19 @@ struct Table {
 }
 
 impl Table {
-    fn time<T>(&mut self, name: &str, bar: Option<Duration>, work: impl FnMut() -> T) {
-        let taken = median(work);
+    fn time<T>(&mut self, name: &str, bar: Option<Duration>, mut work: impl FnMut() -> T) {
+        self.time_after(name, bar, || (), |()| work());
+    }
+
+    /// The same of work that begins with something, whose making is not counted.
+    fn time_after<S, T>(
+        &mut self,
+        name: &str,
+        bar: Option<Duration>,
+        begin: impl FnMut() -> S,
+        work: impl FnMut(S) -> T,
+    ) {
+        let taken = median(begin, work);
         let bar_text = bar.map_or_else(String::new, |bar| format!("(bar {bar:?})"));
         let millis = taken.as_secs_f64() * 1_000.0;
         println!("{name:<48} {millis:>9.1} ms  {bar_text}");
@@ -76,12 +88,17 @@ fn main() -> ExitCode {
     table.memory("the cluster alone, at most", None);
     cluster.settle();
     quiet(&mut table, &cluster);
+    // One that has followed the cluster until now, as the controller's has.
+    let mut planner = Planner::default();
+    planner.round(&cluster.view()).expect("sound");
     cluster.bind_one();
-    again(&mut table, &cluster);
+    again(&mut table, &cluster, &planner, "one node's report");
+    planner.round(&cluster.view()).expect("sound");
     cluster.kill(7);
-    let steps = plan(&cluster.view()).steps.len();
-    let name = format!("plan, a donor has died: {steps} steps");
-    table.time(&name, Some(FULL_MAX), || plan(&cluster.view()));
+    again(&mut table, &cluster, &planner, "a donor's death");
+    table.time("plan of it, from nothing", Some(FULL_MAX), || {
+        plan(&cluster.view())
+    });
     cluster.start(7);
     cluster.bind_all();
     let steps = plan(&cluster.view()).steps.len();
@@ -113,21 +130,26 @@ fn quiet(table: &mut Table, cluster: &Cluster) {
     table.time("what donors want back, before each plan", None, stamp);
 }
 
-fn again(table: &mut Table, cluster: &Cluster) {
-    let made = plan(&cluster.view());
-    let name = format!("plan after one node's report: {} steps", made.steps.len());
-    table.time(&name, Some(AGAIN_MAX), || plan(&cluster.view()));
-    table.time("checker of it", None, || lint(&cluster.view(), &made));
-    table.time("round of it", None, || {
-        round(&cluster.view()).expect("sound")
+/// What a planner that followed the cluster takes for what has changed since.
+fn again(table: &mut Table, cluster: &Cluster, planner: &Planner, what: &str) {
+    let view = cluster.view();
+    let made = plan(&view);
+    assert_eq!(planner.clone().plan(&view), made, "the same from nothing");
+    let name = format!("plan after {what}: {} steps", made.steps.len());
+    let begin = || planner.clone();
+    table.time_after(&name, Some(AGAIN_MAX), begin, |mut it| (it.plan(&view), it));
+    table.time_after("round of it", Some(AGAIN_MAX), begin, |mut it| {
+        (it.round(&view).expect("sound"), it)
     });
+    table.time("whole checker of it", None, || lint(&view, &made));
 }
 
-fn median<T>(mut work: impl FnMut() -> T) -> Duration {
+fn median<S, T>(mut begin: impl FnMut() -> S, mut work: impl FnMut(S) -> T) -> Duration {
     let mut times: Vec<Duration> = (0..RUNS)
         .map(|_| {
+            let begun = begin();
             let start = processor_time();
-            let made = work();
+            let made = work(begun);
             let taken = processor_time().saturating_sub(start);
             drop(made);
             taken
@@ -248,18 +270,18 @@ impl Cluster {
         seen.lendable = Some(Bytes::new(SLAB.get() * u64::from(slots)));
         seen.session = Session::Open;
         seen.protocol = PROTOCOL;
-        seen.server = Some(ServerObservation {
+        seen.server = Some(Arc::new(ServerObservation {
             incarnation,
             generation: Generation::ZERO,
             grants: BTreeMap::new(),
-        });
-        seen.device = Some(DeviceObservation {
+        }));
+        seen.device = Some(Arc::new(DeviceObservation {
             id,
             generation: Generation::ZERO,
             spill: false,
             links: BTreeMap::new(),
             sets: BTreeMap::new(),
-        });
+        }));
         self.nodes.insert(node, seen);
     }
 
@@ -290,7 +312,7 @@ impl Cluster {
             let slot = SlotIndex::new(used[donor as usize]);
             used[donor as usize] += 1;
             let seen = self.nodes.get_mut(&node).expect("joined");
-            let server = seen.server.as_mut().expect("has one");
+            let server = Arc::make_mut(seen.server.as_mut().expect("has one"));
             server.grants.insert(slot, (device, set));
             seats.push(Seat {
                 node,
@@ -301,7 +323,7 @@ impl Cluster {
             });
         }
         let said = self.nodes.get_mut(&name(borrower)).expect("joined");
-        let said = said.device.as_mut().expect("has one");
+        let said = Arc::make_mut(said.device.as_mut().expect("has one"));
         let link = LinkObservation {
             state: LinkState::Up,
             was_up: true,
@@ -357,26 +379,28 @@ impl Cluster {
             for (node, document) in made.documents {
                 let seen = self.nodes.get_mut(&node).expect("joined");
                 if let (Some(server), Some((generation, wanted))) =
-                    (&mut seen.server, document.memory_server)
+                    (&mut seen.server, &document.memory_server)
                 {
-                    server.generation = generation;
+                    let server = Arc::make_mut(server);
+                    server.generation = *generation;
                     server.grants.clear();
-                    for grant in wanted.grants {
+                    for grant in &wanted.grants {
                         server.grants.insert(grant.slot, (grant.device, grant.set));
                     }
                 }
                 if let (Some(device), Some((generation, wanted))) =
-                    (&mut seen.device, document.swap_device)
+                    (&mut seen.device, &document.swap_device)
                 {
-                    device.generation = generation;
-                    for listing in wanted.sets {
+                    let device = Arc::make_mut(device);
+                    device.generation = *generation;
+                    for listing in &wanted.sets {
                         let observed = device.sets.entry(listing.set).or_default();
                         observed.replicas = listing
                             .replicas
-                            .into_iter()
+                            .iter()
                             .map(|(node, slot)| ReplicaObservation {
-                                node,
-                                slot,
+                                node: node.clone(),
+                                slot: *slot,
                                 state: ReplicaState::Live,
                             })
                             .collect();
@@ -388,7 +412,7 @@ impl Cluster {
 
     fn bind(&mut self, index: u32, count: usize) {
         let seen = self.nodes.get_mut(&name(index)).expect("joined");
-        let device = seen.device.as_mut().expect("has one");
+        let device = Arc::make_mut(seen.device.as_mut().expect("has one"));
         for set in device
             .sets
             .values_mut()
@@ -413,7 +437,10 @@ impl Cluster {
         let (donor, now) = (name(index), self.now);
         for seen in self.nodes.values_mut() {
             let device = seen.device.as_mut().expect("has one");
-            if let Some(link) = device.links.get_mut(&donor) {
+            if !device.links.contains_key(&donor) {
+                continue;
+            }
+            if let Some(link) = Arc::make_mut(device).links.get_mut(&donor) {
                 link.state = state;
                 link.not_up_since = (state != LinkState::Up).then_some(now);
             }

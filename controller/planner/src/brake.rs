@@ -30,7 +30,7 @@ impl Brake {
         Self::judge_with(view, &Reach::of(view))
     }
 
-    pub(crate) fn judge_with(view: &ClusterView<'_>, reach: &Reach<'_>) -> Self {
+    pub(crate) fn judge_with(view: &ClusterView<'_>, reach: &Reach) -> Self {
         let donors = view
             .ledger
             .nodes

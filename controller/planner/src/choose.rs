@@ -1,10 +1,11 @@
 //! The choice of a donor for one more copy: filters, then scores; two drawn at random where
 //! scoring all would cost too much.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use dynamicswap_types::{NodeName, SetId, SwapDeviceId};
+use dynamicswap_types::{FailureDomain, NodeName, SetId, SwapDeviceId};
 
+use crate::bits::Bits;
 use crate::filter::{self, Candidate, Others, Refusal};
 use crate::index::{Index, IndexedNode, NodeAt};
 use crate::ledger::SetRecord;
@@ -19,17 +20,27 @@ pub(crate) struct OpenDonors<'a> {
     pub(crate) candidates: Vec<Candidate<'a>>,
     /// The others, of whom it is said to the borrower itself that it is itself.
     refused: Vec<(&'a NodeName, Refusal)>,
+    /// Zones that donors are in; those in none count as one.
+    zones: usize,
 }
 
 impl<'a> OpenDonors<'a> {
     pub(crate) fn of(view: &ClusterView<'a>, index: &Index<'a>) -> Self {
         let (mut candidates, mut refused) = (Vec::new(), Vec::new());
+        let mut zones: BTreeMap<Option<&FailureDomain>, usize> = BTreeMap::new();
         for (at, IndexedNode { name: node, record }) in index.nodes.iter().enumerate() {
             if !record.donor {
                 continue;
             }
-            let candidate = Candidate { at, node, record };
-            match filter::open(view, &candidate) {
+            let next = zones.len();
+            let zone = *zones.entry(record.zone.as_ref()).or_insert(next);
+            let candidate = Candidate {
+                at,
+                node,
+                record,
+                zone,
+            };
+            match filter::open(view, (node, record)) {
                 Ok(_) => candidates.push(candidate),
                 Err(refusal) => refused.push((*node, refusal)),
             }
@@ -37,6 +48,7 @@ impl<'a> OpenDonors<'a> {
         Self {
             candidates,
             refused,
+            zones: zones.len(),
         }
     }
 }
@@ -64,13 +76,17 @@ impl<'a> Eligible<'a> {
             eligible.refuse(if itself { Refusal::Self_ } else { *refusal });
         }
         for candidate in &open.candidates {
-            match filter::for_device(index, id, device.record, candidate) {
+            match filter::for_device(device, candidate) {
                 Ok(()) => eligible.candidates.push(*candidate),
                 Err(refusal) => eligible.refuse(refusal),
             }
         }
-        let zones = eligible.candidates.iter().map(|it| it.record.zone.as_ref());
-        eligible.zones = zones.collect::<BTreeSet<_>>().len();
+        let zones = eligible.candidates.iter().map(|it| it.zone);
+        let mut seen = Bits::none(open.zones);
+        for zone in zones {
+            eligible.zones += usize::from(!seen.has(zone));
+            seen.set(zone, true);
+        }
         eligible
     }
 

@@ -1,6 +1,7 @@
 //! What each node's document says, rendered from the ledger and the policies alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dynamicswap_types::{
@@ -8,7 +9,9 @@ use dynamicswap_types::{
     SlotIndex, Spill, SwapDeviceId,
 };
 
+use crate::bits::Bits;
 use crate::hash::Lookup;
+use crate::index::NodeAt;
 use crate::ledger::{DeviceRecord, Ledger, NodeRecord, SetRecord, SetStage};
 use crate::view::DeviceIntent;
 
@@ -83,25 +86,18 @@ pub struct ServerDocument {
     pub emptied: bool,
 }
 
-/// Everything that a node is told, with the generation of each part.
+/// Everything that a node is told, with the generation of each part. A document shares the parts that
+/// did not change with the one before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeDocument {
     /// Generation of the whole.
     pub generation: Generation,
     /// The swap device's part.
-    pub swap_device: Option<(Generation, DeviceDocument)>,
+    pub swap_device: Option<(Generation, Arc<DeviceDocument>)>,
     /// The memory server's part.
-    pub memory_server: Option<(Generation, ServerDocument)>,
+    pub memory_server: Option<(Generation, Arc<ServerDocument>)>,
     /// The policies.
     pub policies: Vec<String>,
-}
-
-/// A node's document before it has generations.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Content {
-    pub(crate) swap_device: Option<DeviceDocument>,
-    pub(crate) memory_server: Option<ServerDocument>,
-    pub(crate) policies: Vec<String>,
 }
 
 /// The class that a document says before there is any policy: the device is not attached then.
@@ -118,35 +114,67 @@ const READ_STALL: Duration = Duration::from_secs(3600);
 const COPY_BANDWIDTH: Bytes = Bytes::from_mib(256);
 const EMPTY_SLAB_HOLD: Duration = Duration::from_secs(10);
 
+/// Parts of a node's document.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Parts {
+    pub(crate) swap_device: bool,
+    pub(crate) memory_server: bool,
+}
+
+impl Parts {
+    pub(crate) const BOTH: Self = Self {
+        swap_device: true,
+        memory_server: true,
+    };
+}
+
+/// Parts that are to be rendered, by node. Policies always are.
+pub(crate) type Wanted = BTreeMap<NodeName, Parts>;
+
+/// A node's document before it has generations. A part is absent that was not wanted.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Content {
+    pub(crate) swap_device: Option<Option<DeviceDocument>>,
+    pub(crate) memory_server: Option<Option<ServerDocument>>,
+    pub(crate) policies: Vec<String>,
+}
+
+/// A node on record.
+#[derive(Clone, Copy)]
+struct Named<'a> {
+    at: NodeAt,
+    record: &'a NodeRecord,
+    /// Where its content is, if any part of it is wanted.
+    content: Option<usize>,
+}
+
 /// Documents in the making.
 struct Renderer<'a> {
     ledger: &'a Ledger,
+    nodes: Lookup<&'a NodeName, Named<'a>>,
     contents: Vec<(&'a NodeName, Content)>,
-    /// Where a node's content is, and the life of its memory.
-    nodes: Lookup<&'a NodeName, (usize, Option<IncarnationId>)>,
-    /// Where a device's document is.
+    /// Where a device's document is, if it is wanted.
     devices: Lookup<SwapDeviceId, usize>,
-    /// Servers that a document names already.
-    named: Lookup<(usize, usize), ()>,
+    /// Servers that each content's device document names already.
+    servers: Vec<Bits>,
 }
 
-/// Renders the documents of all nodes.
+/// Renders the wanted parts of the documents.
 pub(crate) fn render(
     ledger: &Ledger,
     intent: Option<&DeviceIntent>,
-) -> BTreeMap<NodeName, Content> {
+    wanted: &Wanted,
+) -> Vec<(NodeName, Content)> {
     let mut renderer = Renderer {
         ledger,
-        contents: Vec::with_capacity(ledger.nodes.len()),
         nodes: Lookup::default(),
+        contents: Vec::with_capacity(wanted.len()),
         devices: Lookup::default(),
-        named: Lookup::default(),
+        servers: Vec::with_capacity(wanted.len()),
     };
-    renderer.frame(intent);
-    for (id, set) in &ledger.sets {
-        renderer.list_grants(*id, set);
-        renderer.list_set(*id, set);
-    }
+    renderer.frame_nodes(intent, wanted);
+    renderer.frame_devices(intent);
+    renderer.list_sets();
     let contents = renderer.contents.into_iter();
     let finished = contents.map(|(node, mut content)| {
         finish(&mut content);
@@ -156,44 +184,93 @@ pub(crate) fn render(
 }
 
 impl<'a> Renderer<'a> {
-    /// Every node's document without sets and grants.
-    fn frame(&mut self, intent: Option<&DeviceIntent>) {
-        for (node, record) in &self.ledger.nodes {
-            let mut content = Content::default();
-            if let (Some(intent), true) = (intent, record.borrower) {
-                content.policies.clone_from(&intent.policies);
-            }
+    /// The wanted contents without devices and grants.
+    fn frame_nodes(&mut self, intent: Option<&DeviceIntent>, wanted: &Wanted) {
+        for (at, (node, record)) in self.ledger.nodes.iter().enumerate() {
+            let parts = wanted.get(node);
+            let named = Named {
+                at,
+                record,
+                content: parts.map(|_| self.contents.len()),
+            };
+            self.nodes.insert(node, named);
+            let Some(parts) = parts else {
+                continue;
+            };
+            let policies = intent.filter(|_| record.borrower);
             let own = record.server.as_ref().filter(|_| !record.foreign);
-            content.memory_server = own.map(|server| ServerDocument {
+            let server = own.map(|server| ServerDocument {
                 incarnation: server.incarnation,
                 grants: Vec::new(),
                 emptied: record.drain.is_some(),
             });
-            let life = record.server.as_ref().map(|server| server.incarnation);
-            self.nodes.insert(node, (self.contents.len(), life));
+            let content = Content {
+                swap_device: parts.swap_device.then_some(None),
+                memory_server: parts.memory_server.then_some(server),
+                policies: policies.map_or_else(Vec::new, |intent| intent.policies.clone()),
+            };
             self.contents.push((node, content));
+            self.servers.push(Bits::none(self.ledger.nodes.len()));
         }
-        let present = self
-            .ledger
-            .devices
-            .iter()
-            .filter(|(_, device)| !device.gone);
-        for (id, device) in present {
-            if let Some((at, _)) = self.nodes.get(&device.node) {
-                self.contents[*at].1.swap_device = Some(device_frame(*id, device, intent));
-                self.devices.insert(*id, *at);
+    }
+
+    /// The wanted documents of devices, without their sets.
+    fn frame_devices(&mut self, intent: Option<&DeviceIntent>) {
+        let devices = self.ledger.devices.iter();
+        for (id, device) in devices.filter(|(_, device)| !device.gone) {
+            let Some(at) = self.nodes.get(&device.node).and_then(|it| it.content) else {
+                continue;
+            };
+            if let Some(document) = &mut self.contents[at].1.swap_device {
+                *document = Some(device_frame(*id, device, intent));
+                self.devices.insert(*id, at);
             }
+        }
+    }
+
+    /// Lists every set that a wanted part lists: found by donor and device where those parts are few,
+    /// in one pass over all sets where they are many.
+    fn list_sets(&mut self) {
+        let sets = &self.ledger.sets;
+        if 2 * self.contents.len() > self.nodes.len() {
+            for (id, set) in sets {
+                self.list(*id, set);
+            }
+            return;
+        }
+        let mut ids = BTreeSet::new();
+        for (node, content) in &self.contents {
+            if let Some(Some(document)) = &content.swap_device {
+                ids.extend(sets.ids_of(document.device));
+            }
+            if let Some(Some(_)) = &content.memory_server {
+                ids.extend(sets.ids_on(node));
+            }
+        }
+        for id in ids {
+            if let Some(set) = sets.get(&id) {
+                self.list(id, set);
+            }
+        }
+    }
+
+    fn list(&mut self, id: SetId, set: &SetRecord) {
+        self.list_grants(id, set);
+        if set.stage == SetStage::Offered
+            && let Some(at) = self.devices.get(&set.device).copied()
+        {
+            self.list_copies(at, id, set);
         }
     }
 
     fn list_grants(&mut self, id: SetId, set: &SetRecord) {
         for seat in set.seats.iter().filter(|seat| seat.phase.is_granted()) {
-            let Some((at, life)) = self.nodes.get(&seat.node) else {
+            let Some(at) = self.nodes.get(&seat.node).and_then(|it| it.content) else {
                 continue;
             };
-            let is_void = life.is_some_and(|now| now != seat.incarnation);
-            let server = self.contents[*at].1.memory_server.as_mut();
-            if let Some(server) = server.filter(|_| !is_void) {
+            let server = self.contents[at].1.memory_server.as_mut();
+            let present = |server: &&mut ServerDocument| server.incarnation == seat.incarnation;
+            if let Some(server) = server.and_then(Option::as_mut).filter(present) {
                 server.grants.push(ServerGrant {
                     slot: seat.slot,
                     device: set.device,
@@ -203,35 +280,27 @@ impl<'a> Renderer<'a> {
         }
     }
 
-    fn list_set(&mut self, id: SetId, set: &SetRecord) {
-        let Some(at) = self.devices.get(&set.device).copied() else {
+    fn list_copies(&mut self, at: usize, id: SetId, set: &SetRecord) {
+        let document = self.contents[at].1.swap_device.as_mut();
+        let own = |document: &&mut DeviceDocument| document.device == set.device;
+        let Some(document) = document.and_then(Option::as_mut).filter(own) else {
             return;
         };
-        if set.stage != SetStage::Offered {
-            return;
-        }
         let mut replicas = Vec::with_capacity(set.seats.len());
-        let mut servers = Vec::new();
         for seat in set.listed() {
             let Some(incarnation) = seat.listed_incarnation() else {
                 continue;
             };
             replicas.push((seat.node.clone(), seat.slot));
-            let server = self.nodes.get(&seat.node);
-            let Some((server, _)) = server else {
-                continue;
-            };
-            if self.named.insert((at, *server), ())
-                && let Some(record) = self.ledger.nodes.get(&seat.node)
+            if let Some(server) = self.nodes.get(&seat.node)
+                && !self.servers[at].has(server.at)
             {
-                servers.push(endpoint(&seat.node, record, incarnation));
+                self.servers[at].set(server.at, true);
+                let endpoint = endpoint(&seat.node, server.record, incarnation);
+                document.servers.push(endpoint);
             }
         }
-        let document = self.contents[at].1.swap_device.as_mut();
-        if let Some(document) = document.filter(|document| document.device == set.device) {
-            document.servers.extend(servers);
-            document.sets.push(SetListing { set: id, replicas });
-        }
+        document.sets.push(SetListing { set: id, replicas });
     }
 }
 
@@ -268,11 +337,11 @@ fn device_frame(
 }
 
 fn finish(content: &mut Content) {
-    if let Some(document) = &mut content.swap_device {
+    if let Some(Some(document)) = &mut content.swap_device {
         document.servers.sort_by(|a, b| a.node.cmp(&b.node));
         document.attached &= document.class.spill == Spill::Only || !document.sets.is_empty();
     }
-    if let Some(document) = &mut content.memory_server {
+    if let Some(Some(document)) = &mut content.memory_server {
         document.grants.sort_by_key(|grant| grant.slot);
     }
 }

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use dynamicswap_types::{FailureDomain, NodeName, SwapDeviceId};
+use dynamicswap_types::{FailureDomain, NodeName};
 
-use crate::index::{Index, NodeAt};
-use crate::ledger::{DeviceRecord, NodeRecord, ServerFacts, SetRecord};
+use crate::index::{IndexedDevice, NodeAt};
+use crate::ledger::{NodeRecord, ServerFacts, SetRecord};
 use crate::view::{ClusterView, Session};
 
 /// The filter that refused a donor. The order is the order in which they are asked.
@@ -62,36 +62,33 @@ pub(crate) struct Candidate<'a> {
     pub(crate) at: NodeAt,
     pub(crate) node: &'a NodeName,
     pub(crate) record: &'a NodeRecord,
+    /// Its zone's number, see [`crate::choose::OpenDonors`].
+    pub(crate) zone: usize,
 }
 
 /// Filters that hold for a device and all of its sets, of a donor that takes new slabs.
-pub(crate) fn for_device(
-    index: &Index<'_>,
-    id: SwapDeviceId,
-    device: &DeviceRecord,
-    donor: &Candidate<'_>,
-) -> Result<(), Refusal> {
+pub(crate) fn for_device(device: &IndexedDevice<'_>, donor: &Candidate<'_>) -> Result<(), Refusal> {
     let pass = |ok: bool, refusal: Refusal| if ok { Ok(()) } else { Err(refusal) };
-    pass(*donor.node != device.node, Refusal::Self_)?;
+    pass(*donor.node != device.record.node, Refusal::Self_)?;
     let slots = donor.record.server.as_ref().map(|facts| facts.slot_size);
-    pass(slots == Some(device.slab.bytes()), Refusal::SlabSize)?;
-    pass(index.is_well(id, donor.at), Refusal::NotReached)
+    pass(slots == Some(device.record.slab.bytes()), Refusal::SlabSize)?;
+    pass(device.known.well.has(donor.at), Refusal::NotReached)
 }
 
 /// Filters that hold for every device: whether a donor takes new slabs at all.
 pub(crate) fn open<'a>(
     view: &ClusterView<'_>,
-    donor: &Candidate<'a>,
+    (node, record): (&NodeName, &'a NodeRecord),
 ) -> Result<&'a ServerFacts, Refusal> {
     let pass = |ok: bool, refusal: Refusal| if ok { Ok(()) } else { Err(refusal) };
-    let seen = view.nodes.get(donor.node).ok_or(Refusal::NotConnected)?;
+    let seen = view.nodes.get(node).ok_or(Refusal::NotConnected)?;
     pass(seen.session == Session::Open, Refusal::NotConnected)?;
     let ready = seen.server.is_some() && seen.server_error_since.is_none();
-    let facts = donor.record.server.as_ref().filter(|_| ready);
+    let facts = record.server.as_ref().filter(|_| ready);
     let facts = facts.ok_or(Refusal::NotReady)?;
     pass(seen.protocol == view.settings.protocol, Refusal::Version)?;
-    pass(!donor.record.cordoned, Refusal::Cordoned)?;
-    pass(!donor.record.foreign, Refusal::Foreign)?;
+    pass(!record.cordoned, Refusal::Cordoned)?;
+    pass(!record.foreign, Refusal::Foreign)?;
     Ok(facts)
 }
 

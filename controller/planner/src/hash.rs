@@ -62,6 +62,11 @@ impl<K: Hash + Eq, V> Lookup<K, V> {
         is_new
     }
 
+    /// Number of keys.
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
     /// Where a key is, or would be; none in a table without places.
     fn place<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<usize>
     where
@@ -91,6 +96,17 @@ impl<K: Hash + Eq, V> Lookup<K, V> {
             grown.insert(key, value);
         }
         *self = grown;
+    }
+}
+
+impl<K: Hash + Eq, V> Lookup<K, Vec<V>> {
+    /// Adds to the list of a key.
+    pub(crate) fn push(&mut self, key: K, value: V) {
+        if let Some(known) = self.get_mut(&key) {
+            known.push(value);
+        } else {
+            self.insert(key, vec![value]);
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use dynamicswap_types::{MonotonicTime, NodeName, SwapDeviceId};
 
 use crate::limits::{CONNECT_GRACE, STARTUP_GRACE};
-use crate::view::{ClusterView, LinkObservation, LinkState, Session};
+use crate::view::{ClusterView, LinkObservation, LinkState, NodeObservation, Session};
 
 /// Why a donor counts as dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -145,8 +145,7 @@ impl ClusterView<'_> {
     pub fn is_reached(&self, donor: &NodeName) -> bool {
         self.nodes
             .values()
-            .filter(|node| node.session == Session::Open && !node.device_error)
-            .filter_map(|node| node.device.as_ref())
+            .filter_map(NodeObservation::heard)
             .filter_map(|device| device.links.get(donor))
             .any(|link| link.state == LinkState::Up)
     }

@@ -5,10 +5,10 @@
 //! out the same ones before it has heard of anybody.
 
 mod apply;
+mod sets;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use dynamicswap_types::{
@@ -17,6 +17,7 @@ use dynamicswap_types::{
 };
 
 pub use apply::IllegalStep;
+pub use sets::{Sets, SetsIter};
 
 /// Where a slot of a set is in its life. The order is the order of that life.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -174,6 +175,21 @@ impl SetRecord {
     }
 }
 
+/// Nodes whose seat is not the same in two records of a set, or not of the same device.
+pub(crate) fn nodes_that_differ<'a>(
+    before: Option<&'a SetRecord>,
+    now: Option<&'a SetRecord>,
+) -> impl Iterator<Item = &'a NodeName> {
+    let other_device = before.map(|set| set.device) != now.map(|set| set.device);
+    let seats_of = |set: Option<&'a SetRecord>| set.map_or(&[][..], |set| &set.seats);
+    let (before, now) = (seats_of(before), seats_of(now));
+    let nodes = before.iter().chain(now).map(|seat| &seat.node);
+    nodes.filter(move |node| {
+        let here = |seat: &&Seat| seat.node == **node;
+        other_device || !before.iter().filter(here).eq(now.iter().filter(here))
+    })
+}
+
 /// One life of a swap device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceRecord {
@@ -297,7 +313,7 @@ pub struct Ledger {
     /// Devices by id, present and gone ones.
     pub devices: BTreeMap<SwapDeviceId, DeviceRecord>,
     /// Sets by id. A copy of the ledger shares those that do not change.
-    pub sets: BTreeMap<SetId, Arc<SetRecord>>,
+    pub sets: Sets,
     /// Id of the next set: ids are never used again.
     pub next_set: SetId,
 }
@@ -307,7 +323,7 @@ impl Default for Ledger {
         Self {
             nodes: BTreeMap::new(),
             devices: BTreeMap::new(),
-            sets: BTreeMap::new(),
+            sets: Sets::default(),
             // The engine keeps zero for "no set".
             next_set: SetId::new(1),
         }
@@ -327,12 +343,15 @@ impl Ledger {
     /// Has every seat share its donor's name with the donor's record, as seats do that the planner made.
     /// To be called once on what a store has kept: a plan asks for a donor by each seat's name.
     pub fn share_names(&mut self) {
-        for set in self.sets.values_mut() {
-            for seat in &mut Arc::make_mut(set).seats {
-                if let Some((name, _)) = self.nodes.get_key_value(&seat.node) {
-                    seat.node = name.clone();
+        let ids: Vec<SetId> = self.sets.iter().map(|(id, _)| *id).collect();
+        for id in ids {
+            self.sets.change(id, |set| {
+                for seat in &mut set.seats {
+                    if let Some((name, _)) = self.nodes.get_key_value(&seat.node) {
+                        seat.node = name.clone();
+                    }
                 }
-            }
+            });
         }
     }
 
@@ -355,6 +374,6 @@ impl Ledger {
     /// Whether any set has a seat on this node, in any phase.
     #[must_use]
     pub fn holds_slots(&self, node: &NodeName) -> bool {
-        self.sets.values().any(|set| set.seat(node).is_some())
+        self.sets.count_on(node) > 0
     }
 }

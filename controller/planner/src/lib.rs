@@ -4,14 +4,20 @@
 //! plan, and the documents that follow from the ledger. Must not do I/O, read a clock or draw
 //! random numbers: time and a seed are arguments.
 //!
-//! One round: [`round`] makes a plan from a [`ClusterView`], has it checked by [`lint`], applies
-//! it to a copy of the ledger and renders the documents. The caller persists the new ledger,
+//! One round: [`Planner::round`] makes a plan from a [`ClusterView`], has it checked by [`lint`],
+//! applies it to a copy of the ledger and renders the documents. The caller persists the new ledger,
 //! then hands the documents out.
+//!
+//! A [`Planner`] remembers what it derived, so that a round costs what changed since the one before:
+//! ledgers and observations share what is the same, and what is not shared is looked at. Its rounds are
+//! those that [`round`] makes from nothing.
 #![forbid(unsafe_code)]
 
 mod absorb;
 mod balance;
+mod bits;
 mod brake;
+mod cache;
 mod choose;
 mod desired;
 mod filter;
@@ -22,6 +28,7 @@ mod ledger;
 pub mod limits;
 mod lint;
 mod plan;
+mod planner;
 mod pool;
 mod publish;
 mod reach;
@@ -42,10 +49,11 @@ pub use filter::Refusal;
 pub use health::{Cause, Health};
 pub use ledger::{
     DeviceRecord, IllegalStep, IntegrityLack, Ledger, Mark, NodeRecord, Published, PublishedPart,
-    Seat, SeatPhase, ServerFacts, SetRecord, SetStage,
+    Seat, SeatPhase, ServerFacts, SetRecord, SetStage, Sets, SetsIter,
 };
 pub use lint::{Finding, lint};
 pub use plan::{Place, Plan, Step};
+pub use planner::Planner;
 pub use publish::publish;
 pub use reason::{Reason, ReportLine};
 pub use revoke::stamp_revokes;
@@ -57,14 +65,14 @@ pub use view::{
     Settings,
 };
 
-/// Makes a plan from a view.
+/// Makes a plan from a view, from nothing.
 #[must_use]
 pub fn plan(view: &ClusterView<'_>) -> Plan {
-    steps::plan(view)
+    Planner::default().plan(view)
 }
 
 /// Shows what a rebalance would do with a cluster, without doing it.
 #[must_use]
 pub fn preview(view: &ClusterView<'_>) -> Preview {
-    steps::preview(view)
+    Planner::default().preview(view)
 }

@@ -67,6 +67,9 @@ pub const REVOKE_DEADLINE: Duration = Duration::from_secs(60);
 pub const WHOLE_COPIES_BESIDE: usize = 2;
 /// Copies that a set can list: the engine's table has so many places.
 pub const LISTED_COPIES_MAX: usize = 3;
+/// Rounds after which the planner derives everything anew and its checker looks at the whole ledger: at
+/// a round a second at the least, that is a few hundred milliseconds of work in four minutes.
+pub const CHECK_WHOLE_EVERY: u64 = 256;
 /// Lines of a plan's report; more say the same of another pair of nodes.
 pub const REPORT_LINES_MAX: usize = 64;
 

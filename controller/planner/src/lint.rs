@@ -10,10 +10,10 @@ use dynamicswap_types::{
 
 use crate::balance::Load;
 use crate::brake::Brake;
-use crate::ledger::{IllegalStep, Ledger, Mark, NodeRecord, Seat, SeatPhase, SetRecord, SetStage};
+use crate::ledger::{IllegalStep, Ledger, Mark, Seat, SeatPhase, SetRecord, SetStage};
 use crate::limits::WHOLE_COPIES_BESIDE;
 use crate::plan::{Place, Plan, Step};
-use crate::revoke::{Lent, lendable_slots, wanted_back};
+use crate::revoke::{lendable_slots, wants_any};
 use crate::view::{ClusterView, ReplicaState};
 
 /// Something that is wrong with a plan.
@@ -61,6 +61,8 @@ pub enum Finding {
     TwoMemories(SwapDeviceId, NodeName),
     /// A class that not every set satisfies.
     ClassTooEarly(SwapDeviceId),
+    /// The ledger's indexes of its sets do not say what the sets do.
+    WrongIndex,
 }
 
 impl fmt::Display for Finding {
@@ -154,6 +156,7 @@ impl Finding {
                 f,
                 "copy of set {set} is moved for the balance from {from} to {to}, which is fuller then"
             ),
+            Self::WrongIndex => f.write_str("the ledger's indexes of its sets are wrong"),
             Self::OverHeadroom(node) => write!(f, "{node} is given more than it can lend"),
             _ => Ok(()),
         }
@@ -161,8 +164,24 @@ impl Finding {
 }
 
 /// Checks a plan against the view that it was made from. Empty if nothing is wrong.
+///
+/// What concerns one donor or one device is asked of the ledger's indexes; this looks at the whole
+/// ledger whether they are true.
 #[must_use]
 pub fn lint(view: &ClusterView<'_>, plan: &Plan) -> Vec<Finding> {
+    let mut checker = check(view, plan);
+    if !checker.ledger.sets.is_indexed() {
+        checker.findings.push(Finding::WrongIndex);
+    }
+    checker.findings
+}
+
+/// The same, at the cost of what the plan touches: takes the ledger's indexes for true.
+pub(crate) fn lint_touched(view: &ClusterView<'_>, plan: &Plan) -> Vec<Finding> {
+    check(view, plan).findings
+}
+
+fn check<'a>(view: &'a ClusterView<'a>, plan: &Plan) -> Checker<'a> {
     let mut checker = Checker {
         view,
         ledger: view.ledger.clone(),
@@ -171,6 +190,7 @@ pub fn lint(view: &ClusterView<'_>, plan: &Plan) -> Vec<Finding> {
         grown: BTreeSet::new(),
         renewed: BTreeSet::new(),
         balanced: BTreeSet::new(),
+        brake: None,
     };
     for step in &plan.steps {
         checker.before(step);
@@ -181,7 +201,7 @@ pub fn lint(view: &ClusterView<'_>, plan: &Plan) -> Vec<Finding> {
     if !plan.steps.is_empty() {
         checker.after();
     }
-    checker.findings
+    checker
 }
 
 struct Checker<'a> {
@@ -196,6 +216,8 @@ struct Checker<'a> {
     renewed: BTreeSet<NodeName>,
     /// Sets that the plan moves for the balance.
     balanced: BTreeSet<SetId>,
+    /// The brake, once a step asked for it.
+    brake: Option<Brake>,
 }
 
 impl Checker<'_> {
@@ -229,7 +251,8 @@ impl Checker<'_> {
             Step::Revoke { set, node } => self.revoke(*set, node),
             Step::Rebalance { set, node } => {
                 self.balanced.insert(*set);
-                if Brake::judge(self.view) != Brake::Off {
+                let view = self.view;
+                if *self.brake.get_or_insert_with(|| Brake::judge(view)) != Brake::Off {
                     let finding = Finding::RebalancedUnderBrake(*set, node.clone());
                     self.findings.push(finding);
                 }
@@ -243,10 +266,8 @@ impl Checker<'_> {
                     let now = record.class.map_or(0, |class| class.remote_copies());
                     class.remote_copies() > now
                 });
-                let short = self.ledger.sets.values().any(|set| {
-                    set.device == *device
-                        && set.stage == SetStage::Offered
-                        && set.listed().count() < class.remote_copies()
+                let short = self.ledger.sets.of(*device).any(|(_, set)| {
+                    set.stage == SetStage::Offered && set.listed().count() < class.remote_copies()
                 });
                 if raised && short {
                     self.findings.push(Finding::ClassTooEarly(*device));
@@ -337,9 +358,8 @@ impl Checker<'_> {
         let seats: Vec<(SetId, Seat)> = self
             .ledger
             .sets
-            .iter()
-            .filter(|(_, set)| set.device == device)
-            .filter_map(|(id, set)| set.seat(node).map(|seat| (*id, seat.clone())))
+            .of(device)
+            .filter_map(|(id, set)| set.seat(node).map(|seat| (id, seat.clone())))
             .filter(|(_, seat)| matches!(seat.phase, SeatPhase::Regranting { .. }))
             .collect();
         for (set, seat) in seats {
@@ -409,12 +429,9 @@ impl Checker<'_> {
 
     fn revoke(&mut self, set: SetId, node: &NodeName) {
         let record = self.ledger.nodes.get(node);
-        let wanted = record
-            .zip(self.view.nodes.get(node))
-            .map_or(0, |(record, seen)| {
-                wanted_back(self.lent(node, record), record, seen)
-            });
-        if wanted == 0 {
+        let seen = record.zip(self.view.nodes.get(node));
+        let wants = |(record, seen)| wants_any(&self.ledger, node, record, seen);
+        if !seen.is_some_and(wants) {
             self.findings
                 .push(Finding::RevokedUnasked(set, node.clone()));
         }
@@ -450,7 +467,8 @@ impl Checker<'_> {
             .nodes
             .get(node)
             .and_then(|it| it.server.as_ref());
-        let seats = self.ledger.sets.values().filter_map(|set| set.seat(node));
+        let sets = self.ledger.sets.on(node);
+        let seats = sets.filter_map(|(_, set)| set.seat(node));
         let here = seats.filter(|seat| seat.stays() && !self.ledger.is_void(seat));
         Load {
             lent: u32::try_from(here.count()).unwrap_or(u32::MAX),
@@ -553,27 +571,13 @@ impl Checker<'_> {
             .is_none_or(|device| device.gone)
     }
 
-    /// Slots of a donor on record in its present memory.
-    fn lent(&self, node: &NodeName, record: &NodeRecord) -> u32 {
-        let now = record.server.as_ref().map(|server| server.incarnation);
-        let seats = self.ledger.sets.values().filter_map(|set| set.seat(node));
-        let here = seats.filter(|seat| Some(seat.incarnation) == now).count();
-        u32::try_from(here).unwrap_or(u32::MAX)
-    }
-
     /// A donor that got a new slot has what it can lend at the most.
     fn headroom(&mut self) {
-        if self.grown.is_empty() {
-            return;
-        }
-        let lent = Lent::of(&self.ledger);
         for node in &self.grown {
             let record = self.ledger.nodes.get(node);
-            let lent = lent.by(node);
-            let wanted = record
-                .zip(self.view.nodes.get(node))
-                .map_or(0, |(record, seen)| wanted_back(lent, record, seen));
-            if wanted > 0 {
+            let seen = record.zip(self.view.nodes.get(node));
+            let wants = |(record, seen)| wants_any(&self.ledger, node, record, seen);
+            if seen.is_some_and(wants) {
                 self.findings.push(Finding::OverHeadroom(node.clone()));
             }
         }
@@ -583,31 +587,35 @@ impl Checker<'_> {
     /// that the plan gave one, and a document a second memory in a set that the plan touched.
     fn after(&mut self) {
         self.headroom();
-        let mut owners: BTreeSet<(&NodeName, IncarnationId, SlotIndex)> = BTreeSet::new();
-        let mut memories: BTreeMap<(SwapDeviceId, &NodeName), IncarnationId> = BTreeMap::new();
-        let touched = self.touched.iter();
-        let touched = touched.filter_map(|id| self.ledger.sets.get(id));
-        let devices: BTreeSet<SwapDeviceId> = touched.map(|set| set.device).collect();
-        for (id, set) in &self.ledger.sets {
-            let concerned = devices.contains(&set.device);
-            for seat in &set.seats {
-                let given = self.grown.contains(&seat.node) || self.renewed.contains(&seat.node);
-                if given && !owners.insert((&seat.node, seat.incarnation, seat.slot)) {
-                    let finding = Finding::SlotTwice(seat.node.clone(), seat.slot);
+        let given: BTreeSet<&NodeName> = self.grown.iter().chain(&self.renewed).collect();
+        for node in given {
+            let mut owners: BTreeSet<(IncarnationId, SlotIndex)> = BTreeSet::new();
+            let sets = self.ledger.sets.on(node).flat_map(|(_, set)| &set.seats);
+            for seat in sets.filter(|seat| seat.node == *node) {
+                if !owners.insert((seat.incarnation, seat.slot)) {
+                    let finding = Finding::SlotTwice(node.clone(), seat.slot);
                     self.findings.push(finding);
                 }
-                let Some(listed) = seat.listed_incarnation().filter(|_| concerned) else {
+            }
+        }
+        let touched = self.touched.iter();
+        let touched = touched.filter_map(|id| self.ledger.sets.get(id).map(|set| (*id, set)));
+        let devices: BTreeSet<SwapDeviceId> = touched.clone().map(|(_, set)| set.device).collect();
+        for device in devices {
+            let mut memories: BTreeMap<&NodeName, IncarnationId> = BTreeMap::new();
+            let sets = self.ledger.sets.of(device);
+            for seat in sets.flat_map(|(_, set)| &set.seats) {
+                let Some(listed) = seat.listed_incarnation() else {
                     continue;
                 };
-                let named = memories.entry((set.device, &seat.node)).or_insert(listed);
-                if *named != listed {
-                    let finding = Finding::TwoMemories(set.device, seat.node.clone());
+                if *memories.entry(&seat.node).or_insert(listed) != listed {
+                    let finding = Finding::TwoMemories(device, seat.node.clone());
                     self.findings.push(finding);
                 }
             }
-            if self.touched.contains(id) {
-                shape(&self.ledger, *id, set, &mut self.findings);
-            }
+        }
+        for (id, set) in touched {
+            shape(&self.ledger, id, set, &mut self.findings);
         }
     }
 }

@@ -1,49 +1,69 @@
-//! Who is reached by anybody, and since when the others are not: one pass over every link.
+//! Who is reached by anybody, and since when the others are not. Kept from one plan to the next: a
+//! borrower that says something new changes what is known of the donors that it names.
+
+use std::collections::BTreeMap;
 
 use dynamicswap_types::{MonotonicTime, NodeName};
 
 use crate::hash::Lookup;
-use crate::view::{ClusterView, LinkState, Session};
+use crate::view::{ClusterView, DeviceObservation, LinkState, Session};
 
 /// What the borrowers' links say of one donor.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Links {
-    up: bool,
-    /// The latest moment at which a link that ever worked broke.
-    not_up_since: Option<MonotonicTime>,
+    /// Links that are up.
+    up: u32,
+    /// When a link that ever worked broke, by its borrower.
+    broken: BTreeMap<NodeName, MonotonicTime>,
 }
 
 /// What the borrowers' links say of all donors.
-pub(crate) struct Reach<'a> {
-    links: Lookup<&'a NodeName, Links>,
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Reach {
+    links: Lookup<NodeName, Links>,
 }
 
-impl<'a> Reach<'a> {
-    pub(crate) fn of(view: &ClusterView<'a>) -> Self {
-        let mut links: Lookup<&NodeName, Links> = Lookup::default();
-        let heard = view.nodes.values();
-        let heard = heard.filter(|node| node.session == Session::Open && !node.device_error);
-        for (donor, link) in heard
-            .filter_map(|node| node.device.as_ref())
-            .flat_map(|device| &device.links)
-        {
-            if links.get(donor).is_none() {
-                links.insert(donor, Links::default());
-            }
-            let Some(known) = links.get_mut(donor) else {
-                continue;
-            };
-            known.up |= link.state == LinkState::Up;
-            if link.was_up || link.state != LinkState::Connecting {
-                known.not_up_since = known.not_up_since.max(link.not_up_since);
+impl Reach {
+    /// What every borrower that is heard says.
+    pub(crate) fn of(view: &ClusterView<'_>) -> Self {
+        let mut reach = Self::default();
+        for (borrower, node) in view.nodes {
+            reach.follow(borrower, None, node.heard().map(|device| &**device));
+        }
+        reach
+    }
+
+    /// A borrower says something else than before, or is heard no more.
+    pub(crate) fn follow(
+        &mut self,
+        borrower: &NodeName,
+        before: Option<&DeviceObservation>,
+        now: Option<&DeviceObservation>,
+    ) {
+        for (donor, link) in before.iter().flat_map(|device| &device.links) {
+            if let Some(known) = self.links.get_mut(donor) {
+                known.up -= u32::from(link.state == LinkState::Up);
+                known.broken.remove(borrower);
             }
         }
-        Self { links }
+        for (donor, link) in now.iter().flat_map(|device| &device.links) {
+            if self.links.get(donor).is_none() {
+                self.links.insert(donor.clone(), Links::default());
+            }
+            let Some(known) = self.links.get_mut(donor) else {
+                continue;
+            };
+            known.up += u32::from(link.state == LinkState::Up);
+            let worked = link.was_up || link.state != LinkState::Connecting;
+            if let Some(since) = link.not_up_since.filter(|_| worked) {
+                known.broken.insert(borrower.clone(), since);
+            }
+        }
     }
 
     /// Whether any borrower that is heard has a working link to `donor`.
     pub(crate) fn is_reached(&self, donor: &NodeName) -> bool {
-        self.links.get(donor).is_some_and(|links| links.up)
+        self.links.get(donor).is_some_and(|links| links.up > 0)
     }
 
     /// Since when `donor` is gone for everybody: out of reach of every borrower that has a link
@@ -53,14 +73,16 @@ impl<'a> Reach<'a> {
         view: &ClusterView<'_>,
         donor: &NodeName,
     ) -> Option<MonotonicTime> {
-        let links = self.links.get(donor).copied().unwrap_or_default();
-        if links.up {
+        if self.is_reached(donor) {
             return None;
         }
         let own = view.nodes.get(donor).and_then(|node| match node.session {
             Session::Open => node.server_error_since,
             Session::Lost { since } | Session::Never { since } => Some(since),
         });
-        links.not_up_since.or(own)
+        let links = self.links.get(donor);
+        // The latest moment counts.
+        let not_up_since = links.and_then(|links| links.broken.values().max().copied());
+        not_up_since.or(own)
     }
 }

@@ -4,9 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use dynamicswap_types::{Bytes, IncarnationId, MonotonicTime, NodeName};
+use dynamicswap_types::{Bytes, MonotonicTime, NodeName};
 
-use crate::hash::Lookup;
 use crate::ledger::{Ledger, NodeRecord, ServerFacts};
 use crate::limits::REVOKE_DEADLINE;
 use crate::view::{ClusterView, NodeObservation};
@@ -24,29 +23,24 @@ fn whole_slots(bytes: Bytes, facts: &ServerFacts) -> u32 {
     u32::try_from(slots).unwrap_or(u32::MAX)
 }
 
-/// Slots of each donor on record in its present memory, in any phase: it has lent them or is about to.
-pub(crate) struct Lent<'a>(Lookup<&'a NodeName, (IncarnationId, u32)>);
+/// Slots of a donor on record in its present memory, in any phase: it has lent them or is about to.
+fn lent(ledger: &Ledger, node: &NodeName, record: &NodeRecord) -> u32 {
+    let now = record.server.as_ref().map(|server| server.incarnation);
+    let sets = ledger.sets.on(node);
+    let seats = sets.filter_map(|(_, set)| set.seat(node));
+    let here = seats.filter(|seat| Some(seat.incarnation) == now).count();
+    u32::try_from(here).unwrap_or(u32::MAX)
+}
 
-impl<'a> Lent<'a> {
-    pub(crate) fn of(ledger: &'a Ledger) -> Self {
-        let mut lent = Lookup::default();
-        for (node, record) in &ledger.nodes {
-            if let Some(facts) = &record.server {
-                lent.insert(node, (facts.incarnation, 0));
-            }
-        }
-        for seat in ledger.sets.values().flat_map(|set| &set.seats) {
-            match lent.get_mut(&seat.node) {
-                Some((incarnation, count)) if *incarnation == seat.incarnation => *count += 1,
-                _ => {}
-            }
-        }
-        Self(lent)
-    }
-
-    pub(crate) fn by(&self, node: &NodeName) -> u32 {
-        self.0.get(node).map_or(0, |(_, count)| *count)
-    }
+/// Whether a donor wants any slot back now. Looks at its sets only where there are so many of them.
+pub(crate) fn wants_any(
+    ledger: &Ledger,
+    node: &NodeName,
+    record: &NodeRecord,
+    seen: &NodeObservation,
+) -> bool {
+    let most = u32::try_from(ledger.sets.count_on(node)).unwrap_or(u32::MAX);
+    wanted_back(most, record, seen) > 0 && wanted_back(lent(ledger, node, record), record, seen) > 0
 }
 
 /// Slots that a donor wants back now of so many that it has lent, those on their way back included.
@@ -71,11 +65,9 @@ pub fn stamp_revokes(
     nodes: &mut BTreeMap<NodeName, NodeObservation>,
     now: MonotonicTime,
 ) {
-    let lent = Lent::of(ledger);
     for (node, seen) in nodes {
         let record = ledger.nodes.get(node);
-        let lent = lent.by(node);
-        let wants = record.filter(|record| wanted_back(lent, record, seen) > 0);
+        let wants = record.filter(|record| wants_any(ledger, node, record, seen));
         match wants {
             None => seen.revoke_by = None,
             Some(record) => {

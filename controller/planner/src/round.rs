@@ -2,15 +2,16 @@
 //! persisted the new ledger.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use dynamicswap_types::NodeName;
 use thiserror::Error;
 
 use crate::desired::NodeDocument;
 use crate::ledger::{IllegalStep, Ledger};
-use crate::lint::{Finding, lint};
+use crate::lint::Finding;
 use crate::plan::Plan;
-use crate::publish::publish;
+use crate::planner::Planner;
 use crate::view::ClusterView;
 
 /// What a round leads to.
@@ -20,8 +21,8 @@ pub struct Round {
     pub plan: Plan,
     /// The ledger with the plan applied and the generations advanced.
     pub ledger: Ledger,
-    /// Every node's document.
-    pub documents: BTreeMap<NodeName, NodeDocument>,
+    /// Every node's document. Rounds share those that did not change.
+    pub documents: BTreeMap<NodeName, Arc<NodeDocument>>,
 }
 
 /// Why a round is not carried out. Both are defects of the planner: the old documents stay in
@@ -36,24 +37,10 @@ pub enum RoundError {
     Illegal(#[source] IllegalStep),
 }
 
-/// Carries out one round.
+/// Carries out one round from nothing. Who carries out many has a [`Planner`].
 ///
 /// # Errors
 /// [`RoundError`] if the plan is not sound.
 pub fn round(view: &ClusterView<'_>) -> Result<Round, RoundError> {
-    let plan = crate::plan(view);
-    let findings = lint(view, &plan);
-    if !findings.is_empty() {
-        return Err(RoundError::Findings(findings));
-    }
-    let mut ledger = view.ledger.clone();
-    for step in &plan.steps {
-        ledger.apply(step).map_err(RoundError::Illegal)?;
-    }
-    let documents = publish(&mut ledger, view.intent);
-    Ok(Round {
-        plan,
-        ledger,
-        documents,
-    })
+    Planner::default().round(view)
 }

@@ -18,6 +18,7 @@ use dynamicswap_types::{MonotonicTime, NodeName, SetId, SwapDeviceId};
 
 use crate::balance::Preview;
 use crate::brake::Brake;
+use crate::cache::Cache;
 use crate::choose::{Eligible, OpenDonors};
 use crate::health::Health;
 use crate::index::{Index, NodeAt};
@@ -33,10 +34,10 @@ use crate::view::{ClusterView, DeviceObservation, ReplicaState};
 struct Draft<'a> {
     view: ClusterView<'a>,
     ledger: Ledger,
-    reach: Reach<'a>,
+    reach: &'a Reach,
     index: Index<'a>,
     pools: Pools,
-    /// Sets that are not at rest: those of the index, and those that this plan touched.
+    /// Sets that are not at rest: those of the cache, and those that this plan touched.
     busy: BTreeSet<SetId>,
     /// By how many this plan changed the number of sets of each device.
     more_sets: BTreeMap<SwapDeviceId, i64>,
@@ -51,28 +52,26 @@ struct Draft<'a> {
     rebalancing: bool,
 }
 
-pub(crate) fn plan(view: &ClusterView<'_>) -> Plan {
-    let mut draft = draft(view);
+pub(crate) fn plan(view: &ClusterView<'_>, cache: &Cache) -> Plan {
+    let mut draft = draft(view, cache);
     rebalance::run(&mut draft);
     draft.finish()
 }
 
-pub(crate) fn preview(view: &ClusterView<'_>) -> Preview {
-    rebalance::preview(&mut draft(view))
+pub(crate) fn preview(view: &ClusterView<'_>, cache: &Cache) -> Preview {
+    rebalance::preview(&mut draft(view, cache))
 }
 
 /// Takes every step but the last one, for the balance.
-fn draft<'a>(view: &ClusterView<'a>) -> Draft<'a> {
-    let reach = Reach::of(view);
-    let (mut index, pools) = Index::of(view, &reach);
+fn draft<'a>(view: &ClusterView<'a>, cache: &'a Cache) -> Draft<'a> {
     let mut draft = Draft {
         view: *view,
-        brake: Brake::judge_with(view, &reach),
-        reach,
-        busy: std::mem::take(&mut index.busy),
+        brake: Brake::judge_with(view, &cache.reach),
+        reach: &cache.reach,
+        busy: cache.busy.clone(),
         more_sets: BTreeMap::new(),
-        index,
-        pools,
+        index: Index::of(view, cache),
+        pools: Pools::of(&cache.pools),
         ledger: view.ledger.clone(),
         steps: Vec::new(),
         reasons: BTreeMap::new(),
@@ -125,8 +124,8 @@ impl<'a> Draft<'a> {
     /// Counts what a set takes of its donors.
     fn count(&mut self, set: Option<&SetRecord>, more: bool) {
         for seat in set.iter().flat_map(|set| &set.seats) {
-            let present = self.ledger.incarnation_of(&seat.node) == Some(seat.incarnation);
-            if let Some(node) = self.index.node(&seat.node).filter(|_| present) {
+            let node = self.index.node(&seat.node);
+            if let Some(node) = node.filter(|node| self.pools.is_present(*node, seat)) {
                 self.pools.lend(node, seat, more);
             }
         }
@@ -178,20 +177,19 @@ impl<'a> Draft<'a> {
         if self.eligible.contains_key(&device) {
             return;
         }
-        let Some(at) = self.index.device_at(device) else {
+        if self.index.device(device).is_none() {
             return;
-        };
+        }
         let open = self
             .open
             .get_or_insert_with(|| OpenDonors::of(&self.view, &self.index));
         let eligible = Eligible::of(&self.index, device, open);
         self.eligible.insert(device, eligible);
         let mut copies: BTreeMap<NodeAt, u32> = BTreeMap::new();
-        let sets = self.index.devices[at].sets.iter();
-        let sets = sets.filter_map(|set| self.view.ledger.sets.get(set));
-        for seat in sets.flat_map(|set| &set.seats) {
-            let present = self.view.ledger.incarnation_of(&seat.node) == Some(seat.incarnation);
-            if let Some(node) = self.index.node(&seat.node).filter(|_| present) {
+        let sets = self.view.ledger.sets.of(device);
+        for seat in sets.flat_map(|(_, set)| &set.seats) {
+            let node = self.index.node(&seat.node);
+            if let Some(node) = node.filter(|node| self.pools.is_present(*node, seat)) {
                 *copies.entry(node).or_default() += 1;
             }
         }
@@ -200,7 +198,7 @@ impl<'a> Draft<'a> {
 
     /// Sets of a device, in any stage.
     fn sets_of(&self, device: SwapDeviceId) -> u32 {
-        let before = self.index.device(device).map_or(0, |it| it.sets.len());
+        let before = self.view.ledger.sets.count_of(device);
         let before = u32::try_from(before).unwrap_or(u32::MAX);
         let more = self.more_sets.get(&device).copied().unwrap_or(0);
         u32::try_from(i64::from(before) + more).unwrap_or(0)
@@ -235,8 +233,7 @@ impl<'a> Draft<'a> {
 
     /// The same of every set of a device that was on record before this plan.
     fn pick_of(&self, device: SwapDeviceId, rule: impl Fn(&SetRecord) -> bool) -> Vec<SetId> {
-        let sets = self.index.device(device).map(|device| &device.sets);
-        let sets = sets.into_iter().flatten().copied();
+        let sets = self.view.ledger.sets.ids_of(device);
         sets.filter(|id| self.ledger.sets.get(id).is_some_and(|set| rule(set)))
             .collect()
     }

@@ -1,6 +1,7 @@
 //! What a plan is made from: the ledger, what the nodes say, what the policies want, the time.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dynamicswap_types::{
@@ -98,7 +99,8 @@ pub enum Session {
     },
 }
 
-/// What a node last said.
+/// What a node last said. Copies share what its servers said: a plan finds what is new by looking at
+/// what is not shared with the plan before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeObservation {
     /// Its session.
@@ -106,11 +108,11 @@ pub struct NodeObservation {
     /// Version of the session's protocol that it speaks.
     pub protocol: u32,
     /// Its memory server, if it has reported.
-    pub server: Option<ServerObservation>,
+    pub server: Option<Arc<ServerObservation>>,
     /// Since when its memory server does not answer.
     pub server_error_since: Option<MonotonicTime>,
     /// Its swap device, if it has reported.
-    pub device: Option<DeviceObservation>,
+    pub device: Option<Arc<DeviceObservation>>,
     /// Whether swapd does not answer.
     pub device_error: bool,
     /// Memory that it can lend in all, as its agent says; all of its slots if it says nothing.
@@ -134,6 +136,28 @@ impl NodeObservation {
             lendable: None,
             revoke_by: None,
         }
+    }
+
+    /// Its memory server says this. What it said before already stays shared with earlier views.
+    pub fn take_server(&mut self, said: ServerObservation) {
+        take(&mut self.server, said);
+    }
+
+    /// Its swap device says this. What it said before already stays shared with earlier views.
+    pub fn take_device(&mut self, said: DeviceObservation) {
+        take(&mut self.device, said);
+    }
+
+    /// What its swap device last said, if its session is open and swapd answers.
+    pub(crate) fn heard(&self) -> Option<&Arc<DeviceObservation>> {
+        let heard = self.session == Session::Open && !self.device_error;
+        self.device.as_ref().filter(|_| heard)
+    }
+}
+
+fn take<T: PartialEq>(kept: &mut Option<Arc<T>>, said: T) {
+    if kept.as_deref() != Some(&said) {
+        *kept = Some(Arc::new(said));
     }
 }
 
@@ -238,17 +262,23 @@ impl<'a> ClusterView<'a> {
     /// What a device last said, if its borrower's session is open and swapd answers.
     #[must_use]
     pub fn device_heard(&self, id: SwapDeviceId) -> Option<&'a DeviceObservation> {
-        let record = self.ledger.devices.get(&id).filter(|record| !record.gone)?;
-        let node = self.nodes.get(&record.node)?;
-        let heard = node.session == Session::Open && !node.device_error;
-        node.device
-            .as_ref()
-            .filter(|device| heard && device.id == id)
+        let record = self.ledger.devices.get(&id)?;
+        self.heard_of(id, record).map(|device| &**device)
+    }
+
+    /// The same, for who has the device's record at hand.
+    pub(crate) fn heard_of(
+        &self,
+        id: SwapDeviceId,
+        record: &DeviceRecord,
+    ) -> Option<&'a Arc<DeviceObservation>> {
+        let node = self.nodes.get(&record.node).filter(|_| !record.gone)?;
+        node.heard().filter(|device| device.id == id)
     }
 
     /// What a memory server last said.
     #[must_use]
     pub fn server(&self, node: &NodeName) -> Option<&'a ServerObservation> {
-        self.nodes.get(node)?.server.as_ref()
+        self.nodes.get(node)?.server.as_deref()
     }
 }

@@ -308,7 +308,13 @@ fn copy_that_was_to_leave_is_named_again_when_the_others_are_gone() {
     };
     world.drain(source.as_str(), LONG);
     let leaving = |world: &World| {
-        let seat = world.ledger.sets[&id].seat(&source).expect("on record");
+        let seat = world
+            .ledger
+            .sets
+            .get(&id)
+            .expect("on record")
+            .seat(&source)
+            .expect("on record");
         matches!(seat.phase, SeatPhase::Leaving { .. })
     };
     for _ in 0..30 {
@@ -329,7 +335,13 @@ fn copy_that_was_to_leave_is_named_again_when_the_others_are_gone() {
     other.3 = ReplicaState::Stale;
     world.report(&name);
     world.round();
-    let seat = world.ledger.sets[&id].seat(&source).expect("on record");
+    let seat = world
+        .ledger
+        .sets
+        .get(&id)
+        .expect("on record")
+        .seat(&source)
+        .expect("on record");
     assert_eq!(seat.phase, SeatPhase::Serving, "{}", world.report_text());
     world.settle();
     world.check();

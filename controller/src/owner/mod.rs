@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dynamicswap_crds::ConditionTimes;
-use dynamicswap_planner::{DeviceIntent, Ledger, NodeDocument, NodeObservation, Plan, Rebalance};
+use dynamicswap_planner::{
+    DeviceIntent, Ledger, NodeDocument, NodeObservation, Plan, Planner, Rebalance,
+};
 use dynamicswap_proto::control::v1::{
     AdmitRequest, ClusterEvent, ClusterStatus, DeleteRequest, DesiredDocument, GetRequest,
     NodeReport, RebalanceResponse,
@@ -207,7 +209,9 @@ pub struct Owner {
     seen: BTreeMap<NodeName, NodeObservation>,
     memory: BTreeMap<NodeName, NodeMemory>,
     sessions: BTreeMap<NodeName, Session>,
-    documents: BTreeMap<NodeName, NodeDocument>,
+    documents: BTreeMap<NodeName, Arc<NodeDocument>>,
+    /// Follows the draft and what is seen from round to round.
+    planner: Planner,
     plan: Plan,
     /// What stands in the way of planning or persisting, for the report.
     trouble: Option<String>,
@@ -274,6 +278,7 @@ impl Owner {
             memory: BTreeMap::new(),
             sessions: BTreeMap::new(),
             documents: BTreeMap::new(),
+            planner: Planner::default(),
             plan: Plan::default(),
             trouble: None,
             store_rests_until: MonotonicTime::ZERO,

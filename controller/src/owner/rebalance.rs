@@ -1,6 +1,6 @@
 //! The balance of donors, as operators ask for it.
 
-use dynamicswap_planner::{Load, PreviewDonor, PreviewMove, Rebalance, preview};
+use dynamicswap_planner::{Load, PreviewDonor, PreviewMove, Rebalance};
 use dynamicswap_proto::control::v1::{DonorUse, RebalanceMove, RebalanceResponse, SlotUse};
 
 use super::Owner;
@@ -10,7 +10,7 @@ impl Owner {
     /// on what happens meanwhile: each plan looks afresh. It is not persisted: a controller that starts
     /// anew has to be asked again.
     pub(super) fn even_out(&mut self, dry_run: bool) -> RebalanceResponse {
-        let shown = preview(&self.view(self.clock.now()));
+        let shown = self.with_planner(|planner, view| planner.preview(view));
         let started = !dry_run && !shown.moves.is_empty();
         if started {
             self.rebalance_now = true;

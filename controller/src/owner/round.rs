@@ -1,7 +1,7 @@
 //! One round: plan, persist, send.
 
 use dynamicswap_planner::{
-    ClusterView, Plan, Rebalance, Round, Settings, round, stamp_rebalanced, stamp_revokes,
+    ClusterView, Plan, Planner, Rebalance, Round, Settings, stamp_rebalanced, stamp_revokes,
 };
 use dynamicswap_proto::SESSION_PROTOCOL;
 use dynamicswap_types::MonotonicTime;
@@ -23,8 +23,7 @@ impl Owner {
             return;
         }
         stamp_revokes(&self.draft, &mut self.seen, now);
-        let view = self.view(now);
-        match round(&view) {
+        match self.with_planner(|planner, view| planner.round(view)) {
             Ok(round) => self.carry_out(round),
             Err(error) => {
                 error!(%error, "the plan is not sound, the documents stay as they are");
@@ -34,8 +33,19 @@ impl Owner {
         self.send_documents();
     }
 
+    /// Shows the planner the present view.
+    pub(super) fn with_planner<T>(
+        &mut self,
+        work: impl FnOnce(&mut Planner, &ClusterView<'_>) -> T,
+    ) -> T {
+        let mut planner = std::mem::take(&mut self.planner);
+        let made = work(&mut planner, &self.view(self.clock.now()));
+        self.planner = planner;
+        made
+    }
+
     /// What a plan is made from.
-    pub(super) fn view(&self, now: MonotonicTime) -> ClusterView<'_> {
+    fn view(&self, now: MonotonicTime) -> ClusterView<'_> {
         let rebalance = if self.rebalance_now {
             Rebalance::Now
         } else {

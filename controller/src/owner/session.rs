@@ -147,7 +147,7 @@ impl Owner {
             Some(Ok((facts, observation))) => {
                 let sets: BTreeSet<_> = observation.grants.values().map(|(_, set)| *set).collect();
                 self.absorb(node, &NodeFacts::Server { facts, sets });
-                seen.server = Some(observation);
+                seen.take_server(observation);
             }
             Some(Err(error)) => self.refuse_report(node, &error.to_string()),
             None => {}
@@ -169,11 +169,11 @@ impl Owner {
         let device = report
             .swap_device
             .as_ref()
-            .map(|device| convert::device(device, seen.device.as_ref(), now));
+            .map(|device| convert::device(device, seen.device.as_deref(), now));
         match device {
             Some(Ok((facts, observation))) => {
                 self.absorb(node, &NodeFacts::Device(facts));
-                seen.device = Some(observation);
+                seen.take_device(observation);
                 seen.device_error = !report.swap_device_error.is_empty();
             }
             Some(Err(error)) => {

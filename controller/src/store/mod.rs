@@ -109,9 +109,12 @@ pub fn changes_between(before: &Ledger, after: &Ledger) -> Vec<Change> {
     differing(&before.devices, &after.devices, |device, record| {
         changes.push(Change::Device(*device, record.cloned()));
     });
-    differing(&before.sets, &after.sets, |set, record| {
-        changes.push(Change::Set(*set, record.cloned()));
-    });
+    for set in after.sets.differences(&before.sets) {
+        let record = after.sets.get(&set);
+        if record != before.sets.get(&set) {
+            changes.push(Change::Set(set, record.cloned()));
+        }
+    }
     changes
 }
 

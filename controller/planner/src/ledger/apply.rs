@@ -84,9 +84,14 @@ impl Ledger {
         }
     }
 
-    fn set_mut(&mut self, set: SetId) -> Result<&mut SetRecord, IllegalStep> {
-        let record = self.sets.get_mut(&set);
-        record.map(Arc::make_mut).ok_or(IllegalStep::NoSet(set))
+    /// Changes a set, unless the change finds that the step does not fit.
+    fn change(
+        &mut self,
+        set: SetId,
+        change: impl FnOnce(&mut SetRecord) -> Result<(), IllegalStep>,
+    ) -> Result<(), IllegalStep> {
+        let changed = self.sets.change(set, change);
+        changed.unwrap_or(Err(IllegalStep::NoSet(set)))
     }
 
     fn device_mut(
@@ -125,83 +130,92 @@ impl Ledger {
         place: &Place,
         replaces: Option<NodeName>,
     ) -> Result<(), IllegalStep> {
-        let record = self.set_mut(set)?;
-        if record.stage != SetStage::Offered {
-            return Err(IllegalStep::Stage(set));
-        }
-        if record.seat(&place.node).is_some() {
-            return Err(IllegalStep::SeatTaken(set, place.node.clone()));
-        }
-        record.seats.push(place.seat(replaces));
-        Ok(())
+        self.change(set, |record| {
+            if record.stage != SetStage::Offered {
+                return Err(IllegalStep::Stage(set));
+            }
+            if record.seat(&place.node).is_some() {
+                return Err(IllegalStep::SeatTaken(set, place.node.clone()));
+            }
+            record.seats.push(place.seat(replaces));
+            Ok(())
+        })
     }
 
     fn offer(&mut self, set: SetId) -> Result<(), IllegalStep> {
-        let record = self.set_mut(set)?;
-        let all_asked_for = record.seats.iter().all(|seat| seat.phase.is_asked_for());
-        if record.stage != SetStage::Composing || !all_asked_for {
-            return Err(IllegalStep::Stage(set));
-        }
-        record.stage = SetStage::Offered;
-        for seat in &mut record.seats {
-            seat.phase = SeatPhase::Serving;
-        }
-        Ok(())
+        self.change(set, |record| {
+            let all_asked_for = record.seats.iter().all(|seat| seat.phase.is_asked_for());
+            if record.stage != SetStage::Composing || !all_asked_for {
+                return Err(IllegalStep::Stage(set));
+            }
+            record.stage = SetStage::Offered;
+            for seat in &mut record.seats {
+                seat.phase = SeatPhase::Serving;
+            }
+            Ok(())
+        })
     }
 
     fn promote(&mut self, set: SetId, node: &NodeName) -> Result<(), IllegalStep> {
-        let record = self.set_mut(set)?;
-        if record.stage != SetStage::Offered {
-            return Err(IllegalStep::Stage(set));
-        }
-        let index = record.seats.iter().position(|seat| seat.node == *node);
-        let index = index.ok_or_else(|| IllegalStep::NoSeat(set, node.clone()))?;
-        let SeatPhase::Granting { replaces } = record.seats[index].phase.clone() else {
-            return Err(IllegalStep::NoSeat(set, node.clone()));
-        };
-        record.seats[index].phase = SeatPhase::Serving;
-        let leaves = |seat: &Seat| replaces.as_ref() == Some(&seat.node) && seat.phase.is_listed();
-        if let Some(old) = record.seats.iter().position(leaves) {
-            record.seats[old].phase = SeatPhase::Leaving { since: None };
-            // The new copy takes the old one's position: the engine counts acknowledgements by
-            // position, and those of the others shall stay.
-            record.seats.swap(old, index);
-        }
-        Ok(())
+        self.change(set, |record| {
+            if record.stage != SetStage::Offered {
+                return Err(IllegalStep::Stage(set));
+            }
+            let index = record.seats.iter().position(|seat| seat.node == *node);
+            let index = index.ok_or_else(|| IllegalStep::NoSeat(set, node.clone()))?;
+            let SeatPhase::Granting { replaces } = record.seats[index].phase.clone() else {
+                return Err(IllegalStep::NoSeat(set, node.clone()));
+            };
+            record.seats[index].phase = SeatPhase::Serving;
+            let leaves =
+                |seat: &Seat| replaces.as_ref() == Some(&seat.node) && seat.phase.is_listed();
+            if let Some(old) = record.seats.iter().position(leaves) {
+                record.seats[old].phase = SeatPhase::Leaving { since: None };
+                // The new copy takes the old one's position: the engine counts acknowledgements by
+                // position, and those of the others shall stay.
+                record.seats.swap(old, index);
+            }
+            Ok(())
+        })
     }
 
     fn regrant(&mut self, set: SetId, node: &NodeName) -> Result<(), IllegalStep> {
         let now = self.incarnation_of(node);
         let missing = || IllegalStep::NoSeat(set, node.clone());
         let now = now.ok_or_else(missing)?;
-        let record = self.set_mut(set)?;
-        let seat = record.seats.iter_mut().find(|seat| seat.node == *node);
-        let seat = seat
-            .filter(|seat| seat.incarnation != now)
-            .ok_or_else(missing)?;
-        match seat.phase {
-            SeatPhase::Granting { .. } | SeatPhase::Regranting { .. } => {}
-            SeatPhase::Serving => {
-                seat.phase = SeatPhase::Regranting {
-                    previous: seat.incarnation,
-                };
+        self.change(set, |record| {
+            let seat = record.seats.iter_mut().find(|seat| seat.node == *node);
+            let seat = seat
+                .filter(|seat| seat.incarnation != now)
+                .ok_or_else(missing)?;
+            match seat.phase {
+                SeatPhase::Granting { .. } | SeatPhase::Regranting { .. } => {}
+                SeatPhase::Serving => {
+                    seat.phase = SeatPhase::Regranting {
+                        previous: seat.incarnation,
+                    };
+                }
+                SeatPhase::Leaving { .. } | SeatPhase::Freeing { .. } => return Err(missing()),
             }
-            SeatPhase::Leaving { .. } | SeatPhase::Freeing { .. } => return Err(missing()),
-        }
-        seat.incarnation = now;
-        Ok(())
+            seat.incarnation = now;
+            Ok(())
+        })
     }
 
     fn flip(&mut self, device: SwapDeviceId, node: &NodeName) -> Result<(), IllegalStep> {
         self.device_mut(device)?;
         let moves =
             |seat: &Seat| seat.node == *node && matches!(seat.phase, SeatPhase::Regranting { .. });
-        let sets = self.sets.values_mut();
-        for set in sets.filter(|set| set.device == device && set.seats.iter().any(moves)) {
-            let seats = &mut Arc::make_mut(set).seats;
-            for seat in seats.iter_mut().filter(|seat| moves(seat)) {
-                seat.phase = SeatPhase::Serving;
-            }
+        let sets = self.sets.of(device);
+        let sets = sets.filter(|(_, set)| set.seats.iter().any(moves));
+        let sets: Vec<SetId> = sets.map(|(id, _)| id).collect();
+        for set in sets {
+            self.change(set, |record| {
+                for seat in record.seats.iter_mut().filter(|seat| moves(seat)) {
+                    seat.phase = SeatPhase::Serving;
+                }
+                Ok(())
+            })?;
         }
         Ok(())
     }
@@ -212,10 +226,11 @@ impl Ledger {
         node: &NodeName,
         next: impl Fn(&SeatPhase) -> Option<SeatPhase>,
     ) -> Result<(), IllegalStep> {
-        let record = self.set_mut(set)?;
-        let seat = record.seats.iter_mut().find(|seat| seat.node == *node);
-        let moved = seat.and_then(|seat| next(&seat.phase).map(|phase| seat.phase = phase));
-        moved.ok_or_else(|| IllegalStep::NoSeat(set, node.clone()))
+        self.change(set, |record| {
+            let seat = record.seats.iter_mut().find(|seat| seat.node == *node);
+            let moved = seat.and_then(|seat| next(&seat.phase).map(|phase| seat.phase = phase));
+            moved.ok_or_else(|| IllegalStep::NoSeat(set, node.clone()))
+        })
     }
 
     fn mark_seat(
@@ -224,17 +239,19 @@ impl Ledger {
         node: &NodeName,
         mark: Option<Mark>,
     ) -> Result<(), IllegalStep> {
-        let record = self.set_mut(set)?;
-        let mut seats = record.seats.iter_mut();
-        let seat = seats.find(|seat| seat.node == *node && seat.phase.is_listed());
-        let seat = seat.filter(|seat| seat.mark.is_some() != mark.is_some());
-        let seat = seat.ok_or_else(|| IllegalStep::NoSeat(set, node.clone()))?;
-        seat.mark = mark;
-        Ok(())
+        self.change(set, |record| {
+            let mut seats = record.seats.iter_mut();
+            let seat = seats.find(|seat| seat.node == *node && seat.phase.is_listed());
+            let seat = seat.filter(|seat| seat.mark.is_some() != mark.is_some());
+            let seat = seat.ok_or_else(|| IllegalStep::NoSeat(set, node.clone()))?;
+            seat.mark = mark;
+            Ok(())
+        })
     }
 
     fn recall(&mut self, set: SetId, node: &NodeName) -> Result<(), IllegalStep> {
-        if self.set_mut(set)?.stage != SetStage::Offered {
+        let record = self.sets.get(&set).ok_or(IllegalStep::NoSet(set))?;
+        if record.stage != SetStage::Offered {
             return Err(IllegalStep::Stage(set));
         }
         self.move_seat(set, node, |phase| {
@@ -243,40 +260,46 @@ impl Ledger {
     }
 
     fn close(&mut self, set: SetId) -> Result<(), IllegalStep> {
-        let record = self.set_mut(set)?;
-        if record.stage != SetStage::Offered {
-            return Err(IllegalStep::Stage(set));
-        }
-        record.stage = SetStage::Closing;
-        for seat in &mut record.seats {
-            if seat.phase.is_listed() {
-                seat.phase = SeatPhase::Leaving { since: None };
-            } else if seat.phase.is_asked_for() {
-                seat.phase = SeatPhase::Freeing { since: None };
+        self.change(set, |record| {
+            if record.stage != SetStage::Offered {
+                return Err(IllegalStep::Stage(set));
             }
-        }
-        Ok(())
+            record.stage = SetStage::Closing;
+            for seat in &mut record.seats {
+                if seat.phase.is_listed() {
+                    seat.phase = SeatPhase::Leaving { since: None };
+                } else if seat.phase.is_asked_for() {
+                    seat.phase = SeatPhase::Freeing { since: None };
+                }
+            }
+            Ok(())
+        })
     }
 
     fn reclaim(&mut self, set: SetId) -> Result<(), IllegalStep> {
-        let record = self.set_mut(set)?;
-        record.stage = SetStage::Closing;
-        for seat in &mut record.seats {
-            if !matches!(seat.phase, SeatPhase::Freeing { .. }) {
-                seat.phase = SeatPhase::Freeing { since: None };
+        self.change(set, |record| {
+            record.stage = SetStage::Closing;
+            for seat in &mut record.seats {
+                if !matches!(seat.phase, SeatPhase::Freeing { .. }) {
+                    seat.phase = SeatPhase::Freeing { since: None };
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn forget(&mut self, set: SetId, node: &NodeName) -> Result<(), IllegalStep> {
-        let record = self.set_mut(set)?;
-        let before = record.seats.len();
-        record.seats.retain(|seat| seat.node != *node);
-        if record.seats.len() == before {
-            return Err(IllegalStep::NoSeat(set, node.clone()));
-        }
-        if record.seats.is_empty() {
+        let mut is_empty = false;
+        self.change(set, |record| {
+            let before = record.seats.len();
+            record.seats.retain(|seat| seat.node != *node);
+            if record.seats.len() == before {
+                return Err(IllegalStep::NoSeat(set, node.clone()));
+            }
+            is_empty = record.seats.is_empty();
+            Ok(())
+        })?;
+        if is_empty {
             self.sets.remove(&set);
         }
         Ok(())

@@ -35,7 +35,7 @@ pub(super) fn run(draft: &mut Draft<'_>) {
         .collect();
     for (id, device) in present {
         note_lack(draft, &device);
-        let Some(heard) = draft.view.device_heard(id) else {
+        let Some(heard) = draft.index.heard(id) else {
             continue;
         };
         set_class(draft, id, &device, heard);
@@ -125,6 +125,8 @@ fn set_reserve(draft: &mut Draft<'_>, id: SwapDeviceId, device: &DeviceRecord) {
 impl Draft<'_> {
     /// Sets that a device says are bound to a slab.
     pub(super) fn bound_sets(&self, device: SwapDeviceId) -> u32 {
-        self.index.device(device).map_or(0, |device| device.bound)
+        self.index
+            .device(device)
+            .map_or(0, |device| device.known.bound)
     }
 }

@@ -60,7 +60,7 @@ pub(super) fn run(draft: &mut Draft<'_>) {
 type Busy = BTreeMap<SwapDeviceId, Vec<SetId>>;
 
 fn want(draft: &mut Draft<'_>, id: SwapDeviceId, busy: &Busy) -> Option<Want> {
-    let heard = draft.view.device_heard(id)?;
+    let heard = draft.index.heard(id)?;
     let device = draft.ledger.devices.get(&id)?.clone();
     let intent = draft
         .view
@@ -98,7 +98,7 @@ fn want(draft: &mut Draft<'_>, id: SwapDeviceId, busy: &Busy) -> Option<Want> {
 
 /// Sets of a device that are, or soon will be, ready to be bound.
 fn usable_sets(draft: &mut Draft<'_>, id: SwapDeviceId, busy: &Busy) -> u32 {
-    let unbound = draft.index.device(id).map(|device| &device.unbound);
+    let unbound = draft.index.device(id).map(|device| &device.known.unbound);
     let resting = unbound.into_iter().flatten();
     let mut usable = resting.filter(|set| !draft.busy.contains(set)).count();
     for set in busy.get(&id).into_iter().flatten() {

@@ -16,7 +16,7 @@ use super::replace::others;
 use crate::balance::{Band, Preview, PreviewDonor, PreviewMove};
 use crate::brake::Brake;
 use crate::choose::{Wish, choose_at};
-use crate::filter::{self, Candidate};
+use crate::filter;
 use crate::index::IndexedNode;
 use crate::ledger::{Mark, Seat, SetRecord, SetStage};
 use crate::limits::{
@@ -54,7 +54,7 @@ pub(super) fn run(draft: &mut Draft<'_>) {
         if budget.moves == 0 {
             return;
         }
-        let mut scale = Scale::new(draft, loads, band);
+        let mut scale = Scale::new(loads, band);
         let moves = even_out(draft, &mut scale, &mut budget);
         draft.rebalancing |= !moves.is_empty();
         for one in &moves {
@@ -85,7 +85,7 @@ pub(super) fn preview(draft: &mut Draft<'_>) -> Preview {
         let outer = Band::around(loads.values().copied(), false);
         preview.uneven |= is_uneven(&loads, outer);
         let inner = Band::around(loads.values().copied(), true);
-        let mut scale = Scale::new(draft, loads.clone(), inner);
+        let mut scale = Scale::new(loads.clone(), inner);
         preview
             .moves
             .extend(even_out(draft, &mut scale, &mut budget));
@@ -166,8 +166,7 @@ fn groups(draft: &Draft<'_>) -> BTreeMap<Bytes, Group> {
             continue;
         }
         let node = *name;
-        let candidate = Candidate { at, node, record };
-        let Ok(facts) = filter::open(&draft.view, &candidate) else {
+        let Ok(facts) = filter::open(&draft.view, (node, record)) else {
             continue;
         };
         let load = draft.pools.load(at);
@@ -214,8 +213,7 @@ fn choose_move(
     budget: &mut Budget,
     from: &NodeName,
 ) -> Option<PreviewMove> {
-    let sets = scale.movable.remove(from)?;
-    let mut rest = sets.into_iter();
+    let mut rest = scale.take_movable(draft, from).into_iter();
     let mut refused = Vec::new();
     let mut chosen = None;
     for id in rest.by_ref() {
@@ -225,9 +223,8 @@ fn choose_move(
         }
         refused.push(id);
     }
-    // What was refused once may fit when other donors are the emptiest.
     refused.extend(rest);
-    scale.movable.insert(from.clone(), refused);
+    scale.give_movable(from, refused);
     chosen
 }
 

@@ -10,7 +10,7 @@ use crate::reason::Reason;
 pub(super) fn run(draft: &mut Draft<'_>) {
     let mut released: Vec<(SetId, NodeName)> = Vec::new();
     for device in &draft.index.devices {
-        let offered = device.released.iter().filter(|id| {
+        let offered = device.known.released.iter().filter(|id| {
             let set = draft.ledger.sets.get(id);
             set.is_some_and(|set| set.stage == SetStage::Offered)
         });

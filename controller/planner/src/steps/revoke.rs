@@ -142,15 +142,14 @@ fn pardon(
 fn victims(draft: &Draft<'_>, donor: &NodeName) -> Vec<SetId> {
     let still = |set: &SetRecord| {
         set.stage == SetStage::Offered
-            && set.seat(donor).is_some()
             && draft.index.heard(set.device).is_some()
             && set
                 .seats
                 .iter()
                 .all(|seat| seat.phase == SeatPhase::Serving && seat.mark.is_none())
     };
-    let sets = draft.ledger.sets.iter();
-    let sets = sets.filter(|(_, set)| still(set)).map(|(id, _)| *id);
+    let sets = draft.ledger.sets.on(donor);
+    let sets = sets.filter(|(_, set)| still(set)).map(|(id, _)| id);
     let mut sets: Vec<SetId> = sets.collect();
     sets.sort_by_key(|set| (temperature(draft, *set), *set));
     sets

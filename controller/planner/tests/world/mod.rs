@@ -8,13 +8,14 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dynamicswap_planner::{
     ClusterView, DeviceFacts, DeviceIntent, DeviceObservation, Ledger, LinkObservation, LinkState,
-    NodeDocument, NodeFacts, NodeObservation, Plan, Rebalance, ReplicaObservation, ReplicaState,
-    Round, ServerFacts, ServerObservation, Session, SetObservation, Settings, absorb, round,
-    stamp_rebalanced, stamp_revokes,
+    NodeDocument, NodeFacts, NodeObservation, Plan, Planner, Rebalance, ReplicaObservation,
+    ReplicaState, Round, ServerFacts, ServerObservation, Session, SetObservation, Settings, absorb,
+    round, stamp_rebalanced, stamp_revokes,
 };
 use dynamicswap_types::{
     Bytes, Copies, Durability, Generation, IncarnationId, Integrity, MonotonicTime, NodeName,
@@ -109,13 +110,15 @@ pub struct Borrower {
 pub struct World {
     pub ledger: Ledger,
     pub seen: BTreeMap<NodeName, NodeObservation>,
-    pub documents: BTreeMap<NodeName, NodeDocument>,
+    pub documents: BTreeMap<NodeName, Arc<NodeDocument>>,
     pub donors: BTreeMap<NodeName, Donor>,
     pub borrowers: BTreeMap<NodeName, Borrower>,
     pub intent: Option<DeviceIntent>,
     pub now: MonotonicTime,
     pub lives: u32,
     pub plan: Plan,
+    /// Follows the cluster from round to round.
+    pub planner: Planner,
     /// Nothing is copied: the network is slow.
     pub slow: bool,
     /// When sets were last moved for the balance.
@@ -137,6 +140,7 @@ impl World {
             now: MonotonicTime::ZERO.after(Duration::from_secs(100)),
             lives: 0,
             plan: Plan::default(),
+            planner: Planner::default(),
             slow: false,
             rebalanced: BTreeMap::new(),
             rebalance: Rebalance::Auto,
@@ -266,11 +270,18 @@ impl World {
     /// One round of the controller. Says how many steps the plan had.
     pub fn round(&mut self) -> usize {
         stamp_revokes(&self.ledger, &mut self.seen, self.now);
+        let mut planner = std::mem::take(&mut self.planner);
+        let followed = planner.round(&self.view());
+        self.planner = planner;
+        // Whatever was remembered, the round is the one that is made from nothing; and the whole checker
+        // has looked at it.
+        let from_nothing = round(&self.view());
+        assert!(followed == from_nothing, "{followed:#?}\n{from_nothing:#?}");
         let Round {
             plan,
             ledger,
             documents,
-        } = match round(&self.view()) {
+        } = match followed {
             Ok(round) => round,
             Err(error) => panic!("{error}"),
         };
@@ -296,14 +307,14 @@ impl World {
             return;
         };
         if let (Some(donor), Some((generation, wanted))) =
-            (self.donors.get_mut(name), document.memory_server)
+            (self.donors.get_mut(name), &document.memory_server)
         {
-            donor.take(generation, &wanted);
+            donor.take(*generation, wanted);
         }
         if let (Some(borrower), Some((generation, wanted))) =
-            (self.borrowers.get_mut(name), document.swap_device)
+            (self.borrowers.get_mut(name), &document.swap_device)
         {
-            borrower.take(generation, &wanted);
+            borrower.take(*generation, wanted);
         }
     }
 
@@ -328,11 +339,12 @@ impl World {
             return;
         }
         seen.server_error_since = None;
-        seen.server = Some(ServerObservation {
+        let said = ServerObservation {
             incarnation: donor.incarnation,
             generation: donor.generation,
             grants: donor.slots.clone(),
-        });
+        };
+        seen.take_server(said);
         let facts = NodeFacts::Server {
             facts: ServerFacts {
                 incarnation: donor.incarnation,
@@ -384,7 +396,7 @@ impl World {
                 .map(|(id, set)| (*id, set.observed()))
                 .collect(),
         };
-        self.seen.get_mut(name).expect("known").device = Some(device);
+        self.seen.get_mut(name).expect("known").take_device(device);
         let facts = NodeFacts::Device(DeviceFacts {
             id: borrower.id,
             size: Bytes::new(SLAB.get() * u64::from(borrower.slabs)),

@@ -381,7 +381,7 @@ mod tests {
     #[test]
     fn map_of_a_large_device_stays_below_a_mebibyte() {
         let mut ledger = ledger();
-        let set = ledger.sets[&SetId::new(2)].clone();
+        let set = ledger.sets.get(&SetId::new(2)).expect("on record").clone();
         for id in 0..1024 {
             let mut set = (*set).clone();
             set.seats.truncate(2);

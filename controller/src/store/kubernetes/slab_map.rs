@@ -8,7 +8,7 @@ use super::super::mark;
 
 /// The record of `device`, with its sets.
 pub fn spec_of(ledger: &Ledger, device: SwapDeviceId, record: &DeviceRecord) -> SlabMapSpec {
-    let sets = ledger.sets.iter().filter(|(_, set)| set.device == device);
+    let sets = ledger.sets.of(device);
     SlabMapSpec {
         node: record.node.clone(),
         device_id: device,
@@ -18,7 +18,7 @@ pub fn spec_of(ledger: &Ledger, device: SwapDeviceId, record: &DeviceRecord) -> 
         durability: record.class,
         reserve_sets_max: record.reserve_sets_max,
         gone: record.gone,
-        sets: sets.map(|(id, set)| set_of(*id, set)).collect(),
+        sets: sets.map(|(id, set)| set_of(id, set)).collect(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! hands out whole documents. Only the sessions and the store around it are left out.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dynamicswap_engine::document::{Document, ReplicaPlace, ServerDescriptor, SetGrant};
@@ -13,9 +14,9 @@ use dynamicswap_engine::sets::{Replica, ReplicaState as EngineReplica};
 use dynamicswap_engine::slots::{Grant, GrantDocument, Owner};
 use dynamicswap_planner::{
     ClusterView, DeviceDocument, DeviceFacts, DeviceIntent, DeviceObservation, Ledger,
-    LinkObservation, LinkState, NodeDocument, NodeFacts, NodeObservation, Rebalance,
+    LinkObservation, LinkState, NodeDocument, NodeFacts, NodeObservation, Planner, Rebalance,
     ReplicaObservation, ReplicaState, Round, ServerDocument, ServerFacts, ServerObservation,
-    Session, SetObservation, Settings, absorb, round, stamp_rebalanced, stamp_revokes,
+    Session, SetObservation, Settings, absorb, stamp_rebalanced, stamp_revokes,
 };
 use dynamicswap_types::{
     Bytes, Copies, FailureDomain, Generation, Integrity, MonotonicTime, NameError, NodeName,
@@ -52,6 +53,7 @@ pub struct Controller {
     intent: DeviceIntent,
     /// What is on record. A round's ledger replaces it at once: there is no store to fail.
     ledger: Ledger,
+    planner: Planner,
     seen: BTreeMap<NodeName, NodeObservation>,
     sent: Option<Generation>,
     /// Closed by the operator, and the time within which everything shall leave, if it shall.
@@ -99,6 +101,7 @@ impl Controller {
                 policies: Vec::new(),
             },
             ledger: Ledger::default(),
+            planner: Planner::default(),
             seen: BTreeMap::new(),
             sent: None,
             closed: BTreeMap::new(),
@@ -187,7 +190,10 @@ impl Controller {
             plan,
             ledger,
             documents,
-        } = round(&view).map_err(|error| error.to_string())?;
+        } = self
+            .planner
+            .round(&view)
+            .map_err(|error| error.to_string())?;
         if !plan.steps.is_empty() {
             self.deeds
                 .push(("planner: plan carried out", plan.to_string()));
@@ -236,7 +242,9 @@ impl Controller {
         seen.session = Session::Open;
         seen.protocol = PROTOCOL;
         seen.device_error = observed.is_none();
-        seen.device = observed.or_else(|| seen.device.take());
+        if let Some(observed) = observed {
+            seen.take_device(observed);
+        }
     }
 
     fn observe_device(&self, report: &DeviceReport, now: MonotonicTime) -> DeviceObservation {
@@ -346,12 +354,12 @@ impl Controller {
                 .collect(),
         };
         let seen = self.seen(&node, now);
-        seen.server = Some(observation);
+        seen.take_server(observation);
         seen.server_error_since = None;
     }
 
     /// The documents that the open sessions do not have yet.
-    fn hand_out(&mut self, documents: &BTreeMap<NodeName, NodeDocument>) -> Documents {
+    fn hand_out(&mut self, documents: &BTreeMap<NodeName, Arc<NodeDocument>>) -> Documents {
         let mut out = Documents::default();
         if let Some(document) = documents.get(&self.borrower)
             && self.sent.replace(document.generation) != Some(document.generation)

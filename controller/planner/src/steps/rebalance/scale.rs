@@ -31,8 +31,10 @@ pub(super) struct Scale {
     /// The same, by share.
     pub(super) order: BTreeSet<(u64, NodeName)>,
     pub(super) band: Band,
-    /// Sets that may move off each donor, the coldest first.
-    pub(super) movable: BTreeMap<NodeName, Vec<SetId>>,
+    /// Donors that were above the level at the beginning: copies move off those alone.
+    above: BTreeSet<NodeName>,
+    /// Sets that may move off each donor that was asked about, the coldest first.
+    movable: BTreeMap<NodeName, Vec<SetId>>,
     /// Donors that no copy can leave.
     pub(super) stuck: BTreeSet<NodeName>,
 }
@@ -55,13 +57,15 @@ impl Budget {
 }
 
 impl Scale {
-    pub(super) fn new(draft: &Draft<'_>, loads: Group, band: Band) -> Self {
+    pub(super) fn new(loads: Group, band: Band) -> Self {
         let order = loads
             .iter()
             .map(|(node, load)| (load.share(), node.clone()));
+        let above = loads.iter().filter(|(_, load)| load.share() > band.level);
         Self {
             order: order.collect(),
-            movable: movable(draft, &loads, band),
+            above: above.map(|(node, _)| node.clone()).collect(),
+            movable: BTreeMap::new(),
             loads,
             band,
             stuck: BTreeSet::new(),
@@ -72,6 +76,21 @@ impl Scale {
         let ends = [self.order.first(), self.order.last()];
         let mut ends = ends.into_iter().flatten();
         ends.any(|(share, _)| self.band.leaves_out(*share))
+    }
+
+    /// The sets that may move off a donor, handed out until they are given back: what was refused once
+    /// may fit when other donors are the emptiest.
+    pub(super) fn take_movable(&mut self, draft: &Draft<'_>, from: &NodeName) -> Vec<SetId> {
+        if !self.above.contains(from) {
+            return Vec::new();
+        }
+        let known = self.movable.remove(from);
+        known.unwrap_or_else(|| movable(draft, from))
+    }
+
+    /// Gives them back, without the one that moves.
+    pub(super) fn give_movable(&mut self, from: &NodeName, sets: Vec<SetId>) {
+        self.movable.insert(from.clone(), sets);
     }
 
     pub(super) fn move_one(&mut self, chosen: &PreviewMove) {
@@ -88,27 +107,13 @@ impl Scale {
     }
 }
 
-/// Sets that may move off each donor above the level, the coldest first: those at rest, and not moved
-/// of late.
-fn movable(draft: &Draft<'_>, loads: &Group, band: Band) -> BTreeMap<NodeName, Vec<SetId>> {
-    let mut movable: BTreeMap<NodeName, Vec<Victim>> = BTreeMap::new();
-    for (id, set) in &draft.ledger.sets {
-        if !is_still(draft, set) || is_resting(draft, *id) {
-            continue;
-        }
-        for seat in &set.seats {
-            let load = loads.get(&seat.node);
-            if load.is_some_and(|load| load.share() > band.level) {
-                let sets = movable.entry(seat.node.clone()).or_default();
-                sets.push((temperature(draft, *id), *id));
-            }
-        }
-    }
-    let sorted = movable.into_iter().map(|(node, mut sets)| {
-        sets.sort_unstable();
-        (node, sets.into_iter().map(|(_, id)| id).collect())
-    });
-    sorted.collect()
+/// Sets that may move off a donor, the coldest first: those at rest, and not moved of late.
+fn movable(draft: &Draft<'_>, from: &NodeName) -> Vec<SetId> {
+    let sets = draft.ledger.sets.on(from);
+    let sets = sets.filter(|(id, set)| is_still(draft, set) && !is_resting(draft, *id));
+    let mut sets: Vec<Victim> = sets.map(|(id, _)| (temperature(draft, id), id)).collect();
+    sets.sort_unstable();
+    sets.into_iter().map(|(_, id)| id).collect()
 }
 
 /// Whether nothing of a set is in motion.
