@@ -16,6 +16,7 @@ use crate::credentials::Credentials;
 use crate::drain::args::DrainArgs;
 use crate::kubectl::Place;
 use crate::machine::args::{BorrowArgs, LeaveArgs, LendArgs};
+use crate::paging_test::args::TestArgs;
 
 /// What a new user wants to know next.
 const AFTER_HELP: &str = "\
@@ -101,6 +102,15 @@ pub enum Command {
     /// is clear from the start, nothing is begun. Exit codes: 0 nothing lies there any more; 1 not in
     /// time, or somebody ended the drain; 2 refused; 130 Ctrl-C. After 1 and 130 the drain goes on.
     Drain(DrainArgs),
+    /// Prove that paging works: a job that fills twice the memory it may keep, and checks every page.
+    ///
+    /// In the cluster that kubectl is set up for, on one borrower. The pages beyond the limit are swapped
+    /// out; each comes back and is compared. Prints pages checked, wrong pages, swap-ins and how long they
+    /// took, then removes the job. Its pod gets the labels that a policy in force of the namespace selects,
+    /// is never Ready, so that no Service leads to it, and has an owner, so that no controller takes it for
+    /// its own. Exit codes: 0 all right; 1 a page was wrong, the job died or nothing was swapped; 2 refused:
+    /// no policy selects the pod, no device is attached, no image; 130 Ctrl-C.
+    Test(TestArgs),
     /// Write what somebody needs who helps from afar: objects, events and logs, without secrets.
     ///
     /// Of the cluster that kubectl is set up for.
@@ -137,6 +147,7 @@ impl Command {
             | Self::Lend(_)
             | Self::Borrow(_)
             | Self::Leave(_)
+            | Self::Test(_)
             | Self::Dump(_)
             | Self::Run(_) => None,
         }
@@ -567,7 +578,11 @@ pub fn parse_slab(text: &str) -> Result<SlabSize, String> {
     SlabSize::try_from(size).map_err(|error| error.to_string())
 }
 
-fn parse_label(text: &str) -> Result<(String, String), String> {
+/// A label on the command line.
+///
+/// # Errors
+/// The sentence that says what is wrong with it.
+pub fn parse_label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err(format!("'{text}' is no label: write KEY=VALUE")),
