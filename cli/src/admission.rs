@@ -1,15 +1,16 @@
-//! `cordon`, `uncordon`, `drain`: what a donor takes.
+//! `cordon` and `uncordon`, and how a donor is told what it takes.
 //!
 //! On Kubernetes the MemoryServer's `spec` says so, and is changed; elsewhere the controller is told.
 
 use anyhow::Result;
-use dynamicswap_crds::PolicyDuration;
+use dynamicswap_crds::{MemoryServerSpec, PolicyDuration};
 use dynamicswap_proto::control::v1::{Admission, AdmitRequest};
 use dynamicswap_proto::identity::Right;
-use serde_json::json;
 
-use crate::args::{DonorArgs, DrainArgs};
+use crate::args::{ConnectArgs, DonorArgs};
+use crate::client::Client;
 use crate::connect;
+use crate::kubectl::Place;
 
 /// Kind of the object, as kubectl finds it whatever else is installed.
 const KIND: &str = "memoryservers.dynamicswap.io";
@@ -19,55 +20,61 @@ const KIND: &str = "memoryservers.dynamicswap.io";
 /// # Errors
 /// A refusal if there is no such donor.
 pub fn set(args: &DonorArgs, admission: Admission) -> Result<()> {
-    admit(args, admission, None)
-}
-
-/// Empties a donor.
-///
-/// # Errors
-/// A refusal if there is no such donor.
-pub fn drain(args: &DrainArgs) -> Result<()> {
-    admit(&args.donor, Admission::Draining, Some(args.within))
-}
-
-fn admit(args: &DonorArgs, admission: Admission, within: Option<PolicyDuration>) -> Result<()> {
-    let node = args.object.as_str();
-    if args.connect.kubernetes {
-        let patch = patch(admission, within);
-        let patched = ["patch", KIND, node, "--type=merge", "--patch", &patch];
-        print!("{}", args.connect.place.place().ask(&patched)?);
-        return Ok(());
-    }
-    let within = within.map_or(0, |within| within.as_duration().as_millis());
-    let request = AdmitRequest {
-        node: node.to_owned(),
-        admission: admission.into(),
-        within_ms: u64::try_from(within).unwrap_or(u64::MAX),
+    let order = Order {
+        node: &args.object,
+        admission,
+        within: None,
     };
-    let (mut client, _) = connect(&args.connect, Right::Order)?;
-    println!("{}", client.admit(request)?);
+    print!("{}", order.give(&args.connect)?);
     Ok(())
 }
 
-/// What is changed of the object: null takes a drain back.
-fn patch(admission: Admission, within: Option<PolicyDuration>) -> String {
-    let drain = within.map(|within| json!({"within": within}));
-    let spec = json!({"cordoned": admission != Admission::Open, "drain": drain});
-    json!({ "spec": spec }).to_string()
+/// What a donor shall take from now on.
+#[derive(Debug, Clone, Copy)]
+pub struct Order<'a> {
+    /// The donor's node.
+    pub node: &'a str,
+    /// What it takes.
+    pub admission: Admission,
+    /// Time for what it holds to leave, if it is drained.
+    pub within: Option<PolicyDuration>,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl Order<'_> {
+    /// Gives the order to whoever has the last word, and asks nothing else; returns its line.
+    ///
+    /// # Errors
+    /// A refusal if there is no such donor.
+    pub fn give(&self, args: &ConnectArgs) -> Result<String> {
+        if args.kubernetes {
+            return self.patch(&args.place.place());
+        }
+        let (mut client, _) = connect(args, Right::Order)?;
+        self.tell(&mut client)
+    }
 
-    #[test]
-    fn object_says_what_was_decided_and_nothing_of_before() {
-        let cordoned = r#"{"spec":{"cordoned":true,"drain":null}}"#;
-        assert_eq!(patch(Admission::Cordoned, None), cordoned);
-        let open = r#"{"spec":{"cordoned":false,"drain":null}}"#;
-        assert_eq!(patch(Admission::Open, None), open);
-        let drained = r#"{"spec":{"cordoned":true,"drain":{"within":"90s"}}}"#;
-        let within = "90s".parse().expect("a duration");
-        assert_eq!(patch(Admission::Draining, Some(within)), drained);
+    /// Changes the object.
+    ///
+    /// # Errors
+    /// A refusal with kubectl's own words.
+    pub fn patch(&self, place: &Place) -> Result<String> {
+        let cordoned = self.admission != Admission::Open;
+        let within = self.within.map(PolicyDuration::as_duration);
+        let patch = MemoryServerSpec::of(cordoned, within).merge_patch();
+        place.ask(&["patch", KIND, self.node, "--type=merge", "--patch", &patch])
+    }
+
+    /// Tells a controller that has no objects.
+    ///
+    /// # Errors
+    /// A refusal with the controller's own words.
+    pub fn tell(&self, client: &mut Client) -> Result<String> {
+        let within = self.within.map_or(0, PolicyDuration::as_millis);
+        let request = AdmitRequest {
+            node: self.node.to_owned(),
+            admission: self.admission.into(),
+            within_ms: within.into(),
+        };
+        Ok(client.admit(request)? + "\n")
     }
 }

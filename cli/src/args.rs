@@ -13,8 +13,10 @@ use crate::cluster::down::{Manner, PagesAway};
 use crate::cluster::paths::ClusterName;
 use crate::cluster::record::Shape;
 use crate::credentials::Credentials;
+use crate::drain::args::DrainArgs;
 use crate::kubectl::Place;
 use crate::machine::args::{BorrowArgs, LeaveArgs, LendArgs};
+use crate::paging_test::args::TestArgs;
 
 /// What a new user wants to know next.
 const AFTER_HELP: &str = "\
@@ -90,10 +92,25 @@ pub enum Command {
     Cordon(DonorArgs),
     /// Open a donor for new slabs again, and end its draining.
     Uncordon(DonorArgs),
-    /// Close a donor and move what it holds elsewhere, the coldest slabs first.
+    /// Close a donor, move what it holds elsewhere, the coldest slabs first, and follow that to its end.
     ///
-    /// 'status' says how far it is. A slab that nobody else holds stays until another donor has room.
+    /// 'server' and 'node' close the same memory server. 'node' also takes a node that lends nothing,
+    /// and says whether the node's own swap device stays attached: one device cannot be detached
+    /// alone, because policies attach all of them, and no pod is moved.
+    ///
+    /// No page is given up: a slab that nobody else holds stays until another donor has room. Where that
+    /// is clear from the start, nothing is begun. Exit codes: 0 nothing lies there any more; 1 not in
+    /// time, or somebody ended the drain; 2 refused; 130 Ctrl-C. After 1 and 130 the drain goes on.
     Drain(DrainArgs),
+    /// Prove that paging works: a job that fills twice the memory it may keep, and checks every page.
+    ///
+    /// In the cluster that kubectl is set up for, on one borrower. The pages beyond the limit are swapped
+    /// out; each comes back and is compared. Prints pages checked, wrong pages, swap-ins and how long they
+    /// took, then removes the job. Its pod gets the labels that a policy in force of the namespace selects,
+    /// is never Ready, so that no Service leads to it, and has an owner, so that no controller takes it for
+    /// its own. Exit codes: 0 all right; 1 a page was wrong, the job died or nothing was swapped; 2 refused:
+    /// no policy selects the pod, no device is attached, no image; 130 Ctrl-C.
+    Test(TestArgs),
     /// Write what somebody needs who helps from afar: objects, events and logs, without secrets.
     ///
     /// Of the cluster that kubectl is set up for.
@@ -121,7 +138,7 @@ impl Command {
             Self::Delete(args) => Some(&mut args.connect),
             Self::Get(args) => Some(&mut args.connect),
             Self::Cordon(args) | Self::Uncordon(args) => Some(&mut args.connect),
-            Self::Drain(args) => Some(&mut args.donor.connect),
+            Self::Drain(args) => Some(&mut args.connect),
             Self::Rebalance(args) => Some(&mut args.connect),
             Self::Demo(_)
             | Self::Check(_)
@@ -130,6 +147,7 @@ impl Command {
             | Self::Lend(_)
             | Self::Borrow(_)
             | Self::Leave(_)
+            | Self::Test(_)
             | Self::Dump(_)
             | Self::Run(_) => None,
         }
@@ -381,23 +399,12 @@ pub struct DonorArgs {
     pub object: String,
 }
 
-/// What can be cordoned and drained.
+/// What can be cordoned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DonorKind {
     /// A donor's memory server.
     #[value(alias = "memoryserver", alias = "msrv")]
     Server,
-}
-
-/// Options of `drain`.
-#[derive(Debug, Clone, Args)]
-pub struct DrainArgs {
-    /// Which donor.
-    #[command(flatten)]
-    pub donor: DonorArgs,
-    /// Time after which a copy leaves as soon as any other whole one, or the disk, has its pages.
-    #[arg(long, value_name = "TIME", default_value = "10m")]
-    pub within: PolicyDuration,
 }
 
 /// Options of `rebalance`.
@@ -571,7 +578,11 @@ pub fn parse_slab(text: &str) -> Result<SlabSize, String> {
     SlabSize::try_from(size).map_err(|error| error.to_string())
 }
 
-fn parse_label(text: &str) -> Result<(String, String), String> {
+/// A label on the command line.
+///
+/// # Errors
+/// The sentence that says what is wrong with it.
+pub fn parse_label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err(format!("'{text}' is no label: write KEY=VALUE")),
@@ -632,22 +643,6 @@ mod tests {
         assert!(status(&["--unused", "--timeout", "90s"]).is_ok());
         assert!(status(&["--unused", "--wait"]).is_err(), "one or the other");
         assert!(status(&["--wait", "--timeout", "soon"]).is_err());
-    }
-
-    #[test]
-    fn drain_names_a_server_and_has_a_deadline() {
-        let drain = |words: &[&str]| {
-            let words = ["dynamicswap", "drain"].iter().chain(words);
-            Cli::try_parse_from(words).map(|cli| match cli.command {
-                Command::Drain(drain) => (drain.donor.object, drain.within),
-                _ => panic!("not drain"),
-            })
-        };
-        let usual = drain(&["server", "d1"]).expect("valid");
-        assert_eq!(usual, ("d1".to_owned(), PolicyDuration::from_secs(600)));
-        let soon = drain(&["server", "d1", "--within", "30s"]).expect("valid");
-        assert_eq!(soon.1, PolicyDuration::from_secs(30));
-        assert!(drain(&["d1"]).is_err() && drain(&["pod", "d1"]).is_err());
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! a user may do here is what the cluster's RBAC lets that user do. One process forwards a port of this
 //! machine to the leading controller for as long as the [`Way`] lives.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use anyhow::{Context as _, Result};
 use dynamicswap_proto::identity::{AUDIENCE, CONTROLLER_NAME, LEASE, Right, TRUST, TRUST_KEY};
@@ -43,10 +43,31 @@ impl Place {
     /// A refusal with kubectl's own words: they say what to mend.
     pub fn ask(&self, arguments: &[&str]) -> Result<String> {
         let output = self.kubectl(arguments).output().map_err(not_there)?;
-        if !output.status.success() {
-            return Err(refused(arguments, &output.stderr));
+        answer(arguments, output)
+    }
+
+    /// The same with something to read.
+    ///
+    /// # Errors
+    /// A refusal with kubectl's own words.
+    pub fn feed(&self, arguments: &[&str], input: &str) -> Result<String> {
+        let mut command = self.kubectl(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut kubectl = command.stderr(Stdio::piped()).spawn().map_err(not_there)?;
+        let stdin = kubectl.stdin.take().context("kubectl has no input")?;
+        // It may have ended already, and its own words then say why.
+        let _unread = { stdin }.write_all(input.as_bytes());
+        let output = kubectl.wait_with_output().context("cannot read kubectl")?;
+        answer(arguments, output)
+    }
+
+    /// The same cluster, elsewhere in it.
+    #[must_use]
+    pub fn in_namespace(&self, namespace: &str) -> Self {
+        Self {
+            context: self.context.clone(),
+            namespace: namespace.to_owned(),
         }
-        String::from_utf8(output.stdout).context("kubectl's answer is no text")
     }
 
     /// Who has signed the controller's certificate, PEM; none where it serves without TLS.
@@ -92,6 +113,14 @@ impl Place {
         }
         Ok(holder)
     }
+}
+
+/// What kubectl printed, if it did what it was asked.
+fn answer(arguments: &[&str], output: Output) -> Result<String> {
+    if !output.status.success() {
+        return Err(refused(arguments, &output.stderr));
+    }
+    String::from_utf8(output.stdout).context("kubectl's answer is no text")
 }
 
 fn not_there(error: std::io::Error) -> anyhow::Error {

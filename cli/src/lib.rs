@@ -10,6 +10,7 @@ pub mod client;
 pub mod cluster;
 pub mod credentials;
 pub mod demo;
+pub mod drain;
 pub mod dump;
 pub mod explain;
 pub mod failure;
@@ -17,6 +18,7 @@ pub mod interrupt;
 pub mod kubectl;
 pub mod machine;
 pub mod objects;
+pub mod paging_test;
 pub mod process;
 pub mod rebalance;
 pub mod report;
@@ -68,7 +70,8 @@ pub fn run(cli: Cli) -> ExitCode {
             .map(success),
         Command::Cordon(args) => admission::set(&args, Admission::Cordoned).map(success),
         Command::Uncordon(args) => admission::set(&args, Admission::Open).map(success),
-        Command::Drain(args) => admission::drain(&args).map(success),
+        Command::Drain(args) => drain::run(&args),
+        Command::Test(args) => paging_test::run(&args),
         Command::Dump(args) => dump::run(&args),
         Command::Rebalance(args) => connect(&args.connect, args.right())
             .and_then(|(mut client, _)| rebalance::run(&args, &mut client))

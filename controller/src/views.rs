@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use dynamicswap_crds::{
-    API_VERSION, Condition, ConditionTimes, DrainSpec, Kind, MemoryServer, MemoryServerSpec,
-    MemoryServerStatus, ObjectKey, PolicyDuration, RemoteMemoryPolicy, RemoteMemoryPolicyStatus,
-    Slab, SlabMap, SlabMapStatus, SlabReplica, SlabSeatPhase, SlabSetStage, SwapDevice,
-    SwapDeviceSpec, SwapDeviceStatus, Verdict,
+    API_VERSION, Condition, ConditionTimes, Kind, MemoryServer, MemoryServerSpec,
+    MemoryServerStatus, ObjectKey, RemoteMemoryPolicy, RemoteMemoryPolicyStatus, Slab, SlabMap,
+    SlabMapStatus, SlabReplica, SlabSeatPhase, SlabSetStage, SwapDevice, SwapDeviceSpec,
+    SwapDeviceStatus, Verdict,
 };
 use dynamicswap_planner::{
     DeviceRecord, Ledger, Mark, NodeObservation, NodeRecord, Seat, ServerFacts, Session, SetRecord,
@@ -244,16 +244,7 @@ impl Views<'_> {
         ];
         let conditions = self.stamp(Kind::MemoryServer, node, verdicts);
         let times = |slots: u32| Bytes::new(facts.slot_size.get() * u64::from(slots));
-        let within = |drain: std::time::Duration| {
-            let millis = u32::try_from(drain.as_millis()).unwrap_or(u32::MAX);
-            Some(PolicyDuration::from_millis(millis))
-        };
-        let spec = MemoryServerSpec {
-            cordoned: record.cordoned,
-            drain: record.drain.map(|drain| DrainSpec {
-                within: within(drain),
-            }),
-        };
+        let spec = MemoryServerSpec::of(record.cordoned, record.drain);
         let status = MemoryServerStatus {
             observed_generation: (self.generations)(node),
             failure_domain: Some(record.domain.clone()),

@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 
 use dynamicswap_cluster::control_plane::{ControlPlane, Options};
 use dynamicswap_cluster::host;
+use dynamicswap_proto::control::v1::Admission;
 use serde_json::Value;
 use support::{Agent, Daemons, PATIENCE, policy};
 
@@ -381,6 +382,9 @@ async fn what_users_write_counts_and_what_they_see_is_true() {
     })
     .await;
 
+    let refused = support::admit(&address, "d2", Admission::Cordoned).await;
+    let refused = refused.expect_err("its object has the last word");
+    assert!(refused.message().contains("cordon server d2"), "{refused}");
     let cordon = r#"{"spec": {"cordoned": true, "drain": {"within": "5m"}}}"#;
     server.kubectl(&["patch", "msrv", "d2", "--type=merge", "-p", cordon]);
     eventually(PATIENCE, "the drained donor is emptied", || {

@@ -1,10 +1,13 @@
 //! `MemoryServer`: a donor's memory for others.
 
+use std::time::Duration;
+
 use dynamicswap_types::{Bytes, FailureDomain, IncarnationId};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::duration::PolicyDuration;
 use crate::schema;
@@ -101,6 +104,30 @@ pub struct MemoryServerSpec {
     pub drain: Option<DrainSpec>,
 }
 
+impl MemoryServerSpec {
+    /// What was decided of a donor: whether it takes no new slabs, and within which time what it holds
+    /// shall leave, if it shall. A longer time than an object can say becomes the longest.
+    #[must_use]
+    pub fn of(cordoned: bool, drain: Option<Duration>) -> Self {
+        let within = |drain: Duration| {
+            let millis = u32::try_from(drain.as_millis()).unwrap_or(u32::MAX);
+            Some(PolicyDuration::from_millis(millis))
+        };
+        let drain = drain.map(|drain| DrainSpec {
+            within: within(drain),
+        });
+        Self { cordoned, drain }
+    }
+
+    /// The change, as a JSON merge patch, after which an object says this and nothing of before: null
+    /// takes a drain back.
+    #[must_use]
+    pub fn merge_patch(&self) -> String {
+        let spec = json!({"cordoned": self.cordoned, "drain": self.drain});
+        json!({ "spec": spec }).to_string()
+    }
+}
+
 /// How a server is emptied.
 #[derive(KubeSchema, Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -154,4 +181,22 @@ pub struct MemoryServerStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patch_says_what_was_decided_and_nothing_of_before() {
+        let patch = |cordoned, drain| MemoryServerSpec::of(cordoned, drain).merge_patch();
+        let cordoned = r#"{"spec":{"cordoned":true,"drain":null}}"#;
+        assert_eq!(patch(true, None), cordoned);
+        let open = r#"{"spec":{"cordoned":false,"drain":null}}"#;
+        assert_eq!(patch(false, None), open);
+        let drained = r#"{"spec":{"cordoned":true,"drain":{"within":"90s"}}}"#;
+        assert_eq!(patch(true, Some(Duration::from_secs(90))), drained);
+        let for_ever = patch(true, Some(Duration::MAX));
+        assert!(for_ever.contains("4294967295ms"), "{for_ever}");
+    }
 }

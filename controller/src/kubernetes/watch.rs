@@ -14,7 +14,7 @@ use kube::api::DynamicObject;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, ResourceExt as _};
 use serde_json::json;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::resources::group_objects;
@@ -90,17 +90,11 @@ fn told_of_servers(objects: &Objects) -> Vec<Event> {
     let mut told = Vec::new();
     for object in objects.values() {
         match admission_of(object) {
-            Ok(request) => {
-                // Nobody waits for the answer: a server that is not known yet is told again, and
-                // the owner notes what it does.
-                let (reply, _) = oneshot::channel();
-                let generation = object.metadata.generation;
-                told.push(Event::Admit {
-                    request,
-                    generation,
-                    reply,
-                });
-            }
+            // A server that is not known yet is told of again.
+            Ok(request) => told.push(Event::Admission {
+                request,
+                generation: object.metadata.generation,
+            }),
             Err(why) => warn!(name = object.name_any(), why, "not understood, left alone"),
         }
     }

@@ -139,10 +139,16 @@ pub enum Event {
     Admit {
         /// Which, and how.
         request: AdmitRequest,
-        /// Generation of the object that says so; none if it is an operator's word.
-        generation: Option<i64>,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<String, Status>>,
+    },
+    /// A `MemoryServer` object says what its donor shall take. Nobody waits for an answer: it is said
+    /// again now and then.
+    Admission {
+        /// Which, and how.
+        request: AdmitRequest,
+        /// The object's generation.
+        generation: Option<i64>,
     },
     /// An operator has donors evened out, or asks what that would do.
     Rebalance {
@@ -355,17 +361,13 @@ impl Owner {
                 // As with Apply: nobody may wait any more.
                 let _ = reply.send(self.forget_borrower(&node));
             }
-            Event::Admit {
+            Event::Admit { request, reply } => {
+                let _ = reply.send(self.admit_by_operator(&request));
+            }
+            Event::Admission {
                 request,
                 generation,
-                reply,
-            } => {
-                let result = self.admit_donor(&request);
-                if let (Ok(_), Some(generation)) = (&result, generation) {
-                    self.observe(&request.node, generation);
-                }
-                let _ = reply.send(result);
-            }
+            } => self.admit_by_object(&request, generation),
             Event::Rebalance { dry_run, reply } => {
                 let _ = reply.send(self.even_out(dry_run));
             }

@@ -9,7 +9,7 @@ use super::Owner;
 use crate::clock::{as_millis, unix_ms};
 use crate::limits::POLICIES_MAX;
 use crate::policies::{Policies, RefusedPolicy, intent};
-use crate::store::Change;
+use crate::store::{Change, StoreError};
 use crate::views::Views;
 
 impl Owner {
@@ -100,10 +100,18 @@ impl Owner {
         changes: &[Change],
         failure: &str,
     ) -> Result<(), Status> {
-        tokio::task::block_in_place(|| self.store.commit(changes)).map_err(|error| {
-            let error = anyhow::Error::from(error);
-            Status::internal(format!("{failure}: {error:#}"))
-        })?;
+        tokio::task::block_in_place(|| self.store.commit(changes)).map_err(
+            |error| match error {
+                // Its sentence says what the operator shall do instead.
+                StoreError::Refused(why) => {
+                    Status::failed_precondition(format!("{failure}: {why}"))
+                }
+                error => {
+                    let error = anyhow::Error::from(error);
+                    Status::internal(format!("{failure}: {error:#}"))
+                }
+            },
+        )?;
         self.dirty |= !changes.is_empty();
         self.plan_by(policies);
         Ok(())

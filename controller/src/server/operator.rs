@@ -81,12 +81,7 @@ impl Operator for OperatorService {
     ) -> Result<Response<AdmitResponse>, Status> {
         self.access.operator(&request, Right::Order).await?;
         let request = request.into_inner();
-        let admit = |reply| Event::Admit {
-            request,
-            generation: None,
-            reply,
-        };
-        let result = self.ask(admit).await??;
+        let result = self.ask(|reply| Event::Admit { request, reply }).await??;
         Ok(Response::new(AdmitResponse { result }))
     }
 

@@ -94,6 +94,12 @@ pub trait Store: Send {
     /// # Errors
     /// [`StoreError`]; the next commit then brings the store to what it says.
     fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError>;
+
+    /// Whether users write into `MemoryServer` objects what a donor shall take: then these have the last
+    /// word, and nobody else is listened to.
+    fn has_donor_objects(&self) -> bool {
+        false
+    }
 }
 
 /// What leads from one ledger to another.

@@ -99,9 +99,7 @@ impl Controller {
     }
 
     pub async fn operator(&self) -> OperatorClient<Channel> {
-        OperatorClient::connect(format!("http://{}", self.address))
-            .await
-            .expect("connect")
+        operator(&self.address).await
     }
 
     pub async fn apply(&self, yaml: &str) -> Result<Vec<String>, Status> {
@@ -138,13 +136,7 @@ impl Controller {
     }
 
     pub async fn admit(&self, node: &str, admission: Admission) -> Result<String, Status> {
-        let request = AdmitRequest {
-            node: node.to_owned(),
-            admission: admission.into(),
-            within_ms: 600_000,
-        };
-        let reply = self.operator().await.admit(request).await?;
-        Ok(reply.into_inner().result)
+        admit(&self.address, node, admission).await
     }
 
     pub async fn rebalance(&self, dry_run: bool) -> RebalanceResponse {
@@ -166,6 +158,23 @@ impl Drop for Controller {
         let _ = self.child.wait();
         let _ = std::fs::remove_file(&self.ready);
     }
+}
+
+/// The operator's side of whichever controller serves at `address`.
+pub async fn operator(address: &str) -> OperatorClient<Channel> {
+    let client = OperatorClient::connect(format!("http://{address}")).await;
+    client.expect("connect")
+}
+
+/// Says what a donor shall take.
+pub async fn admit(address: &str, node: &str, admission: Admission) -> Result<String, Status> {
+    let request = AdmitRequest {
+        node: node.to_owned(),
+        admission: admission.into(),
+        within_ms: 600_000,
+    };
+    let reply = operator(address).await.admit(request).await?;
+    Ok(reply.into_inner().result)
 }
 
 pub fn policy(spec: &str) -> String {

@@ -4,6 +4,7 @@
 //! a limit) that they run in, and the watchdog. Knows no other part of DynamicSwap: it sees the
 //! swap device as any program would.
 
+pub mod allowance;
 pub mod container;
 pub mod control;
 pub mod layer;

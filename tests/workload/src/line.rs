@@ -134,6 +134,27 @@ pub struct End {
     pub p99_us: u64,
     /// Their latency: longest.
     pub max_us: u64,
+    /// The same for each phase that there was, in the order of their first lines. What happens between
+    /// two progress lines counts for the phase at the second.
+    #[serde(default)]
+    pub phases: Vec<PhaseEnd>,
+}
+
+/// What came of one phase.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhaseEnd {
+    /// Which.
+    pub phase: Phase,
+    /// Operations.
+    pub ops: u64,
+    /// Accesses that waited for the swap device.
+    pub swap_ins: u64,
+    /// Their latency: median.
+    pub p50_us: u64,
+    /// Their latency: 99th percentile.
+    pub p99_us: u64,
+    /// Their latency: longest.
+    pub max_us: u64,
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +12,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use dynamicswap_types::Bytes;
+use dynamicswap_workload::allowance::AllowanceError;
 use dynamicswap_workload::container::{self, Container, Layout};
 use dynamicswap_workload::control::{Budget, Control};
 use dynamicswap_workload::region::{HugePages, lock_everything};
-use dynamicswap_workload::{redis, verify, watchdog};
+use dynamicswap_workload::{allowance, redis, verify, watchdog};
 use rustix::process::Pid;
 
 /// Workloads that verify every byte they own, and the watchdog that stands beside them.
@@ -61,6 +62,9 @@ struct VerifyArgs {
     /// Seed of the accesses; without it, another one each time.
     #[arg(long)]
     seed: Option<u64>,
+    /// Wait for so many seconds at the most until the own container may swap (cgroup v2).
+    #[arg(long)]
+    wait_swap: Option<f64>,
 }
 
 #[derive(Debug, Args)]
@@ -186,11 +190,27 @@ fn run_verify(args: &VerifyArgs) -> Result<ExitCode> {
         progress_every: Duration::from_millis(args.progress_ms.max(10)),
         seed: args.seed.unwrap_or_else(random_seed),
     };
+    if let Some(seconds) = args.wait_swap {
+        wait_swap(seconds)?;
+    }
     let control = args.budget.control()?;
     let end = verify::run(&settings, &control, &mut io::stdout())?;
     Ok(ExitCode::from(u8::from(
         end.wrong_pages > 0 || control.is_aborted(),
     )))
+}
+
+/// Where nobody can say whether the container may swap, it begins at once.
+fn wait_swap(seconds: f64) -> Result<()> {
+    let time = Duration::try_from_secs_f64(seconds);
+    let time = time.context("--wait-swap is no time: give a positive number")?;
+    match allowance::wait(Path::new(allowance::OWN_LIMIT), time) {
+        Err(error @ AllowanceError::Unknown { .. }) => {
+            eprintln!("dynamicswap-workload: {:#}", anyhow::Error::from(error));
+            Ok(())
+        }
+        other => Ok(other?),
+    }
 }
 
 fn run_redis(args: RedisArgs) -> Result<ExitCode> {

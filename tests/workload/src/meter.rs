@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use crate::line::{End, Phase, Progress};
+use crate::line::{End, Phase, PhaseEnd, Progress};
 
 /// Longest latency that is told apart from longer ones.
 const LATENCY_US_MAX: u64 = 600_000_000;
@@ -145,6 +145,28 @@ pub struct Totals<'a> {
     last_bytes: u64,
     interval: Latencies,
     all: Latencies,
+    phases: Vec<PhaseSum>,
+}
+
+/// What one phase has come to.
+#[derive(Debug)]
+struct PhaseSum {
+    phase: Phase,
+    ops: u64,
+    swap_ins: Latencies,
+}
+
+impl PhaseSum {
+    fn end(&self) -> PhaseEnd {
+        PhaseEnd {
+            phase: self.phase,
+            ops: self.ops,
+            swap_ins: self.swap_ins.count(),
+            p50_us: self.swap_ins.quantile_us(0.5),
+            p99_us: self.swap_ins.quantile_us(0.99),
+            max_us: self.swap_ins.max_us(),
+        }
+    }
 }
 
 impl<'a> Totals<'a> {
@@ -159,6 +181,7 @@ impl<'a> Totals<'a> {
             last_bytes: 0,
             interval: Latencies::default(),
             all: Latencies::default(),
+            phases: Vec::new(),
         }
     }
 
@@ -175,6 +198,24 @@ impl<'a> Totals<'a> {
             latencies.clear();
         }
         self.all.add(&self.interval);
+    }
+
+    /// Adds the interval to its phase.
+    fn add_to_phase(&mut self, phase: Phase, ops: u64) {
+        let known = self.phases.iter().position(|sum| sum.phase == phase);
+        let at = known.unwrap_or_else(|| {
+            let swap_ins = Latencies::default();
+            self.phases.push(PhaseSum {
+                phase,
+                ops: 0,
+                swap_ins,
+            });
+            self.phases.len() - 1
+        });
+        if let Some(sum) = self.phases.get_mut(at) {
+            sum.ops += ops;
+            sum.swap_ins.add(&self.interval);
+        }
     }
 
     fn waiting_us(&self) -> u64 {
@@ -194,6 +235,7 @@ impl<'a> Totals<'a> {
         let ops_total = self.sum(|m| &m.ops);
         let bytes_total = self.sum(|m| &m.bytes);
         let ops = ops_total - self.last_ops;
+        self.add_to_phase(phase, ops);
         let progress = Progress {
             phase: Some(phase),
             elapsed_ms: millis(now.duration_since(self.origin)),
@@ -229,6 +271,7 @@ impl<'a> Totals<'a> {
             p50_us: self.all.quantile_us(0.5),
             p99_us: self.all.quantile_us(0.99),
             max_us: self.all.max_us(),
+            phases: self.phases.iter().map(PhaseSum::end).collect(),
         }
     }
 }
@@ -266,6 +309,10 @@ mod tests {
         assert_eq!((end.ops, end.swap_ins, end.pages_final), (3, 2, 9));
         assert_eq!((end.pages_checked, end.wrong_pages), (1, 1));
         assert!((3000..3010).contains(&end.max_us), "{}", end.max_us);
+        let phases = end.phases.iter().map(|it| (it.phase, it.ops, it.swap_ins));
+        let phases: Vec<_> = phases.collect();
+        assert_eq!(phases, [(Phase::Fill, 2, 1), (Phase::Churn, 1, 1)]);
+        assert_eq!(end.phases[0].max_us, 100);
     }
 
     #[test]

@@ -195,6 +195,10 @@ impl Store for KubernetesStore {
         // Called by the owner, which has nothing to do before it is written.
         tokio::task::block_in_place(|| Handle::current().block_on(self.commit_all(changes)))
     }
+
+    fn has_donor_objects(&self) -> bool {
+        true
+    }
 }
 
 /// An object as the server last had it.

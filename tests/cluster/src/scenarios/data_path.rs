@@ -81,12 +81,14 @@ pub(super) fn donor_drained(stage: &mut Stage<'_>) -> Result<()> {
         Ok(lends(&the_drained(stage)?).then_some(()))
     })?;
     let begun = Instant::now();
-    let said = stage.plugin(&["drain", "server", DRAINED])?;
+    // It ends once nothing lies there any more; the object says so a moment later.
+    let time = format!("{}s", NODE_TIME_MAX.as_secs());
+    let said = stage.plugin(&["drain", "server", DRAINED, "--timeout", &time])?;
     stage.note("drain_says", said.trim());
-    stage.wait_for("the drain's end", NODE_TIME_MAX, || {
+    stage.note("drained_after_s", begun.elapsed().as_secs());
+    stage.wait_for("the drained donor's object", NODE_TIME_MAX, || {
         Ok((!lends(&the_drained(stage)?)).then_some(()))
     })?;
-    stage.note("drained_after_s", begun.elapsed().as_secs());
     pod.check_alive(stage.client)?;
     stage.ends_well(&pod)?;
     stage.plugin(&["uncordon", "server", DRAINED])?;

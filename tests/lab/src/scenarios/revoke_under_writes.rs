@@ -160,7 +160,9 @@ impl Cluster {
         let forced = self.freed_by_force()?;
         let room = available(&mut self.donors[from])?;
         self.load.stretch(&mut self.borrower)?;
-        self.tell(&format!("drain server {donor} --within {within}"))?;
+        // Some of these drains are meant to have nowhere to go but the disk.
+        let how = format!("--within {within} --no-wait --allow-stuck");
+        self.tell(&format!("drain server {donor} {how}"))?;
         let watch = format!(
             "/lab/revoke_watch --swapd /run/ds/swapd.sock --server {donor}=/run/ds/{donor}.sock \
              --seconds {}",

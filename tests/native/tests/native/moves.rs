@@ -29,7 +29,8 @@ pub fn drained_donor_is_emptied() -> Result<()> {
     workload.run_for(Duration::from_secs(1))?;
     let before = copies_on(&cluster.status()?, "donor-1");
     ensure!(before > 8, "{before} copies on the donor");
-    let (code, said) = dynamicswap(&["drain", "server", "donor-1", "--name", name])?;
+    let drain = ["drain", "server", "donor-1", "--no-wait", "--name", name];
+    let (code, said) = dynamicswap(&drain)?;
     ensure!(code == 0 && said.contains("donor-1 draining"), "{said}");
     cluster.wait("a part of the donor's copies has left", |status| {
         copies_on(status, "donor-1") * 4 < before * 3
@@ -42,6 +43,12 @@ pub fn drained_donor_is_emptied() -> Result<()> {
         let server = report.and_then(|report| report.memory_server.as_ref());
         server.is_some_and(|server| server.grants.is_empty()) && copies_on(status, "donor-1") == 0
     })?;
+    let followed = ["drain", "server", "donor-1", "--name", name];
+    let (code, said) = dynamicswap(&followed)?;
+    ensure!(
+        code == 0 && said.contains("nothing lies on it any more"),
+        "{said}"
+    );
     cluster.wait_whole()?;
     let end = workload.finish()?;
     ensure!(end.wrong_pages == 0 && end.swap_ins > 0, "{end:?}");
