@@ -3,7 +3,7 @@
 use super::link::{READ, STREAM, TCP_READ, WRITE};
 use super::peers::{ALL, NBD, NVME_RDMA, NVME_TCP, RDMA, RDMA_PLAIN, RDMA_TWO, TCP};
 use super::samples::Samples;
-use super::swap::{crowded_p99, donor, fill, p50};
+use super::swap::{busy_p50, crowded_p99, donor, fill, p50};
 use crate::plot::Bar as Drawn;
 use crate::report::{Bar, Report};
 
@@ -23,6 +23,8 @@ pub fn add(samples: &Samples, report: &mut Report) {
     }
     let crowded = (crowded_p99(RDMA), crowded_p99(NBD));
     ratio(samples, report, (&crowded.0, &crowded.1), Bar::AtMost(0.6));
+    let busy = (busy_p50(RDMA), busy_p50(NBD));
+    ratio(samples, report, (&busy.0, &busy.1), Bar::None);
     ratio(samples, report, (&p50(TCP), &p50(NBD)), Bar::None);
     for ([ours, theirs], bar) in [
         (READ, Bar::AtMost(1.15)),

@@ -16,10 +16,17 @@ const SIZE_MIB: u32 = 64;
 const LIMIT_MIB: u32 = 32;
 /// The workload's longest time.
 const WORK: Duration = Duration::from_secs(300);
-/// Devices that four threads work on as well.
+/// Devices that four threads work on as well, and one whose processor others want too.
 const CROWDED: [&str; 2] = [RDMA, NBD];
+/// What it owns then, and its limit: every page is looked at in the end, which takes its time.
+const BUSY_SIZE_MIB: u32 = 16;
+const BUSY_LIMIT_MIB: u32 = 8;
+/// Loops that want the borrower's only processor beside the work.
+const OTHERS: usize = 3;
 /// Intervals with fewer swap-ins say nothing.
 const SWAP_INS_MIN: u64 = 20;
+/// The same where others take most of the processor.
+const BUSY_SWAP_INS_MIN: u64 = 3;
 /// Jiffies a second.
 const JIFFIES: f64 = 100.0;
 
@@ -31,6 +38,11 @@ pub fn p50(peer: &str) -> String {
 /// Microseconds of a swap-in with four threads: 99th percentile.
 pub fn crowded_p99(peer: &str) -> String {
     format!("swap-in p99, 4 threads, {peer} [us]")
+}
+
+/// Microseconds of a swap-in beside others that compute: median.
+pub fn busy_p50(peer: &str) -> String {
+    format!("swap-in p50, processor taken, {peer} [us]")
 }
 
 /// Seconds until memory of twice the limit is written once.
@@ -56,16 +68,22 @@ pub fn measure(args: &Args, guests: &mut Guests, samples: &mut Samples) -> Resul
 
 fn one(args: &Args, guests: &mut Guests, samples: &mut Samples, peer: Peer) -> Result<()> {
     let (work, bytes) = (guests.donor_work()?, guests.swapped()?);
-    let done = work_on(args, guests, 1)?;
+    let done = work_on(args, guests, 1, 0)?;
     let (work, bytes) = (guests.donor_work()? - work, guests.swapped()? - bytes);
-    samples.add(p50(peer.name), done.median_of(|progress| progress.p50_us)?);
+    samples.add(
+        p50(peer.name),
+        done.median_of(SWAP_INS_MIN, |progress| progress.p50_us)?,
+    );
     samples.add(fill(peer.name), done.fill_s()?);
     let seconds = work / JIFFIES;
     samples.add(donor(peer.name), seconds / (bytes / f64::from(1 << 30)));
     if CROWDED.contains(&peer.name) {
-        let done = work_on(args, guests, 4)?;
-        let p99 = done.median_of(|progress| progress.p99_us)?;
+        let done = work_on(args, guests, 4, 0)?;
+        let p99 = done.median_of(SWAP_INS_MIN, |progress| progress.p99_us)?;
         samples.add(crowded_p99(peer.name), p99);
+        let done = work_on(args, guests, 1, OTHERS)?;
+        let p50 = done.median_of(BUSY_SWAP_INS_MIN, |progress| progress.p50_us)?;
+        samples.add(busy_p50(peer.name), p50);
     }
     Ok(())
 }
@@ -76,10 +94,16 @@ struct Done {
     progress: Vec<Progress>,
 }
 
-fn work_on(args: &Args, guests: &mut Guests, threads: u32) -> Result<Done> {
+fn work_on(args: &Args, guests: &mut Guests, threads: u32, others: usize) -> Result<Done> {
+    let (size, limit) = match others {
+        0 => (SIZE_MIB, LIMIT_MIB),
+        _ => (BUSY_SIZE_MIB, BUSY_LIMIT_MIB),
+    };
     let command = format!(
-        "/lab/dynamicswap-workload contain --limit {LIMIT_MIB}Mi -- /lab/dynamicswap-workload verify \
-         --size {SIZE_MIB}Mi --threads {threads} --seconds {} --progress-ms 250 --write-percent 50 --seed 7",
+        "others=; for _ in $(seq {others}); do (while :; do :; done) & others=\"$others $!\"; done; \
+         /lab/dynamicswap-workload contain --limit {limit}Mi -- /lab/dynamicswap-workload verify \
+         --size {size}Mi --threads {threads} --seconds {} --progress-ms 250 --write-percent 50 --seed 7; \
+         ended=$?; test -z \"$others\" || kill $others; (exit $ended)",
         args.seconds
     );
     let said = guests.borrower.succeed(&command, WORK)?;
@@ -108,10 +132,10 @@ impl Done {
     }
 
     /// Median over the churn's intervals.
-    fn median_of(&self, figure: fn(&Progress) -> u64) -> Result<f64> {
+    fn median_of(&self, least: u64, figure: fn(&Progress) -> u64) -> Result<f64> {
         let told = self
             .of_phase(Phase::Churn)
-            .filter(|progress| progress.swap_ins >= SWAP_INS_MIN);
+            .filter(|progress| progress.swap_ins >= least);
         let mut values: Vec<u64> = told.map(figure).collect();
         values.sort_unstable();
         let median = values.get(values.len() / 2).context("hardly a swap-in")?;
@@ -159,7 +183,10 @@ mod tests {
         ];
         let done = Done::of(&said.join("\n")).expect("an end");
         assert_eq!(done.fill_s().expect("a fill"), 2.5);
-        assert_eq!(done.median_of(|it| it.p50_us).expect("churn"), 600.0);
+        assert_eq!(
+            done.median_of(SWAP_INS_MIN, |it| it.p50_us).expect("churn"),
+            600.0
+        );
         said.pop();
         assert!(Done::of(&said.join("\n")).is_err());
         said.push(end(1));

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::node_shell::NodeShell;
 use super::pods::Pod;
@@ -75,6 +75,11 @@ pub(super) fn policies_change(stage: &mut Stage<'_>) -> Result<()> {
     stage.client.apply(&second.to_string())?;
     limit.becomes(stage, &shell, STRICTER)?;
     stage.note("second_policy_seen_ms", millis(begun));
+    stage.wait_for("both policies' condition Overlapping", NODE_TIME_MAX, || {
+        let policies = stage.objects("remotememorypolicies")?;
+        let overlapping = policies.iter().filter(|it| overlaps(it)).count();
+        Ok((overlapping == 2).then_some(()))
+    })?;
     let begun = Instant::now();
     stage.change_policy(SECOND, &json!({"paused": true}))?;
     limit.becomes(stage, &shell, LIMIT)?;
@@ -92,6 +97,13 @@ pub(super) fn policies_change(stage: &mut Stage<'_>) -> Result<()> {
     pod.check_alive(stage.client)?;
     shell.end(stage)?;
     stage.ends_well(&pod)
+}
+
+/// Whether a policy says that another one selects its containers too.
+fn overlaps(policy: &Value) -> bool {
+    let conditions = policy["status"]["conditions"].as_array();
+    let mut conditions = conditions.into_iter().flatten();
+    conditions.any(|it| it["type"] == "Overlapping" && it["status"] == "True")
 }
 
 fn millis(since: Instant) -> u64 {
