@@ -75,11 +75,15 @@ pub(super) fn policies_change(stage: &mut Stage<'_>) -> Result<()> {
     stage.client.apply(&second.to_string())?;
     limit.becomes(stage, &shell, STRICTER)?;
     stage.note("second_policy_seen_ms", millis(begun));
-    stage.wait_for("both policies' condition Overlapping", NODE_TIME_MAX, || {
-        let policies = stage.objects("remotememorypolicies")?;
-        let overlapping = policies.iter().filter(|it| overlaps(it)).count();
-        Ok((overlapping == 2).then_some(()))
-    })?;
+    stage.wait_for(
+        "both policies' condition Overlapping",
+        NODE_TIME_MAX,
+        || {
+            let policies = stage.objects("remotememorypolicies")?;
+            let overlapping = policies.iter().filter(|it| overlaps(it)).count();
+            Ok((overlapping == 2).then_some(()))
+        },
+    )?;
     let begun = Instant::now();
     stage.change_policy(SECOND, &json!({"paused": true}))?;
     limit.becomes(stage, &shell, LIMIT)?;
