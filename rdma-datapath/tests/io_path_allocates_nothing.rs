@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use dynamicswap_datapath::daemon::clock::monotonic_now;
 use dynamicswap_datapath::daemon::mapped_file::MappedFile;
-use dynamicswap_datapath::daemon::precedence::Precedence;
 use dynamicswap_datapath::daemon::spin::AdaptiveSpin;
 use dynamicswap_datapath::front_end::Pool;
 use dynamicswap_datapath::front_end::fuse_loop::FuseLoop;
@@ -144,7 +143,6 @@ fn allocations(integrity: Integrity, kept: TagLength) -> u64 {
         inbox,
         latencies: Arc::new(Latencies::default()),
         spin: AdaptiveSpin::new(Duration::ZERO),
-        precedence: Precedence::of_this_thread().0,
     });
     let document = local::document(identity.size, identity.slab);
     io.apply(&document, &[], monotonic_now()).expect("valid");

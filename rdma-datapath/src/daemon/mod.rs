@@ -11,7 +11,6 @@ pub mod histogram;
 pub mod mapped_file;
 pub mod memory_mount;
 pub mod options;
-pub mod precedence;
 pub mod protection;
 pub mod random;
 pub mod signals;

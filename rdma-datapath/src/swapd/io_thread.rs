@@ -27,7 +27,6 @@ use super::mailbox::{Answer, Command, Inbox, IoEvent, Snapshot};
 use super::memory::SwapdMemory;
 use super::spill::{SpillEvent, SpillFile};
 use crate::daemon::clock::monotonic_now;
-use crate::daemon::precedence::Precedence;
 use crate::daemon::spin::AdaptiveSpin;
 use crate::front_end::{Completion, FrontEnd, FrontEndError, Pool};
 use crate::transport::TransportEvent;
@@ -78,8 +77,6 @@ pub struct Parts<'m, F> {
     pub latencies: Arc<Latencies>,
     /// How long to spin before sleeping.
     pub spin: AdaptiveSpin,
-    /// When to run before ordinary work.
-    pub precedence: Precedence,
 }
 
 /// The thread's state.
@@ -129,10 +126,9 @@ impl<'m, F: FrontEnd> IoThread<'m, F> {
             let now = monotonic_now();
             let header = self.parts.memory.header();
             header.heartbeat.store(now.as_nanos(), Ordering::Release);
-            self.parts.precedence.look(now);
             if self.round(now)? {
                 self.parts.spin.found(now);
-            } else if self.parts.spin.found_nothing(now) || self.parts.precedence.must_sleep() {
+            } else if self.parts.spin.found_nothing(now) {
                 self.sleep(now)?;
             } else {
                 std::hint::spin_loop();

@@ -35,7 +35,6 @@ use crate::daemon::control_server::ControlServer;
 use crate::daemon::events::EventLog;
 use crate::daemon::mapped_file::{MappedBytes, MappedFile};
 use crate::daemon::options::{BadInput, exit_code, start_log};
-use crate::daemon::precedence::Precedence;
 use crate::daemon::protection::Protection;
 use crate::daemon::random;
 use crate::daemon::spin::AdaptiveSpin;
@@ -79,9 +78,7 @@ pub fn main() -> ExitCode {
 
 fn serve(options: &Options) -> anyhow::Result<()> {
     let inherited = Inherited::take(options)?;
-    let mut warnings = Protection::start().warnings();
-    let (precedence, refusal) = Precedence::of_this_thread();
-    warnings.extend(refusal);
+    let warnings = Protection::start().warnings();
     let paths = Paths::from(options.state_dir.as_path());
     let (memory, pool) = open_memory(inherited.memory, &paths)?;
     memory.set_engine_descriptors(EngineDescriptors {
@@ -98,7 +95,6 @@ fn serve(options: &Options) -> anyhow::Result<()> {
     let engine = Start {
         options,
         warnings,
-        precedence,
         paths,
         memory,
         pool,
@@ -123,7 +119,6 @@ fn serve(options: &Options) -> anyhow::Result<()> {
 struct Start<'o> {
     options: &'o Options,
     warnings: Vec<String>,
-    precedence: Precedence,
     paths: Paths,
     memory: SwapdMemory,
     pool: MappedBytes,
@@ -156,7 +151,6 @@ impl Start<'_> {
             inbox,
             latencies: Arc::clone(&latencies),
             spin: AdaptiveSpin::new(Duration::from_micros(u64::from(options.spin_us))),
-            precedence: self.precedence,
         });
         let taken = put_kept_in_force(&mut io, options.backend, &self.paths, memory)?;
         self.warnings.extend(recover(&mut io, epoch, kind)?);

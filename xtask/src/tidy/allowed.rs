@@ -99,10 +99,6 @@ pub const UNSAFE_FILES: &[Exception] = &[
         reason: "memory files are mapped and split into words and bytes",
     },
     Exception {
-        path: "rdma-datapath/src/daemon/precedence.rs",
-        reason: "a thread's scheduling class has no safe call",
-    },
-    Exception {
         path: "rdma-datapath/src/daemon/signals.rs",
         reason: "rustix has no signal masks",
     },

@@ -169,8 +169,7 @@ fn start_recovery(control: &mut Control, number: u32) -> Result<(), FrontEndErro
 /// is killed between its last fetch and the end of the recovery would leave kernels of 6.12 with a
 /// device that counts as served: the end must follow the last fetch at once.
 fn hurry() {
-    // The I/O thread has 1: see `daemon::precedence`.
-    let parameter = libc::sched_param { sched_priority: 2 };
+    let parameter = libc::sched_param { sched_priority: 1 };
     // SAFETY: the call reads the parameter, and changes this thread alone.
     let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameter) };
     if result != 0 {
