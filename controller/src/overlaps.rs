@@ -16,13 +16,9 @@ const RULE: &str = "of several the strictest decides what goes out: the lowest l
                     then limits.perNamespace, then the first by name";
 
 /// The policies in force that select a container, the one that decides about its swap first.
-fn rivals<'a>(
-    container: &'a ContainerReport,
-    in_force: &BTreeSet<String>,
-) -> impl Iterator<Item = &'a String> {
+fn rivals<'a>(container: &'a ContainerReport, in_force: &BTreeSet<String>) -> Vec<&'a String> {
     let all = container.selected_by.iter();
-    let rivals: Vec<&String> = all.filter(|it| in_force.contains(*it)).collect();
-    rivals.into_iter()
+    all.filter(|it| in_force.contains(*it)).collect()
 }
 
 /// The names of the policies in force, as agents report them.
@@ -44,7 +40,7 @@ pub struct Overlap {
 impl Overlap {
     /// Counts a container that the policy `own` selects.
     pub fn count(&mut self, own: &str, container: &ContainerReport, in_force: &BTreeSet<String>) {
-        let rivals: Vec<&String> = rivals(container, in_force).collect();
+        let rivals = rivals(container, in_force);
         if rivals.len() < 2 || !rivals.iter().any(|it| *it == own) {
             return;
         }
@@ -103,7 +99,7 @@ impl Told {
         let mut known: Option<BTreeSet<String>> = None;
         for container in shared {
             let in_force = known.get_or_insert_with(|| in_force(policies));
-            let rivals: Vec<&String> = rivals(container, in_force).collect();
+            let rivals = rivals(container, in_force);
             let pairs = rivals
                 .iter()
                 .flat_map(|own| rivals.iter().map(move |other| (*own, *other)));

@@ -10,34 +10,25 @@ use std::time::Duration;
 
 use dynamicswap_planner::{Planner, plan, preview, round};
 use dynamicswap_types::{Bytes, Spill};
-use world::{Random, SLAB, World, class, intent, millis, node};
+use world::{Random, SLAB, World, class, intent, millis, node, number};
 
 /// Clusters of a run that says nothing.
 const CLUSTERS: u64 = 200;
 /// Things that happen to each.
 const EVENTS: u64 = 20;
 
-fn number(name: &str, otherwise: u64) -> u64 {
-    let said = std::env::var(name).ok();
-    said.map_or(otherwise, |text| text.parse().expect("a number"))
-}
-
-fn small(random: &mut Random, below: u64) -> u32 {
-    u32::try_from(random.below(below)).expect("small")
-}
-
 fn build(random: &mut Random) -> World {
     let mut world = World::new();
     for index in 0..2 + random.below(5) {
         let zone = format!("z{}", random.below(3));
-        let slots = 8 + small(random, 40);
+        let slots = 8 + random.small(40);
         world.join_donor_in(&zone, &format!("d{index}"), slots);
     }
     for index in 0..1 + random.below(3) {
-        let slabs = 4 + small(random, 20);
+        let slabs = 4 + random.small(20);
         world.join_borrower(&format!("b{index}"), slabs);
     }
-    world.intent = Some(intent(class(1 + small(random, 3), Spill::None)));
+    world.intent = Some(intent(class(1 + random.small(3), Spill::None)));
     world
 }
 
@@ -48,7 +39,7 @@ fn happen(world: &mut World, random: &mut Random) {
     match random.below(14) {
         0 => world.kill_server(&donor),
         1 => world.start_server(&donor),
-        2 => world.reborn(&donor, 8 + small(random, 40)),
+        2 => world.reborn(&donor, 8 + random.small(40)),
         3 => world.drain(&donor, millis(random.below(2_000))),
         4 => world.replace_device(&borrower),
         5 => world.lose_session(if random.below(2) == 0 {
@@ -65,13 +56,13 @@ fn happen(world: &mut World, random: &mut Random) {
             seen.lendable = Some(Bytes::new(SLAB.get() * random.below(48)));
         }
         8 => {
-            let copies = 1 + small(random, 3);
+            let copies = 1 + random.small(3);
             let wanted = intent(class(copies, Spill::None));
             world.intent = (random.below(4) > 0).then_some(wanted);
         }
         9 => {
             let name = format!("d{}", world.donors.len());
-            world.join_donor(&name, &name, 8 + small(random, 40));
+            world.join_donor(&name, &name, 8 + random.small(40));
         }
         10 => world.unbind(&borrower, usize::try_from(random.below(8)).expect("small")),
         11 => world.pass(Duration::from_secs(random.below(700))),

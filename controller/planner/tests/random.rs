@@ -10,21 +10,12 @@ use std::time::Duration;
 
 use dynamicswap_planner::Rebalance;
 use dynamicswap_types::{Bytes, Spill};
-use world::{Random, SLAB, World, class, intent, millis, node};
+use world::{Random, SLAB, World, class, intent, millis, node, number};
 
 /// Clusters of a run that says nothing: about 5 s as tests are built.
 const CLUSTERS: u64 = 2_000;
 /// Things that happen to each.
 const EVENTS: u64 = 12;
-
-fn number(name: &str, otherwise: u64) -> u64 {
-    let said = std::env::var(name).ok();
-    said.map_or(otherwise, |text| text.parse().expect("a number"))
-}
-
-fn small(random: &mut Random, below: u64) -> u32 {
-    u32::try_from(random.below(below)).expect("small")
-}
 
 /// A cluster of 1 to 8 donors in up to 3 zones, or none, and 1 to 3 borrowers.
 fn build(random: &mut Random) -> World {
@@ -35,7 +26,7 @@ fn build(random: &mut Random) -> World {
         join(&mut world, random, (index, zones, racks));
     }
     for index in 0..=random.below(3) {
-        let slabs = 4 + small(random, 28);
+        let slabs = 4 + random.small(28);
         world.join_borrower(&format!("b{index}"), slabs);
         let spill = random.below(3) == 0;
         let borrower = world.borrowers.get_mut(&node(&format!("b{index}")));
@@ -46,7 +37,7 @@ fn build(random: &mut Random) -> World {
         1 => Rebalance::Now,
         _ => Rebalance::Auto,
     };
-    world.intent = Some(intent(class(1 + small(random, 3), Spill::None)));
+    world.intent = Some(intent(class(1 + random.small(3), Spill::None)));
     world
 }
 
@@ -60,7 +51,7 @@ fn join(world: &mut World, random: &mut Random, (index, zones, racks): (u64, u64
     }
     let rack = format!("r{}", random.below(racks));
     let domain = if racks > 5 { name.clone() } else { rack };
-    let slots = 1 + small(random, 60);
+    let slots = 1 + random.small(60);
     world.join_donor(&name, &domain, slots);
 }
 
@@ -75,7 +66,7 @@ fn happen(world: &mut World, random: &mut Random) {
         0 => world.kill_server(&name),
         1 => world.start_server(&name),
         2 => {
-            let slots = 1 + small(random, 60);
+            let slots = 1 + random.small(60);
             world.reborn(&name, slots);
         }
         3 => world.drain(&name, millis(random.below(2_000))),
@@ -92,7 +83,7 @@ fn happen(world: &mut World, random: &mut Random) {
         8 => world.slow = !world.slow,
         9 => world.unbind(&borrower, usize::try_from(random.below(8)).expect("small")),
         10 => {
-            let copies = 1 + small(random, 3);
+            let copies = 1 + random.small(3);
             world.intent = Some(intent(class(copies, Spill::None)));
         }
         11 => {

@@ -49,6 +49,12 @@ fn least_live(world: &World) -> usize {
         .expect("a bound set")
 }
 
+/// Where the copy of a set on a node is in its life.
+fn phase_on(world: &World, id: SetId, node: &NodeName) -> SeatPhase {
+    let set = world.ledger.sets.get(&id).expect("on record");
+    set.seat(node).expect("on record").phase.clone()
+}
+
 fn lendable(world: &mut World, name: &str, slots: u64) {
     let seen = world.seen.get_mut(&node(name)).expect("known");
     seen.lendable = Some(Bytes::new(SLAB.get() * slots));
@@ -308,14 +314,8 @@ fn copy_that_was_to_leave_is_named_again_when_the_others_are_gone() {
     };
     world.drain(source.as_str(), LONG);
     let leaving = |world: &World| {
-        let seat = world
-            .ledger
-            .sets
-            .get(&id)
-            .expect("on record")
-            .seat(&source)
-            .expect("on record");
-        matches!(seat.phase, SeatPhase::Leaving { .. })
+        let phase = phase_on(world, id, &source);
+        matches!(phase, SeatPhase::Leaving { .. })
     };
     for _ in 0..30 {
         world.step();
@@ -335,14 +335,8 @@ fn copy_that_was_to_leave_is_named_again_when_the_others_are_gone() {
     other.3 = ReplicaState::Stale;
     world.report(&name);
     world.round();
-    let seat = world
-        .ledger
-        .sets
-        .get(&id)
-        .expect("on record")
-        .seat(&source)
-        .expect("on record");
-    assert_eq!(seat.phase, SeatPhase::Serving, "{}", world.report_text());
+    let phase = phase_on(&world, id, &source);
+    assert_eq!(phase, SeatPhase::Serving, "{}", world.report_text());
     world.settle();
     world.check();
     assert_eq!(least_live(&world), 1);

@@ -65,6 +65,16 @@ impl Random {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)) % below
     }
+
+    pub fn small(&mut self, below: u64) -> u32 {
+        u32::try_from(self.below(below)).expect("small")
+    }
+}
+
+/// A number that the environment says, such as how many clusters to try.
+pub fn number(name: &str, otherwise: u64) -> u64 {
+    let said = std::env::var(name).ok();
+    said.map_or(otherwise, |text| text.parse().expect("a number"))
 }
 
 /// A donor's memory server.
