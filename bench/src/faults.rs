@@ -9,6 +9,7 @@ use crate::Args;
 use crate::cluster::Cluster;
 use crate::peers::{PageCluster, require_no_swap};
 use crate::report::{Bar, Report};
+use crate::scale::Figures;
 use crate::workload::{Finished, Plan, Running};
 
 /// Calm load before the kill.
@@ -116,16 +117,6 @@ fn memory(cluster: &Cluster, report: &mut Report) -> Result<()> {
 }
 
 fn resident_mib(pid: i32) -> Result<f64> {
-    let path = format!("/proc/{pid}/status");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    let line = text
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .context("no VmRSS")?;
-    let kib: f64 = line
-        .split_whitespace()
-        .nth(1)
-        .context("no figure")?
-        .parse()?;
-    Ok(kib / 1024.0)
+    let pid = u32::try_from(pid).context("a process id")?;
+    Ok(Figures::of(pid)?.resident_kib as f64 / 1024.0)
 }

@@ -25,6 +25,7 @@ mod peers;
 mod plot;
 mod report;
 mod round_trip;
+mod scale;
 mod swap_in;
 mod throughput;
 mod workload;
@@ -81,9 +82,11 @@ enum Part {
 type Measurement = (&'static str, fn(&Args, &mut Report) -> Result<()>);
 
 /// In order: what needs no device first, so that a broken device still leaves figures.
-const MEASUREMENTS: [Measurement; 4] = [
+const MEASUREMENTS: [Measurement; 6] = [
     ("engine", engine_cost::measure),
     ("throughput", throughput::measure),
+    ("agent", scale::agent::measure),
+    ("controller", scale::controller::measure),
     ("swap-in", swap_in::measure),
     ("faults", faults::measure),
 ];

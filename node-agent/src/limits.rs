@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use dynamicswap_types::Bytes;
+
 /// Shortest time between two reports, and between two looks at pressure: triggers and daemons may
 /// storm, the controller and this node's processor shall not notice.
 pub const REPORT_SPACING: Duration = Duration::from_millis(50);
@@ -68,6 +70,19 @@ pub const LABELS_WAIT: Duration = Duration::from_secs(10);
 pub const DESCRIPTOR_BYTES_MAX: u64 = 64 << 10;
 /// Longest kernel file that is read: memory.stat, the longest of a cgroup, has a few KiB.
 pub const KERNEL_FILE_BYTES_MAX: u64 = 64 << 10;
+/// What is read of one at once. memory.stat has 2 KiB on Linux 6.18, twice that with the events of
+/// huge pages and NUMA.
+pub const KERNEL_FILE_BYTES_USUAL: usize = 8 << 10;
+/// Time between two looks at all figures of a container to which nothing happens: each look reads its
+/// memory and its pressure, and only what moves is worth the other seven files. Below the 6 s from
+/// one probe to the next.
+pub const QUIET_LOOK: Duration = Duration::from_secs(5);
+/// How far a container's memory may be from where it was at the last such look: less is the noise of
+/// logs and timers, and not a hundredth of what a limit is kept ahead of by.
+pub const QUIET_BYTES: Bytes = Bytes::from_mib(1);
+/// Share of the time since then, as a divisor, in which its tasks may have waited for memory: a tenth
+/// of what counts as a stall.
+pub const QUIET_STALL_DIVISOR: u32 = 1_000;
 /// Pages that one order to bring pages home finds: 512 MiB, whose list has 5 MiB.
 pub const HOMECOMING_PAGES_MAX: usize = 128 << 10;
 /// Pages that come home together: 1 MiB is read at once, and a stop takes no longer than that.
@@ -83,4 +98,6 @@ const _: () = {
     assert!(LONG_POLL.as_nanos() < ANSWER_LIMIT.as_nanos());
     assert!(WARNINGS_MAX < CONTAINERS_MAX);
     assert!(CONTAINERS_MAX < CGROUPS_MAX);
+    assert!(TICK.as_nanos() <= QUIET_LOOK.as_nanos());
+    assert!((KERNEL_FILE_BYTES_USUAL as u64) < KERNEL_FILE_BYTES_MAX);
 };

@@ -18,7 +18,21 @@ impl Layout {
             Self::Hybrid { .. } | Self::MemoryOnly { .. } => legacy(cgroup),
         }
     }
+
+    /// What of it is in RAM: the one figure that is worth a read at every look.
+    ///
+    /// # Errors
+    /// See [`Layout::memory`].
+    pub fn used(&self, cgroup: &Path) -> Result<Bytes, CgroupError> {
+        match self {
+            Self::Unified { .. } => bytes(cgroup, UNIFIED_USED),
+            Self::Hybrid { .. } | Self::MemoryOnly { .. } => bytes(cgroup, LEGACY_USED),
+        }
+    }
 }
+
+const UNIFIED_USED: &str = "memory.current";
+const LEGACY_USED: &str = "memory.usage_in_bytes";
 
 /// The limit is the lower of memory.high and memory.max: the kernel holds a container down from
 /// there on.
@@ -29,7 +43,7 @@ fn unified(cgroup: &Path) -> Result<Memory, CgroupError> {
     };
     let limits = [limit("memory.high")?, limit("memory.max")?];
     Ok(Memory {
-        used: bytes(cgroup, "memory.current")?,
+        used: bytes(cgroup, UNIFIED_USED)?,
         limit: limits.into_iter().flatten().min(),
         // The file is missing on a kernel that does no swap accounting.
         swapped: optional(bytes(cgroup, "memory.swap.current"))?.unwrap_or_default(),
@@ -40,7 +54,7 @@ fn unified(cgroup: &Path) -> Result<Memory, CgroupError> {
 /// pages.
 fn legacy(cgroup: &Path) -> Result<Memory, CgroupError> {
     const NO_LIMIT: Bytes = Bytes::new(1 << 62);
-    let used = bytes(cgroup, "memory.usage_in_bytes")?;
+    let used = bytes(cgroup, LEGACY_USED)?;
     let limit = bytes(cgroup, "memory.limit_in_bytes")?;
     // The file is missing on a kernel that does no swap accounting.
     let both = optional(bytes(cgroup, "memory.memsw.usage_in_bytes"))?;

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::limits::KERNEL_FILE_BYTES_MAX;
+use crate::limits::{KERNEL_FILE_BYTES_MAX, KERNEL_FILE_BYTES_USUAL};
 
 pub use list_counts::{host_reclaims_by_counts, is_endangered, refresh};
 pub use psi::{Armed, Fired, probe_triggers, read_pressure};
@@ -172,19 +172,25 @@ impl std::fmt::Display for Layout {
 }
 
 /// A kernel file as text.
+///
+/// One call reads it, as a rule: the kernel prints such a file as a whole, and one that leaves room in
+/// the buffer has ended. A look at 200 containers reads a thousand of them.
 fn read_text(path: &Path) -> Result<String, CgroupError> {
-    let mut text = String::new();
-    let read = File::open(path).and_then(|file| {
-        file.take(KERNEL_FILE_BYTES_MAX)
-            .read_to_string(&mut text)
-            .map(|_| ())
-    });
-    read.map_err(|source| CgroupError::Io {
+    let failed = |source| CgroupError::Io {
         what: "read",
         path: path.to_owned(),
         source,
-    })?;
-    Ok(text)
+    };
+    let mut file = File::open(path).map_err(&failed)?;
+    let mut bytes = [0; KERNEL_FILE_BYTES_USUAL];
+    let length = file.read(&mut bytes).map_err(&failed)?;
+    let mut text = bytes[..length].to_vec();
+    if length == bytes.len() {
+        let rest = KERNEL_FILE_BYTES_MAX - KERNEL_FILE_BYTES_USUAL as u64;
+        file.take(rest).read_to_end(&mut text).map_err(&failed)?;
+    }
+    String::from_utf8(text)
+        .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error)))
 }
 
 /// What a wrong file begins with, for a sentence.
@@ -196,6 +202,25 @@ fn beginning(text: &str) -> String {
 mod tests {
     use super::fixture::Host;
     use super::*;
+
+    #[test]
+    fn long_file_is_read_to_its_end_and_no_further_than_its_limit() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("memory.stat");
+        let longest = usize::try_from(KERNEL_FILE_BYTES_MAX).expect("small");
+        for length in [
+            0,
+            1,
+            KERNEL_FILE_BYTES_USUAL,
+            KERNEL_FILE_BYTES_USUAL + 1,
+            longest,
+        ] {
+            std::fs::write(&path, "x".repeat(length)).expect("written");
+            assert_eq!(read_text(&path).expect("read").len(), length);
+        }
+        std::fs::write(&path, "x".repeat(longest + 1)).expect("written");
+        assert_eq!(read_text(&path).expect("read").len(), longest);
+    }
 
     #[test]
     fn unified_layout_has_memory_among_its_controllers() {
