@@ -51,7 +51,9 @@ pub struct EngineConfig {
 /// What the engine knows of one memory server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerState {
-    /// Life of its memory that the document names.
+    /// Whether the document in force names it. One that it does not name has no link.
+    pub named: bool,
+    /// Life of its memory that a document has named last.
     pub incarnation: Option<IncarnationId>,
     /// Life of its memory that answered last.
     pub answered: Option<IncarnationId>,
@@ -90,6 +92,7 @@ pub enum LinkState {
 
 impl ServerState {
     const UNKNOWN: Self = Self {
+        named: false,
         incarnation: None,
         answered: None,
         domain: 0,
@@ -152,6 +155,9 @@ pub struct Engine<'m> {
     pub(crate) began: Option<MonotonicTime>,
     /// Since when documents are refused for a last whole copy.
     pub(crate) refused: Option<MonotonicTime>,
+    /// By place in the set table: the refused document would leave the set to the disk, so writes are
+    /// answered once the disk has them too. Else a storm never lets it have every page at once.
+    pub(crate) goes_to_disk: Vec<bool>,
     fenced: bool,
 }
 
@@ -171,6 +177,7 @@ impl<'m> Engine<'m> {
         assert!(config.epoch > Epoch::ZERO && config.epoch <= PageVersion::EPOCH_MAX);
         let places = REQUESTS_MAX + COPY_JOBS_MAX;
         let mut set_slab = vec![None; tables.sets.len()];
+        let goes_to_disk = vec![false; tables.sets.len()];
         let mut slab_used = vec![0; tables.slabs.len()];
         for (number, slab) in (0_u32..).zip(tables.slabs) {
             if let Some(place) = slab.set() {
@@ -205,6 +212,7 @@ impl<'m> Engine<'m> {
             next_tick: MonotonicTime::ZERO,
             began: None,
             refused: None,
+            goes_to_disk,
             fenced: false,
             tables,
         })

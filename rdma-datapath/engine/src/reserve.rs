@@ -72,9 +72,11 @@ impl Engine<'_> {
         let checked = self.check_document(document, now);
         if let Err(ApplyError::LastWhole(_)) = checked {
             self.refused.get_or_insert(now);
+            self.bring_to_disk(document, now);
         }
         checked?;
         self.refused = None;
+        self.goes_to_disk.fill(false);
         let spilled_before = self
             .desired
             .is_some_and(|desired| desired.durability.spill == Spill::Async);
@@ -185,6 +187,27 @@ impl Engine<'_> {
         Ok(())
     }
 
+    /// A document would leave these sets without a whole copy. Where the class has a disk, it shall
+    /// have every page by the time that the document comes again.
+    fn bring_to_disk(&mut self, document: &Document, now: MonotonicTime) {
+        if !self.config.spill || document.durability.spill != Spill::Async {
+            return;
+        }
+        for place in 0..self.tables.sets.len() {
+            let id = self.tables.sets[place].id();
+            let grant = id.and_then(|id| find_grant(&document.sets, id));
+            let lasts = grant.is_some_and(|grant| {
+                let checked = self.check_survivor(place, grant, (document.read_stall, now));
+                matches!(checked, Err(ApplyError::LastWhole(_)))
+            });
+            if lasts && !std::mem::replace(&mut self.goes_to_disk[place], true)
+                && let Some(slab) = self.set_slab[place]
+            {
+                self.retry_disk_copy(slab);
+            }
+        }
+    }
+
     /// Whether a copy is reached, or has not been out of reach for as long as a read may stall:
     /// counted from this process's first document at the earliest, for before it nothing was tried.
     fn is_within(&self, replica: Replica, stall: Duration, now: MonotonicTime) -> bool {
@@ -223,6 +246,12 @@ impl Engine<'_> {
             life.store(now);
         }
         let known = &mut self.servers[index];
+        let was_named = std::mem::replace(&mut known.named, server.incarnation.is_some());
+        if known.named && !was_named && known.link == LinkState::Down {
+            // It was down because nobody wanted it, which says nothing of the server.
+            known.link = LinkState::Connecting;
+            known.since = now;
+        }
         known.incarnation = server.incarnation.or(known.incarnation);
         known.domain = server.domain;
         let same = known.answered.is_some() && known.answered == known.incarnation;

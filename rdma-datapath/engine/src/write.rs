@@ -150,13 +150,21 @@ impl Engine<'_> {
         // without this write must be on record as such before the write is acknowledged, or it
         // would count as whole, and the next step of the move could drop the last one that is.
         if required > 0 && acked >= required && acked == usable {
-            return Progress::Durable;
+            // A disk that refuses holds up nothing that the class does not ask for.
+            let disk_next = disk_helps && set.is_some_and(|set| self.goes_to_disk[set]);
+            match share.disk {
+                DiskStage::Idle if disk_next => {
+                    self.post_to_disk((place, part), now);
+                    return Progress::UnderWay;
+                }
+                DiskStage::Posted if disk_next => return Progress::UnderWay,
+                _ => return Progress::Durable,
+            }
         }
         // The disk stands in for copies that cannot be reached: they have missed this write.
         if disk_helps && usable < required.max(1) {
             if share.disk == DiskStage::Idle {
-                self.requests[place].parts[part].disk = DiskStage::Posted;
-                self.post((place, part), Purpose::WriteDisk, (0, share.pages), now);
+                self.post_to_disk((place, part), now);
             }
             if share.disk == DiskStage::Done && acked == usable {
                 return Progress::Durable;
@@ -246,13 +254,18 @@ impl Engine<'_> {
     /// Sends what was acknowledged to the disk as well; the buffer stays until it is there.
     fn write_behind(&mut self, place: RequestPlace, now: MonotonicTime) {
         for part in 0..self.requests[place].part_count {
-            let share = &mut self.requests[place].parts[part];
+            let share = &self.requests[place].parts[part];
             if share.disk == DiskStage::Idle && self.config.spill {
-                share.disk = DiskStage::Posted;
-                let run = (0, share.pages);
-                self.post((place, part), Purpose::WriteDisk, run, now);
+                self.post_to_disk((place, part), now);
             }
         }
+    }
+
+    fn post_to_disk(&mut self, (place, part): (RequestPlace, usize), now: MonotonicTime) {
+        let share = &mut self.requests[place].parts[part];
+        share.disk = DiskStage::Posted;
+        let run = (0, share.pages);
+        self.post((place, part), Purpose::WriteDisk, run, now);
     }
 
     /// A write to a replica ended, of a request or of a copy job.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use dynamicswap_engine::buffer::BufferRange;
 use dynamicswap_engine::document::{Document, ReplicaPlace, ServerDescriptor, SetGrant};
-use dynamicswap_engine::effect::Effect;
-use dynamicswap_engine::engine::{Engine, EngineConfig};
+use dynamicswap_engine::effect::{Effect, SpillOperation};
+use dynamicswap_engine::engine::{Engine, EngineConfig, LinkState};
 use dynamicswap_engine::limits::SCRATCH_PAGES;
 use dynamicswap_engine::link::Link;
 use dynamicswap_engine::operation::{Direction, Operation, OperationError};
@@ -49,12 +49,24 @@ struct World<'m> {
     pool: Vec<u8>,
     now: MonotonicTime,
     posted: Vec<Operation>,
+    /// Operations under way on the spill file.
+    spilled: Vec<SpillOperation>,
     answered: usize,
 }
 
 impl<'m> World<'m> {
-    /// An engine of one slab, every link up, a set with copies on these servers.
     fn new(tables: &'m OwnedTables, epoch: u64, copies: Copies, servers: &[u16]) -> Self {
+        let spill = Spill::None;
+        Self::of_class(tables, epoch, Durability { copies, spill }, servers)
+    }
+
+    /// An engine of one slab, every link up, a set with copies on these servers.
+    fn of_class(
+        tables: &'m OwnedTables,
+        epoch: u64,
+        durability: Durability,
+        servers: &[u16],
+    ) -> Self {
         let config = EngineConfig {
             geometry: geometry(),
             epoch: Epoch::new(epoch),
@@ -62,7 +74,7 @@ impl<'m> World<'m> {
                 first: 4,
                 pages: SCRATCH_PAGES,
             },
-            spill: false,
+            spill: durability.spill != Spill::None,
             operation_timeout: Duration::from_millis(300),
         };
         let descriptor = |server| ServerDescriptor {
@@ -74,12 +86,11 @@ impl<'m> World<'m> {
             id: SetId::new(1),
             replicas,
         };
-        let spill = Spill::None;
         Self {
             engine: Engine::new(config, tables.tables()).expect("its tables"),
             document: Document {
                 generation: Generation::new(1),
-                durability: Durability { copies, spill },
+                durability,
                 write_hold: Duration::from_secs(1),
                 read_stall: Duration::from_secs(2),
                 empty_slab_hold: Duration::from_secs(9),
@@ -90,15 +101,19 @@ impl<'m> World<'m> {
             pool: vec![0; (4 + SCRATCH_PAGES as usize) * 4096],
             now: MonotonicTime::from_nanos(1),
             posted: Vec::new(),
+            spilled: Vec::new(),
             answered: 0,
         }
     }
 
     fn serving(tables: &'m OwnedTables, copies: Copies, servers: &[u16]) -> Self {
-        let mut world = Self::new(tables, 1, copies, servers);
-        world.apply();
-        (0..SERVERS).for_each(|server| world.up(server, 0));
-        world
+        Self::new(tables, 1, copies, servers).connected()
+    }
+
+    fn connected(mut self) -> Self {
+        self.apply();
+        (0..SERVERS).for_each(|server| self.up(server, 0));
+        self
     }
 
     fn apply(&mut self) {
@@ -137,6 +152,7 @@ impl<'m> World<'m> {
         while let Some(effect) = self.engine.next_effect() {
             match effect {
                 Effect::Post(operation) => self.posted.push(operation),
+                Effect::Spill(operation) => self.spilled.push(operation),
                 Effect::Complete { result, .. } => {
                     result.expect("nothing fails here");
                     self.answered += 1;
@@ -164,6 +180,15 @@ impl<'m> World<'m> {
     fn serve(&mut self, server: u16) {
         while let Some(operation) = self.take(server) {
             self.end(operation, Ok(()));
+        }
+    }
+
+    /// The disk ends what it was asked for.
+    fn spill(&mut self) {
+        while let Some(operation) = self.spilled.pop() {
+            self.engine
+                .complete(operation.id, Ok(()), &mut self.pool, self.now);
+            self.effects();
         }
     }
 
@@ -551,6 +576,61 @@ fn last_whole_copy_stays_as_long_as_it_can_be_copied_from() {
     assert_eq!(world.state(1), Some(Live));
     let taken = world.engine.apply(&moved, &mut world.pool, world.now);
     assert_eq!(taken, Ok(()));
+}
+
+/// A donor that holds nothing for a device is not in its documents: by its link, which ends then, nobody
+/// may judge it.
+#[test]
+fn link_that_nobody_wanted_was_not_down() {
+    let tables = tables();
+    let mut world = World::serving(&tables, Copies::ONE, &[0]);
+    let named = std::mem::replace(&mut world.document.servers[1].incarnation, None);
+    world.apply();
+    world.down(1);
+    let state = |world: &World<'_>| world.engine.server(ServerIndex::new(1)).expect("known");
+    assert!(!state(&world).named);
+    world.wait(Duration::from_secs(60));
+    world.document.servers[1].incarnation = named;
+    world.apply();
+    let server = state(&world);
+    assert!(server.named);
+    assert_eq!((server.link, server.since), (LinkState::Connecting, world.now));
+    world.up(1, 0);
+    assert_eq!(state(&world).link, LinkState::Up);
+}
+
+/// A storm writes pages of a set whose last whole copy a document wants gone: at no moment would
+/// the disk, which comes behind, have every page.
+#[test]
+fn disk_has_each_write_of_a_set_that_is_left_to_it_before_it_is_answered() {
+    let tables = tables();
+    let durability = Durability {
+        copies: Copies::ONE,
+        spill: Spill::Async,
+    };
+    let mut world = World::of_class(&tables, 1, durability, &[0]).connected();
+    world.engine.limit_copies(Some(Bytes::new(1)), world.now);
+    world.write(3);
+    world.serve(0);
+    assert_eq!(world.answered, 1, "the disk comes behind");
+    world.name_copies(&[0, 1]);
+    world.document.generation = world.document.generation.next();
+    let mut moved = world.document.clone();
+    moved.sets[0].replicas = vec![place(1)];
+    let refused = world.engine.apply(&moved, &mut world.pool, world.now);
+    assert_eq!(refused, Err(ApplyError::LastWhole(SetId::new(1))));
+    world.spill();
+    world.write(4);
+    world.serve(0);
+    world.serve(1);
+    assert_eq!(world.answered, 1, "the disk does not have it yet");
+    world.spill();
+    assert_eq!(world.answered, 2);
+    world.write(5);
+    world.serve(0);
+    let taken = world.engine.apply(&moved, &mut world.pool, world.now);
+    assert_eq!(taken, Ok(()), "the disk has what was answered");
+    assert_eq!(world.state(0), None);
 }
 
 #[test]

@@ -122,7 +122,8 @@ fn links(parts: &ReportParts<'_>) -> Vec<pb::LinkReport> {
     let servers = (0..).map(ServerIndex::new).zip(&parts.snapshot.servers);
     let ways = &parts.snapshot.ways;
     let way = |server: ServerIndex| ways.get(server.as_usize()).copied().flatten();
-    let named = servers.filter(|(_, state)| state.incarnation.is_some());
+    // One that is not named has no link, which is not a link that is down.
+    let named = servers.filter(|(_, state)| state.named);
     named
         .map(|(server, state)| pb::LinkReport {
             node: parts.nodes.name(server).to_owned(),
