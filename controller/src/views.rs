@@ -287,6 +287,7 @@ impl Views<'_> {
             self.ready(node, error),
             degraded(said.pages_degraded),
             suitable(device, integrity(self.policies)),
+            breaker_open(report.is_some_and(|report| report.breaker_open)),
         ];
         let conditions = self.stamp(Kind::SwapDevice, node, verdicts);
         let spec = SwapDeviceSpec {
@@ -447,6 +448,17 @@ fn degraded(pages: u64) -> Verdict {
             "pages have fewer copies than the class asks for".to_owned(),
         ),
     }
+}
+
+/// Whether nothing is sent ahead to the device. The figures are in the event and in `explain`: they
+/// change more often than a condition may.
+fn breaker_open(is_open: bool) -> Verdict {
+    if !is_open {
+        return verdict("BreakerOpen", false, "Calm", String::new());
+    }
+    let sentence = "pages only travel to and fro: nothing is sent ahead until that has been over for a \
+                    while; 'dynamicswap explain container' says from which figures";
+    verdict("BreakerOpen", true, "Thrashing", sentence.to_owned())
 }
 
 fn slab(node: &NodeName, id: SetId, set: &SetRecord, said: Option<&pb::SetReport>) -> Slab {

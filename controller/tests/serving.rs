@@ -313,6 +313,21 @@ async fn too_few_donors_are_explained() {
 }
 
 #[tokio::test]
+async fn device_says_when_its_node_sends_nothing_ahead() {
+    let cluster = Cluster::usual().await;
+    for open in [true, false] {
+        let change = |daemons: &mut Daemons| daemons.breaker_open = open;
+        cluster.borrower.change(change).await;
+        eventually("the condition follows the agent's word", async || {
+            let device = &cluster.controller.get("swd").await[0];
+            let condition = condition(device, "BreakerOpen");
+            condition["status"] == if open { "True" } else { "False" }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn device_that_protects_too_little_is_detached_and_says_so_everywhere() {
     let cluster = Cluster::usual().await;
     let attached = async |wanted: bool| {

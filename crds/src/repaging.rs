@@ -31,6 +31,11 @@ pub struct OffloadSpec {
     #[serde(default = "headroom_default")]
     #[schemars(schema_with = "schema::percent")]
     pub limit_headroom_percent: Percent,
+    /// Whether a container with a hard limit and no `memory.high` of its own gets one in the middle of
+    /// that room: what grows faster than pages leave waits there, where it would be killed at the
+    /// limit. True if not said.
+    #[serde(default = "yes")]
+    pub guard_limit: bool,
     /// Share of the selected containers for which pages are sent ahead, always the same ones: a way to
     /// try it. 100 if not said.
     #[serde(default = "all")]
@@ -49,6 +54,7 @@ impl Default for OffloadSpec {
             proactive: yes(),
             target_some_percent: target_default(),
             limit_headroom_percent: headroom_default(),
+            guard_limit: yes(),
             canary_percent: all(),
             break_full_percent: break_default(),
         }
@@ -88,6 +94,10 @@ pub struct ReturnSpec {
     #[serde(default = "bandwidth_default", deserialize_with = "bandwidth")]
     #[schemars(schema_with = "schema::bandwidth")]
     pub bandwidth_max: Bytes,
+    /// After one return has ended, none begins for this time. 30s to 1h; 120s if not said.
+    #[serde(default = "rest_default")]
+    #[schemars(schema_with = "schema::any_duration")]
+    pub rest_for: PolicyDuration,
 }
 
 impl Default for ReturnSpec {
@@ -98,6 +108,7 @@ impl Default for ReturnSpec {
             stop_room_percent: stop_default(),
             quiet_for: quiet_default(),
             bandwidth_max: bandwidth_default(),
+            rest_for: rest_default(),
         }
     }
 }
@@ -125,6 +136,9 @@ const fn stop_default() -> Percent {
 }
 const fn quiet_default() -> PolicyDuration {
     PolicyDuration::from_secs(10)
+}
+const fn rest_default() -> PolicyDuration {
+    PolicyDuration::from_secs(120)
 }
 const fn bandwidth_default() -> Bytes {
     Bytes::from_mib(256)

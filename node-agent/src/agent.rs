@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use dynamicswap_policy::{Device, Trigger};
+use dynamicswap_policy::{ContainerName, Device, SwapLimit, Trigger};
 use dynamicswap_proto::SESSION_PROTOCOL;
 use dynamicswap_proto::control::v1::{DesiredDocument, Hello, NodeReport};
 use dynamicswap_proto::daemon::v1::report;
@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::courier::{Courier, Role};
 use crate::credentials::Wallet;
 use crate::document::KeptDocument;
+use crate::guards::{Guarded, Guards};
 use crate::journal::{Action, Journal};
 use crate::kubernetes::{Cluster, PodSource};
 use crate::lending::{DonorFigures, Lending};
@@ -30,7 +31,7 @@ use crate::metrics::serve::Scrape;
 use crate::node;
 use crate::originals::{Originals, OriginalsError};
 use crate::pressure::{ContainerSource, Origin, PressureMonitor};
-use crate::repaging::{Ended, Repaging, decided};
+use crate::repaging::{Ended, Repaging, decided, settings};
 use crate::session::{Session, SessionEvent};
 use crate::watches::{Subject, WatchEvent};
 
@@ -67,6 +68,7 @@ pub struct Agent {
     /// Where swap is limited, if this host can and the agent decides who may swap.
     swap_limits: Option<SwapLimits>,
     allowance: Allowance,
+    guards: Guards,
     /// What leaves ahead of the need and comes home, on a borrower whose containers are known.
     repaging: Option<Repaging>,
     /// What the node lends, on a donor.
@@ -123,6 +125,7 @@ impl Agent {
             originals,
             swap_limits: cluster.and(swap_limits(&config)),
             allowance: Allowance::default(),
+            guards: Guards::default(),
             repaging: layout.filter(|_| config.swapd.is_some()).map(Repaging::new),
             lending: lending.map(|socket| Lending::new(socket, config.lend_max)),
             gate: gate(&config, cluster),
@@ -280,8 +283,12 @@ impl Agent {
             Some(report::Kind::SwapDevice(report)) => Some(report),
             _ => None,
         };
-        if let (Some(repaging), Some(containers)) = (&mut self.repaging, self.pressure.pageables())
+        if let (Some(repaging), Some(mut containers)) =
+            (&mut self.repaging, self.pressure.pageables())
         {
+            for container in &mut containers {
+                container.swap_limit = self.allowance.limit(&container.name);
+            }
             let node = self.pressure.node_figures();
             repaging.look(&node, &containers, (device, report), &mut self.journal);
         }
@@ -315,6 +322,38 @@ impl Agent {
             self.allowance
                 .settle(swappers, cgroups, &mut self.originals, device);
         }
+        self.keep_guards(device);
+    }
+
+    /// Has each container that may swap wait before its limit, as policies say. A guard stays as it is
+    /// while nobody knows whether the device is attached: that is when it is needed.
+    fn keep_guards(&mut self, device: Device) {
+        let (Some(cgroups), Some(containers)) = (&self.swap_limits, self.pressure.pageables())
+        else {
+            return;
+        };
+        if device == Device::Unknown {
+            return;
+        }
+        let may_swap = |name: &ContainerName| {
+            let limit = self.allowance.limit(name);
+            device == Device::Open && limit.is_some_and(|limit| limit != SwapLimit::NONE)
+        };
+        let guarded = containers.into_iter().map(|container| Guarded {
+            wanted: container
+                .wishes
+                .as_ref()
+                .filter(|_| may_swap(&container.name))
+                .and_then(settings::guard),
+            name: container.name,
+            cgroup: container.cgroup,
+            whole_look: container.whole_look,
+        });
+        self.guards
+            .settle(guarded.collect(), cgroups, &mut self.originals);
+        let guards = self.originals.guards().iter();
+        let guards = guards.map(|(cgroup, guard)| (cgroups.absolute(cgroup), *guard));
+        self.pressure.set_guards(guards.collect());
     }
 
     fn keep_system_off(&mut self) {
@@ -429,6 +468,7 @@ impl Agent {
             message.warnings.extend(self.gate.caution());
         }
         let problems = self.allowance.warnings().iter();
+        let problems = problems.chain(self.guards.warnings());
         message
             .warnings
             .extend(problems.take(WARNINGS_MAX).cloned());

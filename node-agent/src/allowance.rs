@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use dynamicswap_policy::{Claim, ContainerName, Deed, Device, Ruling, Selection, allow};
+use dynamicswap_policy::{
+    Claim, ContainerName, Deed, Device, Ruling, Selection, SwapLimit, allow,
+};
 use dynamicswap_proto::control::v1::ContainerReport;
 use dynamicswap_types::Bytes;
 use tracing::{debug, info};
@@ -136,6 +138,12 @@ impl Allowance {
         let why = sentence(error);
         self.problems
             .push(format!("the swap limit of {name} is not known: {why}"));
+    }
+
+    /// A container's limit as the last look left it; none if it could not be read.
+    #[must_use]
+    pub fn limit(&self, container: &ContainerName) -> Option<SwapLimit> {
+        self.rulings.get(container).map(|ruling| ruling.limit)
     }
 
     /// Adds limits and reasons to the reports of containers.

@@ -15,6 +15,7 @@ pub mod credentials;
 pub mod daemon;
 pub mod document;
 pub mod homecoming;
+pub mod guards;
 pub mod journal;
 pub mod kubernetes;
 pub mod lending;

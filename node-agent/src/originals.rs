@@ -1,5 +1,6 @@
-//! What limits were before the agent first changed them: on disk before each first change, so
-//! that a restarted agent, or `dynamicswap-agent restore`, can put them back.
+//! What limits were before the agent first changed them, and which guards it has set where there were
+//! none: on disk before each change, so that a restarted agent, or `dynamicswap-agent restore`, can put
+//! them back.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -45,11 +46,20 @@ pub enum OriginalsError {
     Cgroup(#[from] CgroupError),
 }
 
-/// The file's form. Limits are bytes in decimal, or `max`.
+/// The file's form. Limits are bytes in decimal, or `max`; guards are bytes.
 #[derive(Debug, Serialize, Deserialize)]
 struct Content {
     boot_id: String,
     limits: BTreeMap<PathBuf, String>,
+    #[serde(default)]
+    guards: BTreeMap<PathBuf, u64>,
+}
+
+/// What is noted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Noted {
+    limits: BTreeMap<PathBuf, SwapLimit>,
+    guards: BTreeMap<PathBuf, Bytes>,
 }
 
 /// The original limits and their file.
@@ -57,7 +67,7 @@ struct Content {
 pub struct Originals {
     path: PathBuf,
     boot_id: String,
-    limits: BTreeMap<PathBuf, SwapLimit>,
+    noted: Noted,
 }
 
 impl Originals {
@@ -73,10 +83,10 @@ impl Originals {
 
     fn load_in(state_dir: &Path, boot_id: &str) -> Result<Self, OriginalsError> {
         let path = state_dir.join("swap-limits.json");
-        let limits = match fs::read(&path) {
+        let noted = match fs::read(&path) {
             Ok(bytes) => decode(&bytes, boot_id)
                 .ok_or_else(|| OriginalsError::Damaged { path: path.clone() })?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Noted::default(),
             Err(source) => {
                 return Err(OriginalsError::Io {
                     what: "read",
@@ -88,20 +98,32 @@ impl Originals {
         Ok(Self {
             path,
             boot_id: boot_id.to_owned(),
-            limits,
+            noted,
         })
     }
 
     /// A cgroup's limit before it was first changed.
     #[must_use]
     pub fn of(&self, cgroup: &Path) -> Option<SwapLimit> {
-        self.limits.get(cgroup).copied()
+        self.noted.limits.get(cgroup).copied()
+    }
+
+    /// The `memory.high` that a cgroup was last given.
+    #[must_use]
+    pub fn guard_of(&self, cgroup: &Path) -> Option<Bytes> {
+        self.noted.guards.get(cgroup).copied()
+    }
+
+    /// All of them.
+    #[must_use]
+    pub const fn guards(&self) -> &BTreeMap<PathBuf, Bytes> {
+        &self.noted.guards
     }
 
     /// Whether nothing is changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.limits.is_empty()
+        self.noted == Noted::default()
     }
 
     /// Notes limits that are about to be changed, on disk first. One that is noted already stays
@@ -113,9 +135,27 @@ impl Originals {
         &mut self,
         limits: impl IntoIterator<Item = (PathBuf, SwapLimit)>,
     ) -> Result<(), OriginalsError> {
-        let mut noted = self.limits.clone();
+        let mut noted = self.noted.clone();
         for (cgroup, limit) in limits {
-            noted.entry(cgroup).or_insert(limit);
+            noted.limits.entry(cgroup).or_insert(limit);
+        }
+        self.replace(noted)
+    }
+
+    /// Notes guards that are about to be set, or lifted where there is none.
+    ///
+    /// # Errors
+    /// [`OriginalsError::Io`]; nothing is noted then, and nothing may be changed.
+    pub fn note_guards(
+        &mut self,
+        guards: impl IntoIterator<Item = (PathBuf, Option<Bytes>)>,
+    ) -> Result<(), OriginalsError> {
+        let mut noted = self.noted.clone();
+        for (cgroup, guard) in guards {
+            match guard {
+                Some(guard) => noted.guards.insert(cgroup, guard),
+                None => noted.guards.remove(&cgroup),
+            };
         }
         self.replace(noted)
     }
@@ -125,13 +165,13 @@ impl Originals {
     /// # Errors
     /// [`OriginalsError::Io`]; nothing is forgotten then.
     pub fn retain(&mut self, keep: impl Fn(&Path) -> bool) -> Result<(), OriginalsError> {
-        let kept = self.limits.iter().filter(|(cgroup, _)| keep(cgroup));
-        let kept = kept.map(|(cgroup, limit)| (cgroup.clone(), *limit));
-        self.replace(kept.collect())
+        let mut kept = self.noted.clone();
+        kept.limits.retain(|cgroup, _| keep(cgroup));
+        self.replace(kept)
     }
 
-    /// Puts each limit of which `which` is true back and forgets it; how many there were. A cgroup
-    /// that is gone needs nothing.
+    /// Puts each limit of which `which` is true back, lifts every guard that is still the agent's, and
+    /// forgets them; how many there were. A cgroup that is gone needs nothing.
     ///
     /// # Errors
     /// The first that could not be put back, after all others were.
@@ -140,18 +180,33 @@ impl Originals {
         cgroups: &SwapLimits,
         which: impl Fn(&Path) -> bool,
     ) -> Result<usize, OriginalsError> {
-        let (mut restored, mut left) = (0, BTreeMap::new());
+        let (mut restored, mut left) = (0, Noted::default());
         let mut first = None;
-        for (cgroup, limit) in &self.limits {
+        for (cgroup, guard) in &self.noted.guards {
+            let lifted = cgroups.held_at(cgroup).and_then(|[high, _]| {
+                let is_own = high == Some(*guard);
+                // What somebody else has written since is theirs.
+                is_own.then(|| cgroups.set_high(cgroup, None)).transpose()
+            });
+            match lifted {
+                Ok(lifted) => restored += usize::from(lifted.is_some()),
+                Err(error) if error.is_gone() => {}
+                Err(error) => {
+                    left.guards.insert(cgroup.clone(), *guard);
+                    first = first.or(Some(error));
+                }
+            }
+        }
+        for (cgroup, limit) in &self.noted.limits {
             if !which(cgroup) {
-                left.insert(cgroup.clone(), *limit);
+                left.limits.insert(cgroup.clone(), *limit);
                 continue;
             }
             match cgroups.set(cgroup, *limit) {
                 Ok(()) => restored += 1,
                 Err(error) if error.is_gone() => {}
                 Err(error) => {
-                    left.insert(cgroup.clone(), *limit);
+                    left.limits.insert(cgroup.clone(), *limit);
                     first = first.or(Some(error));
                 }
             }
@@ -160,17 +215,17 @@ impl Originals {
         first.map_or(Ok(restored), |error| Err(error.into()))
     }
 
-    fn replace(&mut self, limits: BTreeMap<PathBuf, SwapLimit>) -> Result<(), OriginalsError> {
-        if limits == self.limits {
+    fn replace(&mut self, noted: Noted) -> Result<(), OriginalsError> {
+        if noted == self.noted {
             return Ok(());
         }
-        let content = encode(&self.boot_id, &limits);
+        let content = encode(&self.boot_id, &noted);
         self.write(&content).map_err(|source| OriginalsError::Io {
             what: "write",
             path: self.path.clone(),
             source,
         })?;
-        self.limits = limits;
+        self.noted = noted;
         Ok(())
     }
 
@@ -187,36 +242,51 @@ impl Originals {
     }
 }
 
-fn encode(boot_id: &str, limits: &BTreeMap<PathBuf, SwapLimit>) -> Content {
+fn encode(boot_id: &str, noted: &Noted) -> Content {
     let text = |limit: &SwapLimit| match limit {
         SwapLimit::Bytes(bytes) => bytes.get().to_string(),
         SwapLimit::Max => "max".to_owned(),
     };
     Content {
         boot_id: boot_id.to_owned(),
-        limits: limits
+        limits: noted
+            .limits
             .iter()
             .map(|(cgroup, limit)| (cgroup.clone(), text(limit)))
+            .collect(),
+        guards: noted
+            .guards
+            .iter()
+            .map(|(cgroup, guard)| (cgroup.clone(), guard.get()))
             .collect(),
     }
 }
 
 /// None if it is no such file.
-fn decode(bytes: &[u8], boot_id: &str) -> Option<BTreeMap<PathBuf, SwapLimit>> {
+fn decode(bytes: &[u8], boot_id: &str) -> Option<Noted> {
     let content: Content = serde_json::from_slice(bytes).ok()?;
     if content.boot_id != boot_id {
-        return Some(BTreeMap::new());
+        return Some(Noted::default());
     }
-    let entry = |(cgroup, text): (PathBuf, String)| {
-        // What is written to must lie below the root.
-        let below = |part: Component<'_>| matches!(part, Component::Normal(_));
+    // What is written to must lie below the root.
+    let is_below = |cgroup: &Path| {
+        let mut parts = cgroup.components();
+        parts.all(|part| matches!(part, Component::Normal(_)))
+    };
+    let limit = |(cgroup, text): (PathBuf, String)| {
         let limit = match &*text {
             "max" => SwapLimit::Max,
             number => SwapLimit::Bytes(Bytes::new(number.parse().ok()?)),
         };
-        cgroup.components().all(below).then_some((cgroup, limit))
+        is_below(&cgroup).then_some((cgroup, limit))
     };
-    content.limits.into_iter().map(entry).collect()
+    let guard = |(cgroup, guard): (PathBuf, u64)| {
+        is_below(&cgroup).then_some((cgroup, Bytes::new(guard)))
+    };
+    Some(Noted {
+        limits: content.limits.into_iter().map(limit).collect::<Option<_>>()?,
+        guards: content.guards.into_iter().map(guard).collect::<Option<_>>()?,
+    })
 }
 
 #[cfg(test)]
@@ -273,7 +343,33 @@ mod tests {
             0
         );
         let kept = Originals::load_in(directory.path(), "boot").expect("kept");
-        assert!(kept.limits.is_empty());
+        assert!(kept.is_empty());
+    }
+
+    #[test]
+    fn guards_are_lifted_unless_somebody_else_has_written_since() {
+        let host = Host::unified();
+        let mib = Bytes::from_mib;
+        for (name, high) in [("web", mib(60)), ("db", mib(50))] {
+            let files = Files {
+                high: Some(high),
+                max: Some(mib(64)),
+                ..Files::default()
+            };
+            host.container(name, files);
+        }
+        let limits = Layout::probe(host.root()).expect("one").swap_limits();
+        let limits = limits.expect("cgroup v2");
+        let directory = tempfile::tempdir().expect("a directory");
+        let load = || Originals::load_in(directory.path(), "boot").expect("readable");
+        let guards = ["web", "db", "gone"].map(|name| (PathBuf::from(name), Some(mib(60))));
+        load().note_guards(guards).expect("written");
+        let mut originals = load();
+        assert_eq!(originals.guard_of(Path::new("web")), Some(mib(60)));
+        assert_eq!(originals.restore(&limits, |_| false).expect("lifted"), 1);
+        assert_eq!(host.read("web/memory.high"), "max");
+        assert_eq!(host.read("db/memory.high"), (50 << 20).to_string());
+        assert!(load().is_empty());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use dynamicswap_policy::{
     Trigger, Verdict,
 };
 use dynamicswap_proto::control::v1::{ContainerReport, NodePressure};
-use dynamicswap_types::MonotonicTime;
+use dynamicswap_types::{Bytes, MonotonicTime};
 use tracing::{info, warn};
 
 use crate::allowance::Swapper;
@@ -29,6 +29,10 @@ use crate::repaging::settings::Wishes;
 use crate::repaging::{NodeFigures, Pageable};
 use crate::report::{self, sentence};
 use crate::watches::{Subject, WatchEvent, Watches};
+
+mod quiet;
+
+use quiet::WholeLook;
 
 /// Who knows the containers.
 #[derive(Debug, Clone)]
@@ -77,9 +81,12 @@ pub struct PressureMonitor {
     /// Whether `known` is all there is, and not the nothing of somebody who knows nothing yet.
     containers_known: bool,
     thresholds: BTreeMap<ContainerName, Thresholds>,
+    /// Each `memory.high` that is the agent's own.
+    guards: BTreeMap<PathBuf, Bytes>,
     node_memory: NodeMemory,
     node_problem: Option<String>,
     observation: Observation,
+    whole_looks: BTreeMap<ContainerName, WholeLook>,
     assessor: Assessor,
     watches: Watches,
     left_out: Vec<String>,
@@ -113,12 +120,14 @@ impl PressureMonitor {
             known: BTreeMap::new(),
             containers_known: false,
             thresholds: BTreeMap::new(),
+            guards: BTreeMap::new(),
             node_memory: NodeMemory::default(),
             node_problem: None,
             observation: Observation {
                 node: nothing,
                 containers: BTreeMap::new(),
             },
+            whole_looks: BTreeMap::new(),
             assessor: Assessor::default(),
             watches: Watches::default(),
             left_out: Vec::new(),
@@ -129,6 +138,11 @@ impl PressureMonitor {
     /// Takes the policies of a document; they judge from the next look on.
     pub fn set_policies(&mut self, documents: &[String]) {
         self.policies = Policies::of(documents);
+    }
+
+    /// Takes each `memory.high` that is the agent's own and no limit, by the container's cgroup.
+    pub fn set_guards(&mut self, guards: BTreeMap<PathBuf, Bytes>) {
+        self.guards = guards;
     }
 
     /// The next event of a trigger. Cancelling loses nothing.
@@ -194,6 +208,7 @@ impl PressureMonitor {
         self.observation
             .containers
             .retain(|name, _| kept.contains_key(name));
+        self.whole_looks.retain(|name, _| kept.contains_key(name));
         self.watches.retain(|name| kept.contains_key(name));
     }
 
@@ -219,7 +234,20 @@ impl PressureMonitor {
             return;
         };
         known.problem = None;
-        let memory = match source.layout.memory(&known.container.memory_cgroup) {
+        let pressure = source
+            .layout
+            .pressure_file(&known.container.unified_cgroup)
+            .and_then(|file| read_pressure(&file));
+        let stalled = pressure.as_ref().ok().map(|it| it.some.total);
+        let cgroup = &known.container.memory_cgroup;
+        let before = self.whole_looks.get(name).filter(|_| fired.is_none());
+        let carried = before.and_then(|before| {
+            let used = source.layout.used(cgroup).ok()?;
+            before.carried(now, used, stalled)
+        });
+        let guard = self.guards.get(cgroup).copied();
+        let read = carried.map_or_else(|| source.layout.memory(cgroup, guard), Ok);
+        let memory = match read {
             Ok(memory) => memory,
             // Its descriptor will go, too.
             Err(error) if error.is_gone() => return self.forget(name),
@@ -228,12 +256,17 @@ impl PressureMonitor {
                 Memory::default()
             }
         };
-        let pressure = source
-            .layout
-            .pressure_file(&known.container.unified_cgroup)
-            .and_then(|file| read_pressure(&file));
         if let Err(error) = &pressure {
             known.problem = Some(sentence(error));
+        }
+        if carried.is_none() {
+            let at = now;
+            let look = WholeLook {
+                at,
+                memory,
+                stalled,
+            };
+            self.whole_looks.insert(name.clone(), look);
         }
         let sight = Sight {
             at: now,
@@ -248,6 +281,7 @@ impl PressureMonitor {
     fn forget(&mut self, name: &ContainerName) {
         self.known.remove(name);
         self.observation.containers.remove(name);
+        self.whole_looks.remove(name);
         self.watches.remove(&Subject::Container(name.clone()));
     }
 
@@ -365,6 +399,8 @@ impl PressureMonitor {
                 pressure: sight.pressure,
                 level: verdict.map_or(Level::Calm, |verdict| verdict.level),
                 calm_for: verdict.and_then(|verdict| self.calm_for(&verdict)),
+                whole_look: self.whole_looks.get(name).map_or(sight.at, |look| look.at),
+                swap_limit: None,
             })
         };
         let all = || self.known.iter().filter_map(of).collect();

@@ -194,6 +194,8 @@ pub struct Daemons {
     pub bound: usize,
     /// Links that are down.
     pub down: Vec<String>,
+    /// Whether nothing is sent ahead.
+    pub breaker_open: bool,
 }
 
 impl Daemons {
@@ -286,6 +288,7 @@ impl Daemons {
             swap_device: device,
             memory_server: self.server.clone().filter(|_| self.server_error.is_empty()),
             memory_server_error: self.server_error.clone(),
+            breaker_open: self.breaker_open,
             ..NodeReport::default()
         }
     }

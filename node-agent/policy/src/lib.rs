@@ -1,8 +1,8 @@
 //! What a node's pressure means: an observation and thresholds in, levels with their reasons out,
 //! and which kernel trigger shall stand guard next. And the laws, each with its reason: who may
 //! swap (`allow`), how much goes out now (`offload`, `ahead`), what comes home (`come_home`,
-//! `ranges`), when all of it stops (`breaker`), what a donor may lend (`lend`), and whom a policy
-//! reaches first (`canary`).
+//! `ranges`), when all of it stops (`breaker`), where a task waits before its limit (`guard`), what a
+//! donor may lend (`lend`), and whom a policy reaches first (`canary`).
 //!
 //! Owns the judgement alone. Knows no clock, no file and no message: the agent observes, arms and
 //! reports.
@@ -15,6 +15,7 @@ mod breaker;
 mod canary;
 mod come_home;
 mod explain;
+mod guard;
 mod lend;
 mod observation;
 mod offload;
@@ -36,6 +37,7 @@ pub use come_home::{
     ReturnSight, StopCause, SwapAccount,
 };
 pub use explain::{Explain, Explanation, PART_CHARS_MAX};
+pub use guard::{GuardDeed, GuardSight, guard};
 pub use lend::{
     Forecast, Lend, LendDeed, LendReason, LendSettings, LendSight, Lender, SEASON_HOURS, Seasons,
 };

@@ -8,13 +8,14 @@ use dynamicswap_types::Bytes;
 use super::{CgroupError, Layout, beginning, read_text};
 
 impl Layout {
-    /// Memory of the container whose directory in the memory hierarchy is `cgroup`.
+    /// Memory of the container whose directory in the memory hierarchy is `cgroup`. A `memory.high` that
+    /// is `guard` is the agent's own, and no limit.
     ///
     /// # Errors
     /// [`CgroupError`] if a file that this layout has cannot be read.
-    pub fn memory(&self, cgroup: &Path) -> Result<Memory, CgroupError> {
+    pub fn memory(&self, cgroup: &Path, guard: Option<Bytes>) -> Result<Memory, CgroupError> {
         match self {
-            Self::Unified { .. } => unified(cgroup),
+            Self::Unified { .. } => unified(cgroup, guard),
             Self::Hybrid { .. } | Self::MemoryOnly { .. } => legacy(cgroup),
         }
     }
@@ -36,12 +37,13 @@ const LEGACY_USED: &str = "memory.usage_in_bytes";
 
 /// The limit is the lower of memory.high and memory.max: the kernel holds a container down from
 /// there on.
-fn unified(cgroup: &Path) -> Result<Memory, CgroupError> {
+fn unified(cgroup: &Path, guard: Option<Bytes>) -> Result<Memory, CgroupError> {
     let limit = |name: &str| match read(cgroup, name)? {
         Figure::Bytes(bytes) => Ok(Some(bytes)),
         Figure::Max => Ok(None),
     };
-    let limits = [limit("memory.high")?, limit("memory.max")?];
+    let high = limit("memory.high")?.filter(|high| Some(*high) != guard);
+    let limits = [high, limit("memory.max")?];
     Ok(Memory {
         used: bytes(cgroup, UNIFIED_USED)?,
         limit: limits.into_iter().flatten().min(),
@@ -119,7 +121,7 @@ mod tests {
     fn memory(host: &Host, name: &str) -> Result<Memory, CgroupError> {
         let layout = Layout::probe(host.root()).expect("a layout");
         let cgroup = layout.memory_root().join(name);
-        layout.memory(&cgroup)
+        layout.memory(&cgroup, None)
     }
 
     #[test]
@@ -145,6 +147,9 @@ mod tests {
             swapped: mib(10),
         };
         assert_eq!(memory(&host, "web").ok(), Some(expected));
+        let layout = Layout::probe(host.root()).expect("a layout");
+        let guarded = layout.memory(&host.root().join("web"), Some(mib(100)));
+        assert_eq!(guarded.expect("read").limit, Some(mib(125)));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::limits::{KERNEL_FILE_BYTES_MAX, KERNEL_FILE_BYTES_USUAL};
 
 pub use list_counts::{host_reclaims_by_counts, is_endangered, refresh};
 pub use psi::{Armed, Fired, probe_triggers, read_pressure};
-pub use stat::{Stat, reclaim};
+pub use stat::{Promised, Stat, reclaim};
 pub use swap_limit::SwapLimits;
 
 /// Why a kernel file gives nothing.

@@ -42,6 +42,15 @@ impl Stat {
     }
 }
 
+/// Memory that the kernel keeps for a cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Promised {
+    /// memory.min: whatever happens.
+    pub min: Bytes,
+    /// memory.low: as long as others have any to give.
+    pub low: Bytes,
+}
+
 impl Layout {
     /// The counts of a cgroup in the memory hierarchy.
     ///
@@ -55,15 +64,18 @@ impl Layout {
         })
     }
 
-    /// memory.min and memory.low: what is promised to the cgroup. Nothing on v1.
+    /// What is promised to the cgroup. Nothing on v1.
     #[must_use]
-    pub fn promised(&self, cgroup: &Path) -> (Bytes, Bytes) {
+    pub fn promised(&self, cgroup: &Path) -> Promised {
         let figure = |name: &str| match (self, read(cgroup, name)) {
             (Self::Unified { .. }, Ok(Figure::Bytes(bytes))) => bytes,
             (Self::Unified { .. }, Ok(Figure::Max)) => Bytes::new(u64::MAX),
             _ => Bytes::ZERO,
         };
-        (figure("memory.min"), figure("memory.low"))
+        Promised {
+            min: figure("memory.min"),
+            low: figure("memory.low"),
+        }
     }
 
     /// Whether the kernel can be asked to reclaim from a cgroup.

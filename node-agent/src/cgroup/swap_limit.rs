@@ -1,15 +1,18 @@
-//! `memory.swap.max` of a cgroup: read and written, on cgroup v2 only.
+//! `memory.swap.max` of a cgroup, and `memory.high` beside it: read and written, on cgroup v2 only.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use dynamicswap_policy::SwapLimit;
+use dynamicswap_types::Bytes;
 
 use super::figures::{Figure, read};
 use super::{CgroupError, Layout};
 
 const FILE: &str = "memory.swap.max";
+const HIGH_FILE: &str = "memory.high";
+const MAX_FILE: &str = "memory.max";
 
 impl Layout {
     /// The root of a hierarchy in which swap can be limited cgroup by cgroup: cgroup v2 has one.
@@ -35,6 +38,12 @@ impl SwapLimits {
         cgroup.strip_prefix(&self.root).ok().map(Path::to_owned)
     }
 
+    /// Where a cgroup's files are.
+    #[must_use]
+    pub fn absolute(&self, cgroup: &Path) -> PathBuf {
+        self.root.join(cgroup)
+    }
+
     /// Whether the cgroup is there.
     #[must_use]
     pub fn exists(&self, cgroup: &Path) -> bool {
@@ -57,11 +66,38 @@ impl SwapLimits {
     /// # Errors
     /// [`CgroupError`] if it is gone, or the kernel refuses.
     pub fn set(&self, cgroup: &Path, limit: SwapLimit) -> Result<(), CgroupError> {
-        let path = self.root.join(cgroup).join(FILE);
         let text = match limit {
             SwapLimit::Bytes(bytes) => bytes.get().to_string(),
             SwapLimit::Max => "max".to_owned(),
         };
+        self.write(cgroup, FILE, &text)
+    }
+
+    /// `memory.high` and `memory.max` of a cgroup; none where there is no limit.
+    ///
+    /// # Errors
+    /// [`CgroupError`] if it is gone, or a file holds something else.
+    pub fn held_at(&self, cgroup: &Path) -> Result<[Option<Bytes>; 2], CgroupError> {
+        let limit = |name: &str| {
+            Ok(match read(&self.root.join(cgroup), name)? {
+                Figure::Bytes(bytes) => Some(bytes),
+                Figure::Max => None,
+            })
+        };
+        Ok([limit(HIGH_FILE)?, limit(MAX_FILE)?])
+    }
+
+    /// Changes a cgroup's `memory.high`. The kernel may take pages of it at once.
+    ///
+    /// # Errors
+    /// [`CgroupError`] if it is gone, or the kernel refuses.
+    pub fn set_high(&self, cgroup: &Path, high: Option<Bytes>) -> Result<(), CgroupError> {
+        let text = high.map_or_else(|| "max".to_owned(), |bytes| bytes.get().to_string());
+        self.write(cgroup, HIGH_FILE, &text)
+    }
+
+    fn write(&self, cgroup: &Path, file: &str, text: &str) -> Result<(), CgroupError> {
+        let path = self.root.join(cgroup).join(file);
         // Never made: a cgroup that is gone stays gone.
         let written = OpenOptions::new()
             .write(true)

@@ -151,6 +151,12 @@ impl History {
         self.asked = Some(Asked { bytes, is_probe });
     }
 
+    /// Whether it was asked for something since the last reading.
+    #[must_use]
+    pub const fn is_asked(&self) -> bool {
+        self.asked.is_some()
+    }
+
     /// The time since the last probe has been judged: the next one counts from here.
     pub const fn looked(&mut self) {
         self.base = self.last;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use dynamicswap_policy::{
     AheadSettings, Breaker, ContainerName, Device, Explain, Explanation, Level, Mode, Offload,
     OffloadDeed, OffloadReason, OffloadSight, Passage, Pressure, ReturnDeed, ReturnLaw,
-    ReturnReason, ReturnRuling, StopCause, ask, in_canary, offload,
+    ReturnReason, ReturnRuling, StopCause, SwapLimit, ask, in_canary, offload,
 };
 use dynamicswap_proto::common::v1::SwapDeviceReport;
 use dynamicswap_proto::control::v1::ContainerReport;
@@ -22,7 +22,7 @@ use dynamicswap_types::{Bytes, MonotonicTime};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
-use crate::cgroup::{CgroupError, Layout, reclaim};
+use crate::cgroup::{CgroupError, Layout, Promised, reclaim};
 use crate::homecoming::{Homecoming, Order, Outcome};
 use crate::journal::{Action, Decided, Journal};
 use crate::report::sentence;
@@ -51,6 +51,10 @@ pub struct Pageable {
     pub level: Level,
     /// See `level`; none if it is not Calm, or not known.
     pub calm_for: Option<Duration>,
+    /// When all of this was last read, and not what it uses alone.
+    pub whole_look: MonotonicTime,
+    /// How much of it may be out; none if nobody knows.
+    pub swap_limit: Option<SwapLimit>,
 }
 
 /// The node at one look.
@@ -74,6 +78,9 @@ pub struct NodeFigures {
 #[derive(Debug)]
 struct Track {
     history: History,
+    /// The look that the last reading came with.
+    whole_look: MonotonicTime,
+    promised: Promised,
     offloaded: Bytes,
     returned: Bytes,
     offload: Option<Explanation>,
@@ -207,35 +214,65 @@ impl Repaging {
             let Some(wishes) = &container.wishes else {
                 continue;
             };
-            let Ok(stat) = self.layout.stat(&container.cgroup) else {
-                continue;
+            let before = before.remove(&container.name);
+            let stands = |track: &Track| {
+                track.whole_look == container.whole_look && !track.history.is_asked()
             };
-            let reading = Reading {
-                at: now,
-                stat,
-                used: container.used,
-                swapped: container.swapped,
-                stalled: observe::stalled(container.pressure),
-            };
-            let track = match before.remove(&container.name) {
-                Some(mut track) => {
-                    track.history.see(reading);
-                    track
-                }
-                None => {
-                    let probes = self.layout.can_reclaim() && wishes.offload.proactive;
-                    Track {
-                        history: History::new(reading, probes),
-                        offloaded: Bytes::ZERO,
-                        returned: Bytes::ZERO,
-                        offload: None,
-                        homecoming: None,
-                        acted: (false, false),
-                    }
-                }
+            let track = match before {
+                Some(track) if stands(&track) => track,
+                before => match self.seen(before, now, container, wishes) {
+                    Some(track) => track,
+                    None => continue,
+                },
             };
             self.tracks.insert(container.name.clone(), track);
         }
+    }
+
+    /// Reads all that it needs of a container; nothing if that is gone.
+    fn seen(
+        &self,
+        before: Option<Track>,
+        now: MonotonicTime,
+        container: &Pageable,
+        wishes: &Wishes,
+    ) -> Option<Track> {
+        let stat = self.layout.stat(&container.cgroup).ok()?;
+        let whole_look = container.whole_look;
+        let swapped = match &before {
+            // Pages have left since.
+            Some(track) if track.whole_look == whole_look => {
+                self.layout.memory(&container.cgroup, None).ok()?.swapped
+            }
+            _ => container.swapped,
+        };
+        let reading = Reading {
+            at: now,
+            stat,
+            used: container.used,
+            swapped,
+            stalled: observe::stalled(container.pressure),
+        };
+        let promised = self.layout.promised(&container.cgroup);
+        if let Some(mut track) = before {
+            track.history.see(reading);
+            return Some(Track {
+                whole_look,
+                promised,
+                ..track
+            });
+        }
+        let probes = self.layout.can_reclaim() && wishes.offload.proactive;
+        Some(Track {
+            history: History::new(reading, probes),
+            whole_look,
+            promised,
+            offloaded: Bytes::ZERO,
+            returned: Bytes::ZERO,
+            offload: None,
+            homecoming: None,
+            acted: (false, false),
+        })
     }
 
     fn judge_breaker(
@@ -382,8 +419,8 @@ impl Repaging {
     /// What the law of offload sees of each container, but for what others ask of it.
     fn offload_sights(&self, containers: &[Pageable]) -> BTreeMap<ContainerName, OffloadSight> {
         let sights = containers.iter().filter_map(|container| {
-            let history = &self.tracks.get(&container.name)?.history;
-            let sight = observe::offload_sight(&self.layout, container, history);
+            let track = self.tracks.get(&container.name)?;
+            let sight = observe::offload_sight(container, track.promised, &track.history);
             Some((container.name.clone(), sight))
         });
         sights.collect()

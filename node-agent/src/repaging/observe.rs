@@ -1,4 +1,4 @@
-//! What the laws see, out of what was read: pure but for a container's promises and swap limit.
+//! What the laws see, out of what was read: pure but for the node's count of scans.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use dynamicswap_types::{Bytes, MonotonicTime, PAGE_SIZE};
 use super::history::{History, Stalls};
 use super::settings::Wishes;
 use super::{NodeFigures, Pageable};
-use crate::cgroup::Layout;
+use crate::cgroup::Promised;
 use crate::node::pages_scanned;
 
 /// Reads of late below which a percentile says nothing.
@@ -180,8 +180,12 @@ pub fn return_sight(container: &Pageable, history: &History) -> Option<ReturnSig
 }
 
 /// What the law of offload sees of a container, but for what others ask of it.
-pub fn offload_sight(layout: &Layout, container: &Pageable, history: &History) -> OffloadSight {
-    let (min, low) = layout.promised(&container.cgroup);
+pub fn offload_sight(
+    container: &Pageable,
+    promised: Promised,
+    history: &History,
+) -> OffloadSight {
+    let Promised { min, low } = promised;
     let stat = history.stat();
     OffloadSight {
         current: container.used,
@@ -189,7 +193,7 @@ pub fn offload_sight(layout: &Layout, container: &Pageable, history: &History) -
         min,
         low,
         working_set: Bytes::ZERO,
-        swap_room: swap_room(layout, container),
+        swap_room: swap_room(container),
         anon: stat.anon,
         file: stat.file,
         droppable: stat.droppable(),
@@ -204,13 +208,8 @@ pub fn offload_sight(layout: &Layout, container: &Pageable, history: &History) -
 }
 
 /// What its swap limit still lets out.
-fn swap_room(layout: &Layout, container: &Pageable) -> Bytes {
-    let limits = layout.swap_limits();
-    let limit = limits.and_then(|limits| {
-        let cgroup = limits.relative(&container.cgroup)?;
-        limits.get(&cgroup).ok()
-    });
-    match limit {
+fn swap_room(container: &Pageable) -> Bytes {
+    match container.swap_limit {
         Some(SwapLimit::Bytes(limit)) => limit.saturating_sub(container.swapped),
         Some(SwapLimit::Max) => Bytes::new(u64::MAX),
         None => Bytes::ZERO,

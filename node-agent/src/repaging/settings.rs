@@ -46,6 +46,7 @@ pub fn homecoming<'a>(specs: impl Iterator<Item = &'a ReturnSpec>) -> ReturnSett
         stop_room_percent: a.stop_room_percent.max(b.stop_room_percent),
         quiet_for: a.quiet_for.max(b.quiet_for),
         bandwidth_max: a.bandwidth_max.min(b.bandwidth_max),
+        rest_for: a.rest_for.max(b.rest_for),
     });
     let spec = careful.unwrap_or_default();
     let (start, stop) = (
@@ -58,6 +59,7 @@ pub fn homecoming<'a>(specs: impl Iterator<Item = &'a ReturnSpec>) -> ReturnSett
         container_start: start,
         container_stop: stop,
         quiet_min: spec.quiet_for.as_duration(),
+        cool_down: spec.rest_for.as_duration(),
         bytes_per_s: spec.bandwidth_max,
         // A step is a second's worth at most.
         step_max: spec.bandwidth_max,
@@ -79,6 +81,14 @@ pub fn breaker<'a>(specs: impl Iterator<Item = &'a OffloadSpec>) -> BreakerSetti
 #[must_use]
 pub fn stays_ahead(spec: &OffloadSpec) -> bool {
     spec.limit_headroom_percent.hundredths() > 0
+}
+
+/// The room in whose middle a container gets a `memory.high`; none if its policy wants none.
+#[must_use]
+pub fn guard(wishes: &Wishes) -> Option<AheadSettings> {
+    let spec = &wishes.offload;
+    let wanted = spec.guard_limit && stays_ahead(spec) && !wishes.dry_run;
+    wanted.then(|| offload(spec).ahead)
 }
 
 /// Whole percent, rounded up: a canary of a tenth of a percent is one in a hundred.
@@ -114,6 +124,7 @@ mod tests {
         let b = ReturnSpec {
             quiet_for: PolicyDuration::from_secs(30),
             stop_room_percent: Percent::from_whole(15),
+            rest_for: PolicyDuration::from_secs(600),
             ..ReturnSpec::default()
         };
         let settings = homecoming([a, b].iter());
@@ -123,6 +134,7 @@ mod tests {
             (hundredths(3_000), hundredths(1_500))
         );
         assert_eq!(settings.quiet_min, Duration::from_secs(30));
+        assert_eq!(settings.cool_down, Duration::from_secs(600));
         assert_eq!(settings.bytes_per_s, Bytes::from_mib(64));
     }
 }
