@@ -51,10 +51,7 @@ pub fn install(client: &Client, interrupt: &Interrupt) -> Result<()> {
         &values,
     ];
     printed("helm", &install, client.helm(&install)?)?;
-    let policy = source("crds/examples/verify.yaml");
-    let policy =
-        std::fs::read_to_string(&policy).with_context(|| format!("cannot read {policy}"))?;
-    client.apply(&policy)?;
+    apply_policy(client)?;
     eprintln!(
         "the chart is installed and a policy applied after {} s",
         begun.elapsed().as_secs()
@@ -65,6 +62,16 @@ pub fn install(client: &Client, interrupt: &Interrupt) -> Result<()> {
         begun.elapsed().as_secs()
     );
     Ok(())
+}
+
+/// Applies the policy that lets pods with `app: verify` swap.
+///
+/// # Errors
+/// If the API server refuses it, with what it said.
+pub(crate) fn apply_policy(client: &Client) -> Result<()> {
+    let file = source("crds/examples/verify.yaml");
+    let policy = std::fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
+    client.apply(&policy).map(drop)
 }
 
 /// Waits until each labelled node's memory server or swap device is shown as ready, and each device

@@ -17,6 +17,7 @@ pub mod install;
 pub mod kubeconfig;
 pub mod namespace;
 pub mod node;
+pub mod power;
 pub mod programs;
 pub mod record;
 pub mod scenarios;

@@ -19,13 +19,13 @@ use dynamicswap_cli::interrupt::Interrupt;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::client::Client;
+use crate::record::{Paths, Record};
 use stage::Stage;
 
 /// A scenario: its name, what it proves, and how it is played.
 type Scenario = (&'static str, &'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const ALL: [Scenario; 11] = [
+const ALL: [Scenario; 12] = [
     (
         "pages_are_remote",
         "a pod at twice its memory pages to two donors, and every word is right",
@@ -50,6 +50,11 @@ const ALL: [Scenario; 11] = [
         "donor_drained",
         "a donor is drained under load by the plugin: its slabs move, the drain ends, it lends again",
         data_path::donor_drained,
+    ),
+    (
+        "donor_powered_off",
+        "a donor's node loses its power under load: the other copies serve, and it comes back",
+        data_path::donor_powered_off,
     ),
     (
         "controller_leader_killed",
@@ -98,7 +103,8 @@ struct Outcome {
 ///
 /// # Errors
 /// A name that there is none of, or what the host does not permit.
-pub fn play(client: &Client, names: &[String], out: &Path, interrupt: &Interrupt) -> Result<usize> {
+pub fn play(paths: &Paths, names: &[String], out: &Path, interrupt: &Interrupt) -> Result<usize> {
+    let client = &Record::load(paths)?.client(paths);
     if let Some(unknown) = names
         .iter()
         .find(|name| ALL.iter().all(|it| it.0 != **name))
@@ -119,11 +125,17 @@ pub fn play(client: &Client, names: &[String], out: &Path, interrupt: &Interrupt
         let begun = Instant::now();
         let mut stage = Stage {
             client,
+            paths,
             interrupt,
             figures: BTreeMap::new(),
         };
         let played = scenario(&mut stage);
         interrupt.check()?;
+        if played.is_err()
+            && let Err(error) = stage.clear()
+        {
+            println!("  what it left could not be removed: {error:#}");
+        }
         let seconds = begun.elapsed().as_secs_f64();
         match &played {
             Ok(()) => println!("  passed in {seconds:.0} s"),

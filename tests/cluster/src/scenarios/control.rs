@@ -68,7 +68,7 @@ pub(super) fn data_plane_upgraded(stage: &mut Stage<'_>) -> Result<()> {
     ];
     for (component, node, way) in parts {
         stage.replace(component, node, way)?;
-        stage.whole()?;
+        stage.whole(NODE_TIME_MAX)?;
         pod.check_alive(stage.client)?;
     }
     stage.ends_well(&pod)

@@ -7,10 +7,15 @@ use serde_json::{Value, json};
 
 use super::node_shell::NodeShell;
 use super::pods::Pod;
-use super::stage::{Deletion, NODE_TIME_MAX, POLICY, Stage};
+use super::stage::{BOOT_TIME_MAX, Deletion, NODE_TIME_MAX, POLICY, Stage};
+use crate::power;
 
 /// The donor that a scenario drains.
 const DRAINED: &str = "node-3";
+/// The node that loses its power.
+const POWERED_OFF: &str = "node-3";
+/// So many accesses show that pages come from the other copies: half of the pages swap.
+const ACCESSES_MIN: u64 = 2_000;
 
 pub(super) fn pages_are_remote(stage: &mut Stage<'_>) -> Result<()> {
     let begun = Instant::now();
@@ -97,6 +102,35 @@ pub(super) fn donor_drained(stage: &mut Stage<'_>) -> Result<()> {
         let server = the_drained(stage)?;
         Ok((server["spec"]["drain"].is_null() && server["spec"]["cordoned"] != true).then_some(()))
     })
+}
+
+/// Two donors hold each page, so without one of them no page can go out that has two copies to get.
+/// So this load reads only, and the power goes once all of its pages have gone out.
+pub(super) fn donor_powered_off(stage: &mut Stage<'_>) -> Result<()> {
+    let shell = NodeShell::start(stage, "node-1")?;
+    let pod = Pod::new("donor-off", 300).reading();
+    stage.storm(&pod)?;
+    let mut before = u64::MAX;
+    stage.wait_for("the end of its writes", NODE_TIME_MAX, || {
+        let out = shell.run(stage, "awk '/^pswpout/{print $2}' /proc/vmstat")?;
+        let out: u64 = out.trim().parse()?;
+        let settled = out == std::mem::replace(&mut before, out);
+        Ok(settled.then_some(()))
+    })?;
+    let off = power::off(stage.paths, POWERED_OFF)?;
+    let begun = Instant::now();
+    let accesses = pod.accesses(stage.client)?;
+    stage.wait_for("accesses without the donor", NODE_TIME_MAX, || {
+        pod.check_alive(stage.client)?;
+        let more = pod.accesses(stage.client)?.saturating_sub(accesses);
+        Ok((more >= ACCESSES_MIN).then_some(()))
+    })?;
+    stage.note("accesses_without_donor_after_s", begun.elapsed().as_secs());
+    power::on(stage.paths, off)?;
+    stage.whole(BOOT_TIME_MAX)?;
+    stage.note("whole_again_after_s", begun.elapsed().as_secs());
+    shell.end(stage)?;
+    stage.ends_well(&pod)
 }
 
 /// The object of the donor that is drained.

@@ -54,7 +54,7 @@ impl NodeShell {
                     "image": WORKLOAD_IMAGE,
                     "imagePullPolicy": "Never",
                     "command": sleep,
-                    "securityContext": {"privileged": true},
+                    "securityContext": {"privileged": true, "runAsUser": 0},
                     "volumeMounts": [{"name": "host", "mountPath": "/host"}],
                 }],
                 "volumes": [{"name": "host", "hostPath": {"path": "/"}}],

@@ -13,12 +13,26 @@ pub const WORKLOAD_IMAGE: &str = "localhost/dynamicswap-workload:0.1.0";
 pub struct Pod {
     name: &'static str,
     seconds: u32,
+    write_percent: u8,
 }
 
 impl Pod {
     /// One that works for so long once it has filled its memory.
     pub const fn new(name: &'static str, seconds: u32) -> Self {
-        Self { name, seconds }
+        Self {
+            name,
+            seconds,
+            write_percent: 30,
+        }
+    }
+
+    /// One that writes its memory once, and reads it from then on.
+    #[must_use]
+    pub const fn reading(self) -> Self {
+        Self {
+            write_percent: 0,
+            ..self
+        }
     }
 
     /// Its name.
@@ -29,14 +43,17 @@ impl Pod {
     /// What is applied.
     pub fn manifest(&self) -> Result<String> {
         let seconds = self.seconds.to_string();
+        let write_percent = self.write_percent.to_string();
         let arguments = [
             "verify",
             "--size",
-            "96Mi",
+            "64Mi",
             "--threads",
             "1",
             "--seconds",
             &seconds,
+            "--write-percent",
+            &write_percent,
             "--progress-ms",
             "2000",
         ];
@@ -54,8 +71,8 @@ impl Pod {
                     "imagePullPolicy": "Never",
                     "args": arguments,
                     "resources": {
-                        "limits": {"memory": "48Mi"},
-                        "requests": {"memory": "48Mi", "cpu": "100m"},
+                        "limits": {"memory": "32Mi"},
+                        "requests": {"memory": "32Mi", "cpu": "100m"},
                     },
                 }],
             },
@@ -71,6 +88,18 @@ impl Pod {
             "--output",
             "jsonpath={.status.phase}",
         ])
+    }
+
+    /// Accesses so far, by its last line; none before the first.
+    pub fn accesses(&self, client: &Client) -> Result<u64> {
+        let said: Value = serde_json::from_str(&self.last_line(client)?)?;
+        Ok(said["ops_total"].as_u64().unwrap_or(0))
+    }
+
+    /// Whether it has all of its memory.
+    pub fn is_full(&self, client: &Client) -> Result<bool> {
+        let said: Value = serde_json::from_str(&self.last_line(client)?)?;
+        Ok(said["phase"] == "churn" || said["phase"] == "check")
     }
 
     fn last_line(&self, client: &Client) -> Result<String> {

@@ -10,16 +10,19 @@ use serde_json::{Value, json};
 
 use super::pods::{Pod, is_ready};
 use crate::client::{Client, printed};
-use crate::install::{NAMESPACE, RELEASE, source};
+use crate::record::Paths;
+use crate::install::{NAMESPACE, RELEASE, apply_policy, source};
 
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Something that a busy node does.
 pub const NODE_TIME_MAX: Duration = Duration::from_secs(420);
+/// A node boots within it and starts its parts, beside others that work.
+pub const BOOT_TIME_MAX: Duration = Duration::from_secs(900);
 /// A workload's longest time.
 const WORK_TIME_MAX: Duration = Duration::from_secs(900);
 /// Bytes in the device that count as use.
-const USED_MIN: u64 = 24 << 20;
+const USED_MIN: u64 = 16 << 20;
 /// The policy that `up --install` applies.
 pub const POLICY: &str = "verify";
 
@@ -37,6 +40,8 @@ pub enum Deletion {
 pub struct Stage<'a> {
     /// The way to the cluster.
     pub client: &'a Client,
+    /// Where the cluster is on this machine.
+    pub paths: &'a Paths,
     /// Whether the user wants no more of it.
     pub interrupt: &'a Interrupt,
     /// What was measured.
@@ -90,15 +95,44 @@ impl Stage<'_> {
         Ok(list["items"].as_array().cloned().unwrap_or_default())
     }
 
-    /// Starts a pod, and waits until it has pages in its node's device.
+    /// Starts a pod, and waits until it has pages in its node's device, which nobody else has by then,
+    /// and grows no more: against a hard limit, and with a device that nobody serves, one that grows
+    /// has nowhere to go (docs/operations.md).
     pub fn storm(&self, pod: &Pod) -> Result<()> {
+        self.wait_for("an empty device", NODE_TIME_MAX, || {
+            Ok((self.used()? < USED_MIN / 2).then_some(()))
+        })?;
         self.client.apply(&pod.manifest()?)?;
         self.wait_for("pages in the device", NODE_TIME_MAX, || {
             pod.check_alive(self.client)?;
-            let devices = self.objects("swapdevices")?;
-            let used = devices.iter().map(used).max().unwrap_or(0);
-            Ok((used >= USED_MIN).then_some(()))
+            let is_ready = self.used()? >= USED_MIN && pod.is_full(self.client)?;
+            Ok(is_ready.then_some(()))
         })
+    }
+
+    /// Bytes in the fullest device.
+    fn used(&self) -> Result<u64> {
+        let devices = self.objects("swapdevices")?;
+        Ok(devices.iter().map(used).max().unwrap_or(0))
+    }
+
+    /// Removes what a scenario that failed has left, so that the next one does not fail of it.
+    ///
+    /// # Errors
+    /// With what is still there.
+    pub fn clear(&self) -> Result<()> {
+        let force = ["--all", "--force", "--grace-period=0"];
+        let delete = [&["delete", "pods"], &force[..]].concat();
+        self.client.kubectl(&delete)?;
+        for server in self.objects("memoryservers")? {
+            if let Some(name) = server["metadata"]["name"].as_str() {
+                self.plugin(&["uncordon", "server", name])?;
+            }
+        }
+        let delete = ["delete", "remotememorypolicies", "--all"];
+        self.client.kubectl(&delete)?;
+        apply_policy(self.client)?;
+        self.whole(NODE_TIME_MAX)
     }
 
     /// Waits until a pod has ended well, every word right; then removes it.
@@ -177,8 +211,8 @@ impl Stage<'_> {
     ///
     /// # Errors
     /// If that takes too long.
-    pub fn whole(&self) -> Result<()> {
-        let time = format!("{}s", NODE_TIME_MAX.as_secs());
+    pub fn whole(&self, time: Duration) -> Result<()> {
+        let time = format!("{}s", time.as_secs());
         let wait = ["status", "--wait", "--timeout", &time];
         self.plugin(&wait).map(drop)
     }
