@@ -283,12 +283,12 @@ impl Views<'_> {
             .filter(|set| set.slab.is_none() && !set.released)
             .count();
         let error = report.map_or("", |report| &report.swap_device_error);
-        let verdicts = vec![
+        let mut verdicts = vec![
             self.ready(node, error),
             degraded(said.pages_degraded),
             suitable(device, integrity(self.policies)),
-            breaker_open(report.is_some_and(|report| report.breaker_open)),
         ];
+        verdicts.extend(report.map(|report| breaker_open(report.breaker_open)));
         let conditions = self.stamp(Kind::SwapDevice, node, verdicts);
         let spec = SwapDeviceSpec {
             node: node.clone(),
@@ -456,9 +456,9 @@ fn breaker_open(is_open: bool) -> Verdict {
     if !is_open {
         return verdict("BreakerOpen", false, "Calm", String::new());
     }
-    let sentence = "pages only travel to and fro: nothing is sent ahead until that has been over for a \
-                    while; 'dynamicswap explain container' says from which figures";
-    verdict("BreakerOpen", true, "Thrashing", sentence.to_owned())
+    let sentence = "nothing is sent ahead while swapping does more harm than good; 'dynamicswap explain \
+                    node' says which figure is over its mark";
+    verdict("BreakerOpen", true, "Harmful", sentence.to_owned())
 }
 
 fn slab(node: &NodeName, id: SetId, set: &SetRecord, said: Option<&pb::SetReport>) -> Slab {

@@ -127,8 +127,8 @@ pub struct SwapDeviceStatus {
     pub pages_degraded: PageCount,
     /// Ready: its agent has a session and its daemon answers. Degraded: pages have fewer copies
     /// than the class asks for. Suitable: it has the integrity that the policies in force ask for;
-    /// else it is not attached. `BreakerOpen`: its node sends nothing ahead, because pages only travel
-    /// to and fro.
+    /// else it is not attached. `BreakerOpen`: its node sends nothing ahead, because swapping does
+    /// more harm than good there.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

@@ -2,7 +2,7 @@
 //! may swap, waits for what happens next and acts on it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dynamicswap_policy::{ContainerName, Device, SwapLimit, Trigger};
@@ -116,6 +116,11 @@ impl Agent {
         let lending = config.memory_server.clone();
         let mut pressure = PressureMonitor::new(source, config.look_every);
         pressure.set_policies(&kept.current().policies_json);
+        let swap_limits = cluster.and(swap_limits(&config));
+        if let Some(cgroups) = &swap_limits {
+            // Those that the agent before this one has set are no limits either.
+            pressure.set_guards(own_guards(&originals, cgroups));
+        }
         Self {
             session: session(&config),
             controller_away: false,
@@ -123,7 +128,7 @@ impl Agent {
             memory_server: follow(Role::MemoryServer, &config.memory_server),
             pressure,
             originals,
-            swap_limits: cluster.and(swap_limits(&config)),
+            swap_limits,
             allowance: Allowance::default(),
             guards: Guards::default(),
             repaging: layout.filter(|_| config.swapd.is_some()).map(Repaging::new),
@@ -335,25 +340,28 @@ impl Agent {
         if device == Device::Unknown {
             return;
         }
+        // With its namespace's share used up, a container may swap nothing more for a while: that comes and
+        // goes, and its guard does not.
         let may_swap = |name: &ContainerName| {
             let limit = self.allowance.limit(name);
-            device == Device::Open && limit.is_some_and(|limit| limit != SwapLimit::NONE)
+            device == Device::Open
+                && (limit.is_some_and(|limit| limit != SwapLimit::NONE) || self.guards.has(name))
         };
         let guarded = containers.into_iter().map(|container| Guarded {
             wanted: container
                 .wishes
                 .as_ref()
                 .filter(|_| may_swap(&container.name))
-                .and_then(settings::guard),
+                .and_then(|wishes| settings::guard(wishes, &container.name)),
             name: container.name,
             cgroup: container.cgroup,
+            used: container.used,
             whole_look: container.whole_look,
         });
         self.guards
             .settle(guarded.collect(), cgroups, &mut self.originals);
-        let guards = self.originals.guards().iter();
-        let guards = guards.map(|(cgroup, guard)| (cgroups.absolute(cgroup), *guard));
-        self.pressure.set_guards(guards.collect());
+        self.pressure
+            .set_guards(own_guards(&self.originals, cgroups));
     }
 
     fn keep_system_off(&mut self) {
@@ -368,11 +376,16 @@ impl Agent {
         self.swapd.is_some() && part.is_some_and(|part| part.attached)
     }
 
-    /// Whether it is attached; none if its daemon does not say.
+    /// Whether it is attached; none if its daemon does not say, or says no while the kernel still swaps to a
+    /// device that may be it: a daemon that has just begun, or is about to end, speaks of itself.
     fn is_attached(&self) -> Option<bool> {
         match self.swapd.as_ref().map(Courier::report) {
             None => Some(false),
-            Some(Some(report::Kind::SwapDevice(device))) => Some(device.attached),
+            Some(Some(report::Kind::SwapDevice(device))) if device.attached => Some(true),
+            Some(Some(report::Kind::SwapDevice(_))) => {
+                let kernel_swaps = node::swap_device_that_may_be_ours().is_some();
+                (!kernel_swaps).then_some(false)
+            }
             Some(_) => None,
         }
     }
@@ -527,6 +540,13 @@ fn gate(config: &Config, cluster: Option<&Cluster>) -> Gate {
     let kubernetes = config.kubernetes.as_ref();
     let allow_unknown = kubernetes.is_some_and(|it| it.allow_unknown_kubelet);
     Gate::new(system, kubelet, allow_unknown)
+}
+
+/// Each `memory.high` that is an agent's, by its cgroup's place.
+fn own_guards(originals: &Originals, cgroups: &SwapLimits) -> BTreeMap<PathBuf, Bytes> {
+    let guards = originals.guards().iter();
+    let guards = guards.map(|(cgroup, guard)| (cgroups.absolute(cgroup), *guard));
+    guards.collect()
 }
 
 async fn end_of_work(repaging: &mut Option<Repaging>) -> Ended {

@@ -6,9 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use dynamicswap_policy::{
-    Claim, ContainerName, Deed, Device, Ruling, Selection, SwapLimit, allow,
-};
+use dynamicswap_policy::{Claim, ContainerName, Deed, Device, Ruling, Selection, SwapLimit, allow};
 use dynamicswap_proto::control::v1::ContainerReport;
 use dynamicswap_types::Bytes;
 use tracing::{debug, info};

@@ -23,6 +23,8 @@ pub struct Guarded {
     pub cgroup: PathBuf,
     /// The room that its policy keeps; none if it shall have no guard.
     pub wanted: Option<AheadSettings>,
+    /// In RAM.
+    pub used: Bytes,
     /// When its figures were last read: a limit that changes is seen then.
     pub whole_look: MonotonicTime,
 }
@@ -31,42 +33,140 @@ pub struct Guarded {
 #[derive(Debug, Default)]
 pub struct Guards {
     looked: BTreeMap<ContainerName, (MonotonicTime, bool)>,
+    guarded: BTreeSet<ContainerName>,
     problems: Vec<String>,
 }
 
+/// What is to be written.
+struct Order {
+    name: ContainerName,
+    cgroup: PathBuf,
+    target: Option<Bytes>,
+}
+
 impl Guards {
-    /// Rules on these containers, and carries it out.
+    /// Rules on these containers, and carries it out. All new guards are noted in one step before any
+    /// is set, and forgotten in one step after all were lifted.
     pub fn settle(
         &mut self,
-        guarded: Vec<Guarded>,
+        containers: Vec<Guarded>,
         cgroups: &SwapLimits,
         originals: &mut Originals,
     ) {
         self.problems.clear();
-        let names: BTreeSet<ContainerName> = guarded.iter().map(|it| it.name.clone()).collect();
+        let names: BTreeSet<&ContainerName> = containers.iter().map(|it| &it.name).collect();
         self.looked.retain(|name, _| names.contains(name));
-        for it in guarded {
+        self.guarded.retain(|name| names.contains(name));
+        let mut orders = Vec::new();
+        for it in &containers {
             let look = (it.whole_look, it.wanted.is_some());
             if self.looked.insert(it.name.clone(), look) == Some(look) {
                 continue;
             }
-            let Some(cgroup) = cgroups.relative(&it.cgroup) else {
-                continue;
-            };
-            if let Err(why) = settle_one(&it, &cgroup, cgroups, originals) {
-                // What failed is tried at the next look.
-                self.looked.remove(&it.name);
-                self.problems
-                    .push(format!("memory.high of {} is not kept: {why}", it.name));
+            if let Err(error) = self.rule(it, cgroups, originals, &mut orders) {
+                self.problem(&it.name, &sentence(&error));
             }
         }
-        let gone = |cgroup: &PathBuf| !cgroups.exists(cgroup);
-        let guards = originals.guards().keys().filter(|it| gone(it));
-        let gone: Vec<_> = guards.map(|cgroup| (cgroup.clone(), None)).collect();
-        if let Err(error) = originals.note_guards(gone) {
-            self.problems
-                .push(format!("{:#}", anyhow::Error::from(error)));
+        let set = orders.iter().filter(|order| order.target.is_some());
+        let set: Vec<_> = set.map(|it| (it.cgroup.clone(), it.target)).collect();
+        if let Err(error) = originals.note_guards(set) {
+            let why = format!("{:#}", anyhow::Error::from(error));
+            orders.retain(|order| order.target.is_none());
+            self.problems.push(format!("no more guards are set: {why}"));
         }
+        let mut over: Vec<PathBuf> = Vec::new();
+        for order in orders {
+            match cgroups.set_high(&order.cgroup, order.target) {
+                Ok(()) => over.extend(self.done(order)),
+                Err(error) if error.is_gone() => {}
+                Err(error) => self.problem(&order.name, &sentence(&error)),
+            }
+        }
+        let gone = originals.guards().keys().filter(|it| !cgroups.exists(it));
+        over.extend(gone.cloned());
+        if let Err(error) = originals.note_guards(over.into_iter().map(|cgroup| (cgroup, None))) {
+            let why = format!("{:#}", anyhow::Error::from(error));
+            self.problems.push(why);
+        }
+    }
+
+    /// Adds what is to be written for one container, if anything is.
+    fn rule(
+        &mut self,
+        it: &Guarded,
+        cgroups: &SwapLimits,
+        originals: &Originals,
+        orders: &mut Vec<Order>,
+    ) -> Result<(), CgroupError> {
+        let Some(cgroup) = cgroups.relative(&it.cgroup) else {
+            return Ok(());
+        };
+        let [high, max] = match cgroups.held_at(&cgroup) {
+            Ok(held) => held,
+            Err(error) if error.is_gone() => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let own = originals.guard_of(&cgroup);
+        let stands = own.is_some() && high == own;
+        if stands {
+            self.guarded.insert(it.name.clone());
+        }
+        let sight = GuardSight {
+            high,
+            max,
+            own,
+            used: it.used,
+        };
+        let target = match guard(&sight, it.wanted.as_ref()) {
+            GuardDeed::Leave => return Ok(()),
+            GuardDeed::Set(target) => Some(target),
+            GuardDeed::Lift => None,
+        };
+        if stands && target.is_some() {
+            // The note changes before the limit does: what stands must be nobody's in between, or it
+            // would be taken for somebody else's after a crash.
+            cgroups.set_high(&cgroup, None)?;
+        }
+        orders.push(Order {
+            name: it.name.clone(),
+            cgroup,
+            target,
+        });
+        Ok(())
+    }
+
+    /// Tells of an order that was carried out; the cgroup, if it has no guard any more.
+    fn done(&mut self, order: Order) -> Option<PathBuf> {
+        let Order {
+            name,
+            cgroup,
+            target,
+        } = order;
+        match target {
+            Some(target) => {
+                info!("{name}: tasks wait from {target} on (memory.high)");
+                self.guarded.insert(name);
+                None
+            }
+            None => {
+                info!("{name}: memory.high is max again, as it was");
+                self.guarded.remove(&name);
+                Some(cgroup)
+            }
+        }
+    }
+
+    fn problem(&mut self, name: &ContainerName, why: &str) {
+        // What failed is tried at the next look.
+        self.looked.remove(name);
+        self.problems
+            .push(format!("memory.high of {name} is not kept: {why}"));
+    }
+
+    /// Whether a container has one.
+    #[must_use]
+    pub fn has(&self, container: &ContainerName) -> bool {
+        self.guarded.contains(container)
     }
 
     /// What could not be read or written, a sentence each.
@@ -74,46 +174,6 @@ impl Guards {
     pub fn warnings(&self) -> &[String] {
         &self.problems
     }
-}
-
-fn settle_one(
-    it: &Guarded,
-    cgroup: &std::path::Path,
-    cgroups: &SwapLimits,
-    originals: &mut Originals,
-) -> Result<(), String> {
-    let failed = |error: CgroupError| match error.is_gone() {
-        true => Ok(()),
-        false => Err(sentence(&error)),
-    };
-    let [high, max] = match cgroups.held_at(cgroup) {
-        Ok(held) => held,
-        Err(error) => return failed(error),
-    };
-    let own = originals.guard_of(cgroup);
-    let target: Option<Bytes> = match guard(&GuardSight { high, max, own }, it.wanted.as_ref()) {
-        GuardDeed::Leave => return Ok(()),
-        GuardDeed::Set(target) => Some(target),
-        GuardDeed::Lift => None,
-    };
-    let mut note = |guard| {
-        let noted = originals.note_guards([(cgroup.to_owned(), guard)]);
-        noted.map_err(|error| format!("{:#}", anyhow::Error::from(error)))
-    };
-    if target.is_some() {
-        note(target)?;
-    }
-    if let Err(error) = cgroups.set_high(cgroup, target) {
-        return failed(error);
-    }
-    match target {
-        Some(target) => info!("{}: tasks wait from {target} on (memory.high)", it.name),
-        None => {
-            note(None)?;
-            info!("{}: memory.high is max again, as it was", it.name);
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -132,6 +192,7 @@ mod tests {
             },
             cgroup: host.root().join("web"),
             wanted: wanted.then(AheadSettings::default),
+            used: Bytes::from_mib(4),
             whole_look: MonotonicTime::ZERO.after(Duration::from_secs(second)),
         }
     }
@@ -159,6 +220,7 @@ mod tests {
         assert_eq!(high(), "max");
         guards.settle(vec![guarded(&host, 2, true)], &cgroups, &mut originals);
         assert_eq!(high(), set);
+        assert!(guards.has(&guarded(&host, 2, true).name));
         // The next agent knows it as its own.
         let mut originals = Originals::load(state.path()).expect("kept");
         let mut guards = Guards::default();

@@ -74,11 +74,11 @@ pub const KERNEL_FILE_BYTES_MAX: u64 = 64 << 10;
 /// huge pages and NUMA.
 pub const KERNEL_FILE_BYTES_USUAL: usize = 8 << 10;
 /// Time between two looks at all figures of a container to which nothing happens: each look reads its
-/// memory and its pressure, and only what moves is worth the other seven files. Below the 6 s from
-/// one probe to the next.
-pub const QUIET_LOOK: Duration = Duration::from_secs(5);
+/// memory and its pressure, and only what moves is worth the other seven files. Half of the 6 s from
+/// one probe to the next, so that none is late.
+pub const QUIET_LOOK: Duration = Duration::from_secs(3);
 /// How far a container's memory may be from where it was at the last such look: less is the noise of
-/// logs and timers, and not a hundredth of what a limit is kept ahead of by.
+/// logs and timers, and an eighth of the least room that is kept below a limit.
 pub const QUIET_BYTES: Bytes = Bytes::from_mib(1);
 /// Share of the time since then, as a divisor, in which its tasks may have waited for memory: a tenth
 /// of what counts as a stall.

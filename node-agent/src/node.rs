@@ -68,12 +68,17 @@ pub fn swap_device_that_may_be_ours() -> Option<String> {
     of_our_kind(&swaps)
 }
 
+/// A line says path and type first. The kernel writes the path as seen from here, which for a device that
+/// another container turned on may be its last part alone.
 fn of_our_kind(swaps: &str) -> Option<String> {
-    let devices = swaps.lines().skip(1);
-    let mut devices = devices.filter_map(|line| line.split_whitespace().next());
+    let mut devices = swaps.lines().skip(1).filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let device = words.next()?;
+        (words.next()? == "partition").then_some(device)
+    });
     let ours = devices.find(|device| {
-        let kinds = ["/dev/ublkb", "/dev/loop"];
-        kinds.iter().any(|kind| device.starts_with(kind))
+        let name = device.rsplit('/').next().unwrap_or(device);
+        ["ublkb", "loop"].iter().any(|kind| name.starts_with(kind))
     });
     ours.map(str::to_owned)
 }
@@ -99,6 +104,9 @@ mod tests {
         assert_eq!(swaps(""), None);
         let ours = swaps("/dev/ublkb0 partition 8 0 -2\n");
         assert_eq!(ours.as_deref(), Some("/dev/ublkb0"));
+        // Turned on by a container that is gone.
+        assert!(swaps("/ublkb0 partition 8 0 -2\n").is_some());
+        assert_eq!(swaps("/loop file 8 0 -2\n"), None);
     }
 
     #[test]

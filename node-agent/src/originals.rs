@@ -34,7 +34,7 @@ pub enum OriginalsError {
     /// The file holds something else.
     #[error(
         "the original limits {} are damaged: remove the file; containers that were let out keep \
-         their memory.swap.max until they end",
+         their memory.swap.max and memory.high until they end",
         path.display()
     )]
     Damaged {
@@ -280,12 +280,19 @@ fn decode(bytes: &[u8], boot_id: &str) -> Option<Noted> {
         };
         is_below(&cgroup).then_some((cgroup, limit))
     };
-    let guard = |(cgroup, guard): (PathBuf, u64)| {
-        is_below(&cgroup).then_some((cgroup, Bytes::new(guard)))
-    };
+    let guard =
+        |(cgroup, guard): (PathBuf, u64)| is_below(&cgroup).then_some((cgroup, Bytes::new(guard)));
     Some(Noted {
-        limits: content.limits.into_iter().map(limit).collect::<Option<_>>()?,
-        guards: content.guards.into_iter().map(guard).collect::<Option<_>>()?,
+        limits: content
+            .limits
+            .into_iter()
+            .map(limit)
+            .collect::<Option<_>>()?,
+        guards: content
+            .guards
+            .into_iter()
+            .map(guard)
+            .collect::<Option<_>>()?,
     })
 }
 

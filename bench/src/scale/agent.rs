@@ -66,12 +66,7 @@ pub fn measure(_args: &Args, report: &mut Report) -> Result<()> {
     super::block_on(one(&root, &described, name, report))
 }
 
-async fn one(
-    cgroup_root: &Path,
-    containers: &Path,
-    name: &str,
-    report: &mut Report,
-) -> Result<()> {
+async fn one(cgroup_root: &Path, containers: &Path, name: &str, report: &mut Report) -> Result<()> {
     let controller = Controller::start().await?;
     controller.apply(POLICY).await?;
     let mut donors = Vec::new();
@@ -127,13 +122,7 @@ async fn steady(controller: &Controller, socket: &Socket) -> Result<()> {
     }
 }
 
-fn judge(
-    before: &Figures,
-    after: &Figures,
-    elapsed: Duration,
-    name: &str,
-    report: &mut Report,
-) {
+fn judge(before: &Figures, after: &Figures, elapsed: Duration, name: &str, report: &mut Report) {
     let mib = |kib: u64| kib as f64 / 1024.0;
     let of = |what: &str| format!("agent, {CONTAINERS} containers, {name}: {what}");
     let percent = after.percent_since(before, elapsed);

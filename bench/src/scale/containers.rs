@@ -86,8 +86,7 @@ impl Containers {
         let mut places = Vec::new();
         for (number, (container, _)) in self.made.iter().enumerate() {
             let cgroup = root.join(format!("c{number:03}"));
-            fs::create_dir(&cgroup)
-                .with_context(|| format!("cannot make {}", cgroup.display()))?;
+            fs::create_dir(&cgroup).with_context(|| format!("cannot make {}", cgroup.display()))?;
             for (file, text) in [
                 ("memory.current", "131072\n"),
                 ("memory.high", "max\n"),
@@ -121,10 +120,7 @@ impl Drop for Containers {
 }
 
 /// One descriptor for each pair of a memory cgroup and a cgroup with its pressure.
-fn describe(
-    directory: &Path,
-    places: impl IntoIterator<Item = (PathBuf, PathBuf)>,
-) -> Result<()> {
+fn describe(directory: &Path, places: impl IntoIterator<Item = (PathBuf, PathBuf)>) -> Result<()> {
     fs::create_dir_all(directory)
         .with_context(|| format!("cannot make {}", directory.display()))?;
     for (number, (memory_cgroup, unified_cgroup)) in places.into_iter().enumerate() {

@@ -53,7 +53,12 @@ async fn place(report: &mut Report) -> Result<()> {
     let after = Figures::of(controller.pid())?;
     let elapsed = began.elapsed();
     let mib = |kib: u64| kib as f64 / 1024.0;
-    let of = |what: &str| format!("controller, {NODES} agents, {} slabs: {what}", NODES * SLABS);
+    let of = |what: &str| {
+        format!(
+            "controller, {NODES} agents, {} slabs: {what}",
+            NODES * SLABS
+        )
+    };
     report.absolute(
         &of("resident memory, most [MiB]"),
         mib(after.peak_kib),
@@ -82,11 +87,7 @@ async fn join(controller: &Controller) -> Result<Vec<Session>> {
 }
 
 /// Waits until every device has its sets and every copy is granted; the time since `began`.
-async fn wait(
-    controller: &Controller,
-    sessions: &[Session],
-    began: Instant,
-) -> Result<Duration> {
+async fn wait(controller: &Controller, sessions: &[Session], began: Instant) -> Result<Duration> {
     let wanted = usize::try_from(SLABS)?;
     let wanted_grants = usize::try_from(NODES * SLABS * COPIES)?;
     let mut told = Instant::now();

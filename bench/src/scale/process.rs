@@ -90,9 +90,7 @@ impl Program {
         let name = command.get_program().to_string_lossy().into_owned();
         command.env("RUST_LOG", "warn").stdin(Stdio::null());
         let child = command.stdout(Stdio::null()).spawn();
-        Ok(Self(
-            child.with_context(|| format!("cannot start {name}"))?,
-        ))
+        Ok(Self(child.with_context(|| format!("cannot start {name}"))?))
     }
 
     /// Its process id.

@@ -16,6 +16,8 @@ pub struct GuardSight {
     pub max: Option<Bytes>,
     /// What was last written to `memory.high`; none if nothing was.
     pub own: Option<Bytes>,
+    /// In RAM.
+    pub used: Bytes,
 }
 
 /// What becomes of `memory.high`.
@@ -30,13 +32,15 @@ pub enum GuardDeed {
 }
 
 /// Decides about one container; `wanted` has the room that its policy keeps, and nothing if it shall
-/// have no guard.
+/// have no guard. Below what is in RAM none is set: the kernel would take the rest at once, and let
+/// whoever sets it wait for the device. Whoever keeps its room comes below soon.
 #[must_use]
 pub fn guard(sight: &GuardSight, wanted: Option<&AheadSettings>) -> GuardDeed {
     let is_own = sight.own.is_some() && sight.high == sight.own;
     let target = wanted.zip(sight.max).map(|(ahead, max)| ahead.guard(max));
     match target {
         Some(target) if sight.high == Some(target) => GuardDeed::Leave,
+        Some(target) if sight.used > target => GuardDeed::Leave,
         Some(target) if sight.high.is_none() || is_own => GuardDeed::Set(target),
         None if is_own => GuardDeed::Lift,
         Some(_) | None => GuardDeed::Leave,
@@ -54,7 +58,18 @@ mod tests {
             high: high.map(MIB),
             max: max.map(MIB),
             own: own.map(MIB),
+            used: MIB(200),
         }
+    }
+
+    #[test]
+    fn guard_is_set_once_it_takes_nothing() {
+        let ahead = AheadSettings::default();
+        let full = GuardSight {
+            used: MIB(976),
+            ..sight(None, Some(1_000), None)
+        };
+        assert_eq!(guard(&full, Some(&ahead)), GuardDeed::Leave);
     }
 
     #[test]
@@ -66,7 +81,10 @@ mod tests {
         let stands = sight(Some(975), Some(1_000), Some(975));
         assert_eq!(guard(&stands, wanted), GuardDeed::Leave);
         // The container was given more, or somebody took the guard away.
-        assert_eq!(guard(&sight(Some(487), Some(1_000), Some(487)), wanted), set);
+        assert_eq!(
+            guard(&sight(Some(487), Some(1_000), Some(487)), wanted),
+            set
+        );
         assert_eq!(guard(&sight(None, Some(1_000), Some(975)), wanted), set);
         assert_eq!(guard(&sight(None, None, None), wanted), GuardDeed::Leave);
     }
@@ -88,6 +106,9 @@ mod tests {
             assert_eq!(guard(&theirs, Some(&ahead)), GuardDeed::Leave);
             assert_eq!(guard(&theirs, None), GuardDeed::Leave);
         }
-        assert_eq!(guard(&sight(Some(975), Some(1_000), None), None), GuardDeed::Leave);
+        assert_eq!(
+            guard(&sight(Some(975), Some(1_000), None), None),
+            GuardDeed::Leave
+        );
     }
 }

@@ -23,9 +23,17 @@ impl Layout {
             Self::Hybrid { .. } | Self::MemoryOnly { .. } => None,
         }
     }
+
+    /// The limit of the cgroup with this directory; none if the host has none for it.
+    #[must_use]
+    pub fn swap_limit(&self, cgroup: &Path) -> Option<SwapLimit> {
+        let limits = self.swap_limits()?;
+        limits.get(&limits.relative(cgroup)?).ok()
+    }
 }
 
-/// The swap limits of a host with cgroup v2. Cgroups are named by their path below the root.
+/// The swap limits of a host with cgroup v2, and `memory.high` beside them. Cgroups are named by their
+/// path below the root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SwapLimits {
     root: PathBuf,

@@ -1,7 +1,7 @@
 //! The node's swap device.
 
 use dynamicswap_proto::common::v1::{
-    DeviceCounters, LatencyReport, LinkReport, LinkState, SwapDeviceReport,
+    DeviceCounters, LatencyReport, LinkReport, LinkState, Protection, SwapDeviceReport,
 };
 use dynamicswap_types::PAGE_SIZE;
 
@@ -56,9 +56,26 @@ pub(super) fn families(device: &SwapDeviceReport) -> Vec<Family> {
         ),
         latencies(device),
     ];
+    families.extend(device.protection.map(|it| {
+        let name = "dynamicswap_device_protected";
+        protected(
+            name,
+            "Whether the host permits the engine to protect itself",
+            it,
+        )
+    }));
     families.extend(device.counters.as_ref().into_iter().flat_map(counters));
     families.extend(links(&device.links));
     families
+}
+
+/// What a daemon on the swap path has of what protects it from the shortage that it is there for.
+pub(super) fn protected(name: &'static str, help: &'static str, it: Protection) -> Family {
+    Family::new(name, help, Kind::Gauge)
+        .with(&[("what", "locked")], it.locked)
+        .with(&[("what", "io_flusher")], it.io_flusher)
+        .with(&[("what", "oom_score")], it.oom_score)
+        .with(&[("what", "not_dumpable")], it.not_dumpable)
 }
 
 fn bytes(pages: u64) -> u64 {

@@ -2,6 +2,7 @@
 
 use dynamicswap_proto::common::v1::MemoryServerReport;
 
+use super::device::protected;
 use super::{Family, Kind};
 
 pub(super) fn families(server: &MemoryServerReport) -> Vec<Family> {
@@ -15,7 +16,7 @@ pub(super) fn families(server: &MemoryServerReport) -> Vec<Family> {
         "What was refused: an older epoch, a foreign slot, a message that is none, a foreign RDMA key",
         Kind::Counter,
     );
-    vec![
+    let mut families = vec![
         slots
             .with(&[("state", "granted")], server.grants.len() as u64)
             .with(&[("state", "ready")], server.slots_ready)
@@ -52,5 +53,11 @@ pub(super) fn families(server: &MemoryServerReport) -> Vec<Family> {
             "What the host does not permit the memory server",
             server.warnings.len() as u64,
         ),
-    ]
+    ];
+    families.extend(server.protection.map(|it| {
+        let name = "dynamicswap_memory_server_protected";
+        let help = "Whether the host permits the memory server to protect itself";
+        protected(name, help, it)
+    }));
+    families
 }

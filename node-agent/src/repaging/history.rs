@@ -34,6 +34,8 @@ pub struct History {
     last: Reading,
     /// The reading that the next probe counts from.
     base: Reading,
+    /// What was in RAM at the last look, which may have read nothing else.
+    used: (MonotonicTime, Bytes),
     growth_per_s: Bytes,
     swap_ins: VecDeque<(MonotonicTime, u64)>,
     unscanned_since: Option<MonotonicTime>,
@@ -96,6 +98,7 @@ impl History {
         Self {
             last: reading,
             base: reading,
+            used: (reading.at, reading.used),
             growth_per_s: Bytes::ZERO,
             swap_ins: VecDeque::from([(reading.at, reading.stat.swap_ins)]),
             unscanned_since: reading.stat.scanned.map(|_| reading.at),
@@ -107,12 +110,7 @@ impl History {
 
     /// Takes the next reading.
     pub fn see(&mut self, reading: Reading) {
-        let elapsed = reading.at.since(self.last.at);
-        let millis = u64::try_from(elapsed.as_millis())
-            .unwrap_or(u64::MAX)
-            .max(1);
-        let grown = reading.used.saturating_sub(self.last.used);
-        self.growth_per_s = Bytes::new(grown.get().saturating_mul(1_000) / millis);
+        self.carry(reading.at, reading.used, reading.stalled);
         // What the kernel scanned because it was asked to says nothing of a shortage.
         let asked = self.asked.take();
         if asked.is_none() && reading.stat.scanned > self.last.stat.scanned {
@@ -125,9 +123,18 @@ impl History {
             }) => self.account.after_probe(bytes, reading.swapped),
             _ => self.account.seen(reading.swapped),
         };
-        self.stalls.see(reading.at, reading.stalled);
         self.count_swap_ins(&reading);
         self.last = reading;
+    }
+
+    /// Takes a look that has read nothing but this, because nothing has happened since the last reading.
+    /// A burst that follows is judged by its own time, and not by that of the calm before it.
+    pub fn carry(&mut self, now: MonotonicTime, used: Bytes, stalled: Duration) {
+        let (before, known) = std::mem::replace(&mut self.used, (now, used));
+        let millis = u64::try_from(now.since(before).as_millis()).unwrap_or(u64::MAX);
+        let grown = used.saturating_sub(known).get().saturating_mul(1_000);
+        self.growth_per_s = Bytes::new(grown / millis.max(1));
+        self.stalls.see(now, stalled);
     }
 
     fn count_swap_ins(&mut self, reading: &Reading) {
@@ -283,6 +290,22 @@ mod tests {
         assert_eq!(history.growth_per_s(), Bytes::from_mib(2));
         history.see(reading(3, 0, 0));
         assert_eq!(history.growth_per_s(), Bytes::ZERO);
+    }
+
+    #[test]
+    fn burst_after_a_calm_is_judged_by_its_own_time() {
+        let mut history = History::new(reading(0, 0, 0), false);
+        let at = |seconds: u64| MonotonicTime::ZERO.after(Duration::from_secs(seconds));
+        for second in 1..=5 {
+            history.carry(at(second), Bytes::from_mib(10), Duration::ZERO);
+        }
+        assert_eq!(history.unstalled_for(), Duration::from_secs(5));
+        let mut burst = reading(6, 0, 0);
+        burst.used = Bytes::from_mib(40);
+        burst.stalled = Duration::from_millis(30);
+        history.see(burst);
+        assert_eq!(history.growth_per_s(), Bytes::from_mib(30));
+        assert_eq!(history.unstalled_for(), Duration::ZERO);
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub struct Pageable {
     pub calm_for: Option<Duration>,
     /// When all of this was last read, and not what it uses alone.
     pub whole_look: MonotonicTime,
-    /// How much of it may be out; none if nobody knows.
+    /// How much of it may be out, as the agent has just ruled; none where it does not rule.
     pub swap_limit: Option<SwapLimit>,
 }
 
@@ -81,6 +81,8 @@ struct Track {
     /// The look that the last reading came with.
     whole_look: MonotonicTime,
     promised: Promised,
+    /// How much of it may be out; none if the host does not say.
+    swap_limit: Option<SwapLimit>,
     offloaded: Bytes,
     returned: Bytes,
     offload: Option<Explanation>,
@@ -219,7 +221,11 @@ impl Repaging {
                 track.whole_look == container.whole_look && !track.history.is_asked()
             };
             let track = match before {
-                Some(track) if stands(&track) => track,
+                Some(mut track) if stands(&track) => {
+                    let stalled = observe::stalled(container.pressure);
+                    track.history.carry(now, container.used, stalled);
+                    track
+                }
                 before => match self.seen(before, now, container, wishes) {
                     Some(track) => track,
                     None => continue,
@@ -254,11 +260,15 @@ impl Repaging {
             stalled: observe::stalled(container.pressure),
         };
         let promised = self.layout.promised(&container.cgroup);
+        let swap_limit = container
+            .swap_limit
+            .or_else(|| self.layout.swap_limit(&container.cgroup));
         if let Some(mut track) = before {
             track.history.see(reading);
             return Some(Track {
                 whole_look,
                 promised,
+                swap_limit,
                 ..track
             });
         }
@@ -267,6 +277,7 @@ impl Repaging {
             history: History::new(reading, probes),
             whole_look,
             promised,
+            swap_limit,
             offloaded: Bytes::ZERO,
             returned: Bytes::ZERO,
             offload: None,
@@ -300,7 +311,7 @@ impl Repaging {
     ) -> Vec<Decided> {
         let wishes = containers.iter().filter_map(|it| it.wishes.as_ref());
         let enabled = wishes.filter(|wishes| wishes.homecoming.enabled && !wishes.dry_run);
-        let settings = settings::homecoming(enabled.map(|wishes| &wishes.homecoming));
+        let settings = settings::homecoming(enabled);
         let sights = containers.iter().filter_map(|container| {
             let track = self.tracks.get(&container.name)?;
             let sight = observe::return_sight(container, &track.history)?;
@@ -420,7 +431,9 @@ impl Repaging {
     fn offload_sights(&self, containers: &[Pageable]) -> BTreeMap<ContainerName, OffloadSight> {
         let sights = containers.iter().filter_map(|container| {
             let track = self.tracks.get(&container.name)?;
-            let sight = observe::offload_sight(container, track.promised, &track.history);
+            let swap_limit = container.swap_limit.or(track.swap_limit);
+            let bounds = (track.promised, swap_limit);
+            let sight = observe::offload_sight(container, bounds, &track.history);
             Some((container.name.clone(), sight))
         });
         sights.collect()

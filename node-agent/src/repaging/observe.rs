@@ -182,10 +182,9 @@ pub fn return_sight(container: &Pageable, history: &History) -> Option<ReturnSig
 /// What the law of offload sees of a container, but for what others ask of it.
 pub fn offload_sight(
     container: &Pageable,
-    promised: Promised,
+    (Promised { min, low }, swap_limit): (Promised, Option<SwapLimit>),
     history: &History,
 ) -> OffloadSight {
-    let Promised { min, low } = promised;
     let stat = history.stat();
     OffloadSight {
         current: container.used,
@@ -193,7 +192,7 @@ pub fn offload_sight(
         min,
         low,
         working_set: Bytes::ZERO,
-        swap_room: swap_room(container),
+        swap_room: swap_room(container, swap_limit),
         anon: stat.anon,
         file: stat.file,
         droppable: stat.droppable(),
@@ -208,8 +207,8 @@ pub fn offload_sight(
 }
 
 /// What its swap limit still lets out.
-fn swap_room(container: &Pageable) -> Bytes {
-    match container.swap_limit {
+fn swap_room(container: &Pageable, limit: Option<SwapLimit>) -> Bytes {
+    match limit {
         Some(SwapLimit::Bytes(limit)) => limit.saturating_sub(container.swapped),
         Some(SwapLimit::Max) => Bytes::new(u64::MAX),
         None => Bytes::ZERO,

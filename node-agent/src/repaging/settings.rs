@@ -1,7 +1,10 @@
 //! What policies say about re-paging, as the laws take it: pure.
 
 use dynamicswap_crds::{OffloadSpec, Percent, ReturnSpec};
-use dynamicswap_policy::{AheadSettings, BreakerSettings, OffloadSettings, ReturnSettings, Share};
+use dynamicswap_policy::{
+    AheadSettings, BreakerSettings, ContainerName, OffloadSettings, ReturnSettings, Share,
+    in_canary,
+};
 
 /// What the policy that decides about a container says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,10 +40,17 @@ pub fn offload(spec: &OffloadSpec) -> OffloadSettings {
     }
 }
 
-/// The law of return for the node: the most careful of what the policies on it say.
+/// The law of return for the node: the most careful of what the policies on it say. The room that
+/// offload keeps is not filled again.
 #[must_use]
-pub fn homecoming<'a>(specs: impl Iterator<Item = &'a ReturnSpec>) -> ReturnSettings {
-    let careful = specs.copied().reduce(|a, b| ReturnSpec {
+pub fn homecoming<'a>(wishes: impl Iterator<Item = &'a Wishes>) -> ReturnSettings {
+    let default = ReturnSettings::default();
+    let mut headroom = default.ahead.room;
+    let specs = wishes.map(|wishes| {
+        headroom = headroom.max(share(wishes.offload.limit_headroom_percent));
+        wishes.homecoming
+    });
+    let careful = specs.reduce(|a, b| ReturnSpec {
         enabled: true,
         start_room_percent: a.start_room_percent.max(b.start_room_percent),
         stop_room_percent: a.stop_room_percent.max(b.stop_room_percent),
@@ -63,7 +73,11 @@ pub fn homecoming<'a>(specs: impl Iterator<Item = &'a ReturnSpec>) -> ReturnSett
         bytes_per_s: spec.bandwidth_max,
         // A step is a second's worth at most.
         step_max: spec.bandwidth_max,
-        ..ReturnSettings::default()
+        ahead: AheadSettings {
+            room: headroom,
+            ..default.ahead
+        },
+        ..default
     }
 }
 
@@ -85,9 +99,10 @@ pub fn stays_ahead(spec: &OffloadSpec) -> bool {
 
 /// The room in whose middle a container gets a `memory.high`; none if its policy wants none.
 #[must_use]
-pub fn guard(wishes: &Wishes) -> Option<AheadSettings> {
+pub fn guard(wishes: &Wishes, container: &ContainerName) -> Option<AheadSettings> {
     let spec = &wishes.offload;
-    let wanted = spec.guard_limit && stays_ahead(spec) && !wishes.dry_run;
+    let keeps_room = stays_ahead(spec) && in_canary(container, canary_percent(spec));
+    let wanted = spec.guard_limit && keeps_room && !wishes.dry_run;
     wanted.then(|| offload(spec).ahead)
 }
 
@@ -127,7 +142,15 @@ mod tests {
             rest_for: PolicyDuration::from_secs(600),
             ..ReturnSpec::default()
         };
-        let settings = homecoming([a, b].iter());
+        let wishes = |homecoming| Wishes {
+            offload: OffloadSpec::default(),
+            homecoming,
+            dry_run: false,
+        };
+        let mut roomy = wishes(b);
+        roomy.offload.limit_headroom_percent = Percent::from_whole(25);
+        let settings = homecoming([wishes(a), roomy].iter());
+        assert_eq!(settings.ahead.room, Share::from_hundredths(2_500));
         let hundredths = Share::from_hundredths;
         assert_eq!(
             (settings.node_start, settings.node_stop),

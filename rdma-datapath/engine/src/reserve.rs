@@ -200,7 +200,9 @@ impl Engine<'_> {
                 let checked = self.check_survivor(place, grant, (document.read_stall, now));
                 matches!(checked, Err(ApplyError::LastWhole(_)))
             });
-            if lasts && !std::mem::replace(&mut self.goes_to_disk[place], true)
+            let before = std::mem::replace(&mut self.goes_to_disk[place], lasts);
+            if lasts
+                && !before
                 && let Some(slab) = self.set_slab[place]
             {
                 self.retry_disk_copy(slab);
@@ -247,8 +249,9 @@ impl Engine<'_> {
         }
         let known = &mut self.servers[index];
         let was_named = std::mem::replace(&mut known.named, server.incarnation.is_some());
-        if known.named && !was_named && known.link == LinkState::Down {
-            // It was down because nobody wanted it, which says nothing of the server.
+        let waits = matches!(known.link, LinkState::Down | LinkState::Connecting);
+        if known.named && !was_named && waits {
+            // Until now nobody wanted it, which says nothing of the server.
             known.link = LinkState::Connecting;
             known.since = now;
         }

@@ -150,8 +150,11 @@ impl Engine<'_> {
         // without this write must be on record as such before the write is acknowledged, or it
         // would count as whole, and the next step of the move could drop the last one that is.
         if required > 0 && acked >= required && acked == usable {
-            // A disk that refuses holds up nothing that the class does not ask for.
-            let disk_next = disk_helps && set.is_some_and(|set| self.goes_to_disk[set]);
+            // A disk that refuses, or takes too long, holds up nothing that the class does not ask for.
+            let submitted = self.requests[place].submitted;
+            let disk_next = disk_helps
+                && set.is_some_and(|set| self.goes_to_disk[set])
+                && now.since(submitted) < desired.write_hold;
             match share.disk {
                 DiskStage::Idle if disk_next => {
                     self.post_to_disk((place, part), now);

@@ -584,7 +584,7 @@ fn last_whole_copy_stays_as_long_as_it_can_be_copied_from() {
 fn link_that_nobody_wanted_was_not_down() {
     let tables = tables();
     let mut world = World::serving(&tables, Copies::ONE, &[0]);
-    let named = std::mem::replace(&mut world.document.servers[1].incarnation, None);
+    let named = world.document.servers[1].incarnation.take();
     world.apply();
     world.down(1);
     let state = |world: &World<'_>| world.engine.server(ServerIndex::new(1)).expect("known");
@@ -594,7 +594,10 @@ fn link_that_nobody_wanted_was_not_down() {
     world.apply();
     let server = state(&world);
     assert!(server.named);
-    assert_eq!((server.link, server.since), (LinkState::Connecting, world.now));
+    assert_eq!(
+        (server.link, server.since),
+        (LinkState::Connecting, world.now)
+    );
     world.up(1, 0);
     assert_eq!(state(&world).link, LinkState::Up);
 }

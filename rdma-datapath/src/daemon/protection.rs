@@ -6,6 +6,7 @@
 
 use std::fs;
 
+use dynamicswap_proto::common::v1 as pb;
 use rustix::io::Errno;
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{
@@ -76,6 +77,18 @@ impl Protection {
             io_flusher,
             oom_score,
             not_dumpable,
+        }
+    }
+
+    /// The same for a report.
+    #[must_use]
+    pub fn report(&self) -> pb::Protection {
+        let is_permitted = |permitted: Permitted| permitted == Permitted::Yes;
+        pb::Protection {
+            locked: is_permitted(self.locked),
+            io_flusher: is_permitted(self.io_flusher),
+            oom_score: is_permitted(self.oom_score),
+            not_dumpable: is_permitted(self.not_dumpable),
         }
     }
 

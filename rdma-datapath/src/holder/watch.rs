@@ -44,6 +44,11 @@ const START_TRIES_MAX: usize = 5;
 /// Tries to detach a device whose connection is gone.
 const GONE_TRIES_MAX: u32 = 3;
 
+/// A device that the next holder can take over, and that has pages, is not touched for this long after
+/// the wish to stop. kubelet kills a pod that is deleted by force 2 s after it has asked, and a swapoff
+/// that was begun by then would have left containers at their limits with nowhere to swap to.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Why the holder ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Stop {
@@ -68,6 +73,8 @@ pub struct Watch {
     supervisor: Supervisor,
     attachment: Attachment,
     stop: Option<Stop>,
+    /// When a stop that somebody asked for begins to detach.
+    detach_at: MonotonicTime,
     gone_tries: u32,
     swaps_at: MonotonicTime,
     resources: Resources,
@@ -116,6 +123,7 @@ impl Watch {
             supervisor,
             attachment: Attachment::new(state, number),
             stop: None,
+            detach_at: now,
             gone_tries: 0,
             swaps_at: now,
             resources,
@@ -170,10 +178,15 @@ impl Watch {
                 self.replace_engine();
                 continue;
             }
+            // Who asks twice does not want to wait.
+            self.detach_at = monotonic_now();
             if self.stop.is_none() {
                 tracing::info!("asked to stop: the device is detached first");
                 self.stop = Some(Stop::Asked);
                 self.memory().set_stopping();
+                if self.kind() == FrontEndKind::Ublk {
+                    self.detach_at = self.detach_at.after(STOP_PATIENCE);
+                }
             }
             self.attachment.hurry();
         }
@@ -363,14 +376,22 @@ impl Watch {
             AttachState::Attached if !self.memory().attach_desired() => self.holds_pages(),
             _ => self.memory().attach_desired(),
         };
-        let wanted = wanted && self.stop.is_none();
-        if let Some(job) = self.attachment.next_job(monotonic_now(), wanted) {
+        let now = monotonic_now();
+        let wanted = wanted && (self.stop.is_none() || self.is_patient(now));
+        if let Some(job) = self.attachment.next_job(now, wanted) {
             self.start_helper(job);
         }
         let (state, number) = self.attachment.state();
         if self.memory().device() != (state, number) {
             self.memory().set_device(state, number);
         }
+    }
+
+    /// Whether a stop still waits for the kill that may follow it.
+    fn is_patient(&self, now: MonotonicTime) -> bool {
+        let is_attached = self.attachment.state().0 == AttachState::Attached;
+        let is_asked = self.stop == Some(Stop::Asked);
+        is_attached && is_asked && now < self.detach_at && self.holds_pages()
     }
 
     /// Whether the kernel has pages on the device. Taking it away would charge them to containers

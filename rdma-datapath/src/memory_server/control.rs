@@ -18,6 +18,7 @@ use super::shared::Shared;
 use crate::daemon::change::ChangeCounter;
 use crate::daemon::control_server::{ControlHandler, Refusal};
 use crate::daemon::events::EventLog;
+use crate::daemon::protection::Protection;
 
 /// The I/O thread answers in microseconds; after this time it hangs.
 const APPLY_TIME_MAX: Duration = Duration::from_secs(5);
@@ -33,6 +34,7 @@ pub(super) struct Control {
     pub(super) geometry: SlotGeometry,
     pub(super) address: SocketAddr,
     pub(super) rdma_address: Option<SocketAddr>,
+    pub(super) protection: Protection,
     pub(super) warnings: Vec<String>,
 }
 
@@ -101,6 +103,7 @@ impl ControlHandler for Control {
             refused_key: counters.refused_key.load(Ordering::Relaxed),
             slots_given_back: snapshot.slots_given_back,
             memory_bytes: allocated_bytes(&self.held_file),
+            protection: Some(self.protection.report()),
         };
         Report {
             change: 0,

@@ -141,6 +141,7 @@ fn serve(
         geometry: options.geometry()?,
         address,
         rdma_address,
+        protection,
         warnings,
     };
     let _control = ControlServer::start(socket, Arc::new(control)).context("serve the agent")?;

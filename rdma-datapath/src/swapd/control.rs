@@ -24,6 +24,7 @@ use super::{kept, report as reports};
 use crate::daemon::change::ChangeCounter;
 use crate::daemon::control_server::{ControlHandler, Refusal};
 use crate::daemon::events::EventLog;
+use crate::daemon::protection::Protection;
 use crate::front_end::choice::Choice;
 use crate::holder::options::Backend;
 
@@ -52,7 +53,9 @@ pub struct Control {
     pub outbox: Outbox,
     /// Latencies.
     pub latencies: Arc<Latencies>,
-    /// What the host did not permit.
+    /// What the host permitted.
+    pub protection: Protection,
+    /// What it did not permit.
     pub warnings: Vec<String>,
     /// Counts changes of consequence.
     pub change: Arc<ChangeCounter>,

@@ -67,6 +67,7 @@ pub fn build(parts: &ReportParts<'_>) -> pb::SwapDeviceReport {
         read_latency: Some(control.latencies.read.report()),
         write_latency: Some(control.latencies.write.report()),
         recent_read_latency: Some(control.latencies.recent_reads()),
+        protection: Some(control.protection.report()),
         warnings: warnings(control, snapshot),
         engine_starts: header.engine_starts.load(Ordering::Acquire),
         holder_pid: header.holder_pid.load(Ordering::Acquire),

@@ -78,7 +78,8 @@ pub fn main() -> ExitCode {
 
 fn serve(options: &Options) -> anyhow::Result<()> {
     let inherited = Inherited::take(options)?;
-    let warnings = Protection::start().warnings();
+    let protection = Protection::start();
+    let warnings = protection.warnings();
     let paths = Paths::from(options.state_dir.as_path());
     let (memory, pool) = open_memory(inherited.memory, &paths)?;
     memory.set_engine_descriptors(EngineDescriptors {
@@ -94,6 +95,7 @@ fn serve(options: &Options) -> anyhow::Result<()> {
     let spill = inherited.spill.map(open_spill).transpose()?;
     let engine = Start {
         options,
+        protection,
         warnings,
         paths,
         memory,
@@ -118,6 +120,7 @@ fn serve(options: &Options) -> anyhow::Result<()> {
 /// What every engine has before it knows its front end.
 struct Start<'o> {
     options: &'o Options,
+    protection: Protection,
     warnings: Vec<String>,
     paths: Paths,
     memory: SwapdMemory,
@@ -166,6 +169,7 @@ impl Start<'_> {
             },
             outbox,
             latencies,
+            protection: self.protection,
             warnings: self.warnings,
             events: EventLog::new(Arc::clone(&change)),
             change,

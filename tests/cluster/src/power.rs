@@ -32,7 +32,9 @@ pub fn off(paths: &Paths, name: &str) -> Result<Off> {
     let node = node.with_context(|| format!("no node '{name}' runs"))?;
     let line = format!("/proc/{}/cmdline", node.pid);
     let line = fs::read(&line).with_context(|| format!("cannot read {line}"))?;
-    let words = line.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+    let words = line
+        .split(|byte| *byte == 0)
+        .filter(|word| !word.is_empty());
     let command = words.map(|word| OsString::from_vec(word.to_vec()));
     let off = Off {
         name: name.to_owned(),

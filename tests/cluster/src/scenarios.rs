@@ -25,11 +25,16 @@ use stage::Stage;
 /// A scenario: its name, what it proves, and how it is played.
 type Scenario = (&'static str, &'static str, fn(&mut Stage<'_>) -> Result<()>);
 
-const ALL: [Scenario; 12] = [
+const ALL: [Scenario; 13] = [
     (
         "pages_are_remote",
         "a pod at twice its memory pages to two donors, and every word is right",
         data_path::pages_are_remote,
+    ),
+    (
+        "plugin_tests",
+        "kubectl dynamicswap test: its job swaps, every page is right, and it leaves nothing",
+        data_path::plugin_tests,
     ),
     (
         "donor_pod_killed",

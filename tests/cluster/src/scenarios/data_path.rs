@@ -40,6 +40,15 @@ fn lends(server: &Value) -> bool {
         .is_some_and(|lent| lent != "0")
 }
 
+pub(super) fn plugin_tests(stage: &mut Stage<'_>) -> Result<()> {
+    let test = ["test", "--memory", "64Mi", "--timeout", "15m"];
+    let said = stage.plugin(&test)?;
+    stage.note("test_says", said.trim());
+    stage.wait_for("the end of its pod", NODE_TIME_MAX, || {
+        Ok(stage.objects("pods")?.is_empty().then_some(()))
+    })
+}
+
 pub(super) fn donor_pod_killed(stage: &mut Stage<'_>) -> Result<()> {
     let pod = Pod::new("donor-killed", 90);
     stage.storm(&pod)?;
@@ -61,7 +70,8 @@ pub(super) fn engine_killed(stage: &mut Stage<'_>) -> Result<()> {
     let shell = NodeShell::start(stage, "node-1")?;
     let pod = Pod::new("engine-killed", 60);
     stage.storm(&pod)?;
-    let engine = "pgrep -f dynamicswap-swapd-engine";
+    // A pattern that does not match the shell that looks for it.
+    let engine = "pgrep -f '[d]ynamicswap-swapd-engine'";
     let before = shell.run(stage, engine)?;
     shell.run(stage, &format!("kill -9 $({engine})"))?;
     let begun = Instant::now();

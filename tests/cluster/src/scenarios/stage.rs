@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::pods::{Pod, is_ready};
 use crate::client::{Client, printed};
-use crate::record::Paths;
 use crate::install::{NAMESPACE, RELEASE, apply_policy, source};
+use crate::record::Paths;
 
 /// Time between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
