@@ -31,7 +31,7 @@ use crate::metrics::serve::Scrape;
 use crate::node;
 use crate::originals::{Originals, OriginalsError};
 use crate::pressure::{ContainerSource, Origin, PressureMonitor};
-use crate::repaging::{Ended, Repaging, decided, settings};
+use crate::repaging::{Ended, Pageable, Repaging, decided, settings};
 use crate::session::{Session, SessionEvent};
 use crate::watches::{Subject, WatchEvent};
 
@@ -184,10 +184,8 @@ impl Agent {
                 }
                 // One that has not waited for it is gone.
                 Happened::Scrape(scrape) => drop(scrape.send(self.snapshot())),
-                Happened::Tick => {
-                    self.tick_at = Instant::now() + TICK;
-                    self.report_due = true;
-                }
+                // What is offered to the daemons is looked at anew; reports keep a time of their own.
+                Happened::Tick => self.tick_at = Instant::now() + TICK,
             }
         }
     }
@@ -267,7 +265,8 @@ impl Agent {
         let now = Instant::now();
         self.looks.last = now;
         let fired = std::mem::take(&mut self.looks.fired);
-        if now >= self.looks.timer_at {
+        let is_timer = now >= self.looks.timer_at;
+        if is_timer {
             self.looks.timer_at = now + self.looks.every;
             self.pressure.look_at_all(&fired);
             self.see_to_limits();
@@ -275,22 +274,24 @@ impl Agent {
         } else {
             self.pressure.look_at_fired(&fired);
         }
+        let containers = self.pressure.pageables();
+        if let Some(containers) = containers.as_ref().filter(|_| is_timer) {
+            self.keep_guards(containers);
+        }
         // Also when a trigger fired: what is to leave ahead of a limit cannot wait for the timer.
-        self.repage();
+        self.repage(containers);
         self.report_due = true;
     }
 
     /// Sends pages ahead and brings pages home, as policies say.
-    fn repage(&mut self) {
+    fn repage(&mut self, containers: Option<Vec<Pageable>>) {
         let device = self.device();
         let report = self.swapd.as_ref().and_then(Courier::report);
         let report = match &report {
             Some(report::Kind::SwapDevice(report)) => Some(report),
             _ => None,
         };
-        if let (Some(repaging), Some(mut containers)) =
-            (&mut self.repaging, self.pressure.pageables())
-        {
+        if let (Some(repaging), Some(mut containers)) = (&mut self.repaging, containers) {
             for container in &mut containers {
                 container.swap_limit = self.allowance.limit(&container.name);
             }
@@ -327,19 +328,19 @@ impl Agent {
             self.allowance
                 .settle(swappers, cgroups, &mut self.originals, device);
         }
-        self.keep_guards(device);
     }
 
     /// Has each container that may swap wait before its limit, as policies say. A guard stays as it is
     /// while nobody knows whether the device is attached: that is when it is needed.
-    fn keep_guards(&mut self, device: Device) {
-        let (Some(cgroups), Some(containers)) = (&self.swap_limits, self.pressure.pageables())
+    fn keep_guards(&mut self, containers: &[Pageable]) {
+        let device = self.device();
+        let Some(cgroups) = self
+            .swap_limits
+            .as_ref()
+            .filter(|_| device != Device::Unknown)
         else {
             return;
         };
-        if device == Device::Unknown {
-            return;
-        }
         // With its namespace's share used up, a container may swap nothing more for a while: that comes and
         // goes, and its guard does not.
         let may_swap = |name: &ContainerName| {
@@ -347,19 +348,19 @@ impl Agent {
             device == Device::Open
                 && (limit.is_some_and(|limit| limit != SwapLimit::NONE) || self.guards.has(name))
         };
-        let guarded = containers.into_iter().map(|container| Guarded {
+        let guarded = containers.iter().map(|container| Guarded {
             wanted: container
                 .wishes
                 .as_ref()
                 .filter(|_| may_swap(&container.name))
                 .and_then(|wishes| settings::guard(wishes, &container.name)),
-            name: container.name,
-            cgroup: container.cgroup,
+            name: &container.name,
+            cgroup: &container.cgroup,
             used: container.used,
             whole_look: container.whole_look,
         });
-        self.guards
-            .settle(guarded.collect(), cgroups, &mut self.originals);
+        let guarded: Vec<_> = guarded.collect();
+        self.guards.settle(&guarded, cgroups, &mut self.originals);
         self.pressure
             .set_guards(own_guards(&self.originals, cgroups));
     }

@@ -4,7 +4,7 @@
 //! Owns when each was last looked at. A guard is on disk before it is set.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dynamicswap_policy::{AheadSettings, ContainerName, GuardDeed, GuardSight, guard};
 use dynamicswap_types::{Bytes, MonotonicTime};
@@ -16,11 +16,11 @@ use crate::report::sentence;
 
 /// A container that may get one.
 #[derive(Debug, Clone)]
-pub struct Guarded {
+pub struct Guarded<'a> {
     /// Namespace and name.
-    pub name: ContainerName,
+    pub name: &'a ContainerName,
     /// Its cgroup.
-    pub cgroup: PathBuf,
+    pub cgroup: &'a Path,
     /// The room that its policy keeps; none if it shall have no guard.
     pub wanted: Option<AheadSettings>,
     /// In RAM.
@@ -49,22 +49,23 @@ impl Guards {
     /// is set, and forgotten in one step after all were lifted.
     pub fn settle(
         &mut self,
-        containers: Vec<Guarded>,
+        containers: &[Guarded<'_>],
         cgroups: &SwapLimits,
         originals: &mut Originals,
     ) {
         self.problems.clear();
-        let names: BTreeSet<&ContainerName> = containers.iter().map(|it| &it.name).collect();
+        let names: BTreeSet<&ContainerName> = containers.iter().map(|it| it.name).collect();
         self.looked.retain(|name, _| names.contains(name));
         self.guarded.retain(|name| names.contains(name));
         let mut orders = Vec::new();
-        for it in &containers {
+        for it in containers {
             let look = (it.whole_look, it.wanted.is_some());
-            if self.looked.insert(it.name.clone(), look) == Some(look) {
+            if self.looked.get(it.name) == Some(&look) {
                 continue;
             }
+            self.looked.insert(it.name.clone(), look);
             if let Err(error) = self.rule(it, cgroups, originals, &mut orders) {
-                self.problem(&it.name, &sentence(&error));
+                self.problem(it.name, &sentence(&error));
             }
         }
         let set = orders.iter().filter(|order| order.target.is_some());
@@ -93,12 +94,12 @@ impl Guards {
     /// Adds what is to be written for one container, if anything is.
     fn rule(
         &mut self,
-        it: &Guarded,
+        it: &Guarded<'_>,
         cgroups: &SwapLimits,
         originals: &Originals,
         orders: &mut Vec<Order>,
     ) -> Result<(), CgroupError> {
-        let Some(cgroup) = cgroups.relative(&it.cgroup) else {
+        let Some(cgroup) = cgroups.relative(it.cgroup) else {
             return Ok(());
         };
         let [high, max] = match cgroups.held_at(&cgroup) {
@@ -184,13 +185,21 @@ mod tests {
     use crate::cgroup::Layout;
     use crate::cgroup::fixture::{Files, Host};
 
-    fn guarded(host: &Host, second: u64, wanted: bool) -> Guarded {
+    fn web() -> ContainerName {
+        ContainerName {
+            namespace: "default".to_owned(),
+            name: "web".to_owned(),
+        }
+    }
+
+    fn guarded<'a>(
+        (name, cgroup): &'a (ContainerName, PathBuf),
+        second: u64,
+        wanted: bool,
+    ) -> Guarded<'a> {
         Guarded {
-            name: ContainerName {
-                namespace: "default".to_owned(),
-                name: "web".to_owned(),
-            },
-            cgroup: host.root().join("web"),
+            name,
+            cgroup,
             wanted: wanted.then(AheadSettings::default),
             used: Bytes::from_mib(4),
             whole_look: MonotonicTime::ZERO.after(Duration::from_secs(second)),
@@ -207,24 +216,25 @@ mod tests {
         host.container("web", files);
         let cgroups = Layout::probe(host.root()).expect("one").swap_limits();
         let cgroups = cgroups.expect("cgroup v2");
+        let of = (web(), host.root().join("web"));
         let state = tempfile::tempdir().expect("a directory");
         let mut originals = Originals::load(state.path()).expect("empty");
         let mut guards = Guards::default();
         let high = || host.read("web/memory.high");
         let set = (975_u64 << 20).to_string();
-        guards.settle(vec![guarded(&host, 1, true)], &cgroups, &mut originals);
+        guards.settle(&[guarded(&of, 1, true)], &cgroups, &mut originals);
         assert_eq!((high(), guards.warnings().len()), (set.clone(), 0));
         // A runtime has put it back; the next look at all figures sees it.
         host.write("web/memory.high", "max\n");
-        guards.settle(vec![guarded(&host, 1, true)], &cgroups, &mut originals);
+        guards.settle(&[guarded(&of, 1, true)], &cgroups, &mut originals);
         assert_eq!(high(), "max");
-        guards.settle(vec![guarded(&host, 2, true)], &cgroups, &mut originals);
+        guards.settle(&[guarded(&of, 2, true)], &cgroups, &mut originals);
         assert_eq!(high(), set);
-        assert!(guards.has(&guarded(&host, 2, true).name));
+        assert!(guards.has(&web()));
         // The next agent knows it as its own.
         let mut originals = Originals::load(state.path()).expect("kept");
         let mut guards = Guards::default();
-        guards.settle(vec![guarded(&host, 3, false)], &cgroups, &mut originals);
+        guards.settle(&[guarded(&of, 3, false)], &cgroups, &mut originals);
         assert_eq!(high(), "max");
         assert!(originals.is_empty());
     }
@@ -239,13 +249,14 @@ mod tests {
         host.container("web", files);
         let cgroups = Layout::probe(host.root()).expect("one").swap_limits();
         let cgroups = cgroups.expect("cgroup v2");
+        let of = (web(), host.root().join("web"));
         let state = tempfile::tempdir().expect("a directory");
         let mut originals = Originals::load(state.path()).expect("empty");
         let mut guards = Guards::default();
-        guards.settle(vec![guarded(&host, 1, true)], &cgroups, &mut originals);
+        guards.settle(&[guarded(&of, 1, true)], &cgroups, &mut originals);
         assert!(!originals.is_empty());
         std::fs::remove_dir_all(host.root().join("web")).expect("was there");
-        guards.settle(Vec::new(), &cgroups, &mut originals);
+        guards.settle(&[], &cgroups, &mut originals);
         assert!(originals.is_empty());
     }
 }

@@ -42,6 +42,10 @@ pub(super) fn come_back(stage: &mut Stage<'_>) -> Result<()> {
         let away: u64 = away.parse().with_context(|| format!("{what}: {away}"))?;
         stage.note(&format!("limit_away_ms_{what}"), away);
         ensure!(
+            what != "by_hand" || away > 0,
+            "the watch has not seen what was written by hand"
+        );
+        ensure!(
             Duration::from_millis(away) <= BACK_MAX,
             "after {what} the limit was another one for {away} ms"
         );
