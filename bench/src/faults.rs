@@ -118,5 +118,5 @@ fn memory(cluster: &Cluster, report: &mut Report) -> Result<()> {
 
 fn resident_mib(pid: i32) -> Result<f64> {
     let pid = u32::try_from(pid).context("a process id")?;
-    Ok(Figures::of(pid)?.resident_kib as f64 / 1024.0)
+    Ok(Figures::of(pid)?.resident_mib())
 }

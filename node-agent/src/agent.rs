@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dynamicswap_policy::{ContainerName, Device, SwapLimit, Trigger};
+use dynamicswap_policy::{Device, SwapLimit, Trigger};
 use dynamicswap_proto::SESSION_PROTOCOL;
 use dynamicswap_proto::control::v1::{DesiredDocument, Hello, NodeReport};
 use dynamicswap_proto::daemon::v1::report;
@@ -266,26 +266,27 @@ impl Agent {
         self.looks.last = now;
         let fired = std::mem::take(&mut self.looks.fired);
         let is_timer = now >= self.looks.timer_at;
+        let device = self.device();
         if is_timer {
             self.looks.timer_at = now + self.looks.every;
             self.pressure.look_at_all(&fired);
-            self.see_to_limits();
+            self.keep_system_off();
+            self.allow(device);
             self.lend();
         } else {
             self.pressure.look_at_fired(&fired);
         }
         let containers = self.pressure.pageables();
         if let Some(containers) = containers.as_ref().filter(|_| is_timer) {
-            self.keep_guards(containers);
+            self.keep_guards(containers, device);
         }
         // Also when a trigger fired: what is to leave ahead of a limit cannot wait for the timer.
-        self.repage(containers);
+        self.repage(containers, device);
         self.report_due = true;
     }
 
     /// Sends pages ahead and brings pages home, as policies say.
-    fn repage(&mut self, containers: Option<Vec<Pageable>>) {
-        let device = self.device();
+    fn repage(&mut self, containers: Option<Vec<Pageable>>, device: Device) {
         let report = self.swapd.as_ref().and_then(Courier::report);
         let report = match &report {
             Some(report::Kind::SwapDevice(report)) => Some(report),
@@ -320,10 +321,8 @@ impl Agent {
         }
     }
 
-    /// Keeps the system off the device, and has each container's limit be what policies say.
-    fn see_to_limits(&mut self) {
-        self.keep_system_off();
-        let device = self.device();
+    /// Has each container's limit be what policies say.
+    fn allow(&mut self, device: Device) {
         if let (Some(cgroups), Some(swappers)) = (&self.swap_limits, self.pressure.swappers()) {
             self.allowance
                 .settle(swappers, cgroups, &mut self.originals, device);
@@ -332,8 +331,7 @@ impl Agent {
 
     /// Has each container that may swap wait before its limit, as policies say. A guard stays as it is
     /// while nobody knows whether the device is attached: that is when it is needed.
-    fn keep_guards(&mut self, containers: &[Pageable]) {
-        let device = self.device();
+    fn keep_guards(&mut self, containers: &[Pageable], device: Device) {
         let Some(cgroups) = self
             .swap_limits
             .as_ref()
@@ -343,16 +341,20 @@ impl Agent {
         };
         // With its namespace's share used up, a container may swap nothing more for a while: that comes and
         // goes, and its guard does not.
-        let may_swap = |name: &ContainerName| {
-            let limit = self.allowance.limit(name);
+        let has_guard = |container: &Pageable| {
+            let cgroup = cgroups.relative(&container.cgroup);
+            cgroup.is_some_and(|cgroup| self.originals.guard_of(&cgroup).is_some())
+        };
+        let may_swap = |container: &Pageable| {
+            let limit = self.allowance.limit(&container.name);
             device == Device::Open
-                && (limit.is_some_and(|limit| limit != SwapLimit::NONE) || self.guards.has(name))
+                && (limit.is_some_and(|limit| limit != SwapLimit::NONE) || has_guard(container))
         };
         let guarded = containers.iter().map(|container| Guarded {
             wanted: container
                 .wishes
                 .as_ref()
-                .filter(|_| may_swap(&container.name))
+                .filter(|_| may_swap(container))
                 .and_then(|wishes| settings::guard(wishes, &container.name)),
             name: &container.name,
             cgroup: &container.cgroup,
@@ -360,9 +362,10 @@ impl Agent {
             whole_look: container.whole_look,
         });
         let guarded: Vec<_> = guarded.collect();
-        self.guards.settle(&guarded, cgroups, &mut self.originals);
-        self.pressure
-            .set_guards(own_guards(&self.originals, cgroups));
+        if self.guards.settle(&guarded, cgroups, &mut self.originals) {
+            self.pressure
+                .set_guards(own_guards(&self.originals, cgroups));
+        }
     }
 
     fn keep_system_off(&mut self) {

@@ -33,7 +33,6 @@ pub struct Guarded<'a> {
 #[derive(Debug, Default)]
 pub struct Guards {
     looked: BTreeMap<ContainerName, (MonotonicTime, bool)>,
-    guarded: BTreeSet<ContainerName>,
     problems: Vec<String>,
 }
 
@@ -45,18 +44,17 @@ struct Order {
 }
 
 impl Guards {
-    /// Rules on these containers, and carries it out. All new guards are noted in one step before any
-    /// is set, and forgotten in one step after all were lifted.
+    /// Rules on these containers, and carries it out; gives whether the notes may have changed. All new
+    /// guards are noted in one step before any is set, and forgotten in one step after all were lifted.
     pub fn settle(
         &mut self,
         containers: &[Guarded<'_>],
         cgroups: &SwapLimits,
         originals: &mut Originals,
-    ) {
+    ) -> bool {
         self.problems.clear();
         let names: BTreeSet<&ContainerName> = containers.iter().map(|it| it.name).collect();
         self.looked.retain(|name, _| names.contains(name));
-        self.guarded.retain(|name| names.contains(name));
         let mut orders = Vec::new();
         for it in containers {
             let look = (it.whole_look, it.wanted.is_some());
@@ -64,10 +62,11 @@ impl Guards {
                 continue;
             }
             self.looked.insert(it.name.clone(), look);
-            if let Err(error) = self.rule(it, cgroups, originals, &mut orders) {
+            if let Err(error) = rule(it, cgroups, originals, &mut orders) {
                 self.problem(it.name, &sentence(&error));
             }
         }
+        let mut is_changed = !orders.is_empty();
         let set = orders.iter().filter(|order| order.target.is_some());
         let set: Vec<_> = set.map(|it| (it.cgroup.clone(), it.target)).collect();
         if let Err(error) = originals.note_guards(set) {
@@ -78,83 +77,19 @@ impl Guards {
         let mut over: Vec<PathBuf> = Vec::new();
         for order in orders {
             match cgroups.set_high(&order.cgroup, order.target) {
-                Ok(()) => over.extend(self.done(order)),
+                Ok(()) => over.extend(done(order)),
                 Err(error) if error.is_gone() => {}
                 Err(error) => self.problem(&order.name, &sentence(&error)),
             }
         }
         let gone = originals.guards().keys().filter(|it| !cgroups.exists(it));
         over.extend(gone.cloned());
+        is_changed |= !over.is_empty();
         if let Err(error) = originals.note_guards(over.into_iter().map(|cgroup| (cgroup, None))) {
             let why = format!("{:#}", anyhow::Error::from(error));
             self.problems.push(why);
         }
-    }
-
-    /// Adds what is to be written for one container, if anything is.
-    fn rule(
-        &mut self,
-        it: &Guarded<'_>,
-        cgroups: &SwapLimits,
-        originals: &Originals,
-        orders: &mut Vec<Order>,
-    ) -> Result<(), CgroupError> {
-        let Some(cgroup) = cgroups.relative(it.cgroup) else {
-            return Ok(());
-        };
-        let [high, max] = match cgroups.held_at(&cgroup) {
-            Ok(held) => held,
-            Err(error) if error.is_gone() => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let own = originals.guard_of(&cgroup);
-        let stands = own.is_some() && high == own;
-        if stands {
-            self.guarded.insert(it.name.clone());
-        }
-        let sight = GuardSight {
-            high,
-            max,
-            own,
-            used: it.used,
-        };
-        let target = match guard(&sight, it.wanted.as_ref()) {
-            GuardDeed::Leave => return Ok(()),
-            GuardDeed::Set(target) => Some(target),
-            GuardDeed::Lift => None,
-        };
-        if stands && target.is_some() {
-            // The note changes before the limit does: what stands must be nobody's in between, or it
-            // would be taken for somebody else's after a crash.
-            cgroups.set_high(&cgroup, None)?;
-        }
-        orders.push(Order {
-            name: it.name.clone(),
-            cgroup,
-            target,
-        });
-        Ok(())
-    }
-
-    /// Tells of an order that was carried out; the cgroup, if it has no guard any more.
-    fn done(&mut self, order: Order) -> Option<PathBuf> {
-        let Order {
-            name,
-            cgroup,
-            target,
-        } = order;
-        match target {
-            Some(target) => {
-                info!("{name}: tasks wait from {target} on (memory.high)");
-                self.guarded.insert(name);
-                None
-            }
-            None => {
-                info!("{name}: memory.high is max again, as it was");
-                self.guarded.remove(&name);
-                Some(cgroup)
-            }
-        }
+        is_changed
     }
 
     fn problem(&mut self, name: &ContainerName, why: &str) {
@@ -164,17 +99,62 @@ impl Guards {
             .push(format!("memory.high of {name} is not kept: {why}"));
     }
 
-    /// Whether a container has one.
-    #[must_use]
-    pub fn has(&self, container: &ContainerName) -> bool {
-        self.guarded.contains(container)
-    }
-
     /// What could not be read or written, a sentence each.
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.problems
     }
+}
+
+/// Adds what is to be written for one container, if anything is.
+fn rule(
+    it: &Guarded<'_>,
+    cgroups: &SwapLimits,
+    originals: &Originals,
+    orders: &mut Vec<Order>,
+) -> Result<(), CgroupError> {
+    let Some(cgroup) = cgroups.relative(it.cgroup) else {
+        return Ok(());
+    };
+    let [high, max] = match cgroups.held_at(&cgroup) {
+        Ok(held) => held,
+        Err(error) if error.is_gone() => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let own = originals.guard_of(&cgroup);
+    let sight = GuardSight {
+        high,
+        max,
+        own,
+        used: it.used,
+    };
+    let target = match guard(&sight, it.wanted.as_ref()) {
+        GuardDeed::Leave => return Ok(()),
+        GuardDeed::Set(target) => Some(target),
+        GuardDeed::Lift => None,
+    };
+    if own.is_some() && high == own && target.is_some() {
+        // The note changes before the limit does: what stands must be nobody's in between, or it
+        // would be taken for somebody else's after a crash.
+        cgroups.set_high(&cgroup, None)?;
+    }
+    orders.push(Order {
+        name: it.name.clone(),
+        cgroup,
+        target,
+    });
+    Ok(())
+}
+
+/// Tells of an order that was carried out; the cgroup, if it has no guard any more.
+fn done(order: Order) -> Option<PathBuf> {
+    let name = order.name;
+    if let Some(target) = order.target {
+        info!("{name}: tasks wait from {target} on (memory.high)");
+        return None;
+    }
+    info!("{name}: memory.high is max again, as it was");
+    Some(order.cgroup)
 }
 
 #[cfg(test)]
@@ -185,78 +165,100 @@ mod tests {
     use crate::cgroup::Layout;
     use crate::cgroup::fixture::{Files, Host};
 
-    fn web() -> ContainerName {
-        ContainerName {
-            namespace: "default".to_owned(),
-            name: "web".to_owned(),
-        }
+    /// A container with a hard limit of 1,000 MiB, and an agent's notes.
+    struct Bench {
+        host: Host,
+        name: ContainerName,
+        cgroup: PathBuf,
+        cgroups: SwapLimits,
+        state: tempfile::TempDir,
+        originals: Originals,
+        guards: Guards,
     }
 
-    fn guarded<'a>(
-        (name, cgroup): &'a (ContainerName, PathBuf),
-        second: u64,
-        wanted: bool,
-    ) -> Guarded<'a> {
-        Guarded {
-            name,
-            cgroup,
-            wanted: wanted.then(AheadSettings::default),
-            used: Bytes::from_mib(4),
-            whole_look: MonotonicTime::ZERO.after(Duration::from_secs(second)),
+    impl Bench {
+        fn new() -> Self {
+            let host = Host::unified();
+            let files = Files {
+                max: Some(Bytes::from_mib(1_000)),
+                ..Files::default()
+            };
+            let (cgroup, _) = host.container("web", files);
+            let cgroups = Layout::probe(host.root()).expect("one").swap_limits();
+            let state = tempfile::tempdir().expect("a directory");
+            Self {
+                name: ContainerName {
+                    namespace: "default".to_owned(),
+                    name: "web".to_owned(),
+                },
+                cgroup,
+                cgroups: cgroups.expect("cgroup v2"),
+                originals: Originals::load(state.path()).expect("empty"),
+                guards: Guards::default(),
+                state,
+                host,
+            }
+        }
+
+        /// The agent after this one.
+        fn restart(&mut self) {
+            self.originals = Originals::load(self.state.path()).expect("kept");
+            self.guards = Guards::default();
+        }
+
+        fn settle(&mut self, second: u64, wanted: bool) -> bool {
+            let web = Guarded {
+                name: &self.name,
+                cgroup: &self.cgroup,
+                wanted: wanted.then(AheadSettings::default),
+                used: Bytes::from_mib(4),
+                whole_look: MonotonicTime::ZERO.after(Duration::from_secs(second)),
+            };
+            self.guards
+                .settle(&[web], &self.cgroups, &mut self.originals)
+        }
+
+        fn high(&self) -> String {
+            self.host.read("web/memory.high")
+        }
+
+        fn noted(&self) -> Option<Bytes> {
+            self.originals.guard_of(Path::new("web"))
         }
     }
 
     #[test]
     fn guard_is_set_put_back_and_lifted_and_outlives_the_agent() {
-        let host = Host::unified();
-        let files = Files {
-            max: Some(Bytes::from_mib(1_000)),
-            ..Files::default()
-        };
-        host.container("web", files);
-        let cgroups = Layout::probe(host.root()).expect("one").swap_limits();
-        let cgroups = cgroups.expect("cgroup v2");
-        let of = (web(), host.root().join("web"));
-        let state = tempfile::tempdir().expect("a directory");
-        let mut originals = Originals::load(state.path()).expect("empty");
-        let mut guards = Guards::default();
-        let high = || host.read("web/memory.high");
+        let mut bench = Bench::new();
         let set = (975_u64 << 20).to_string();
-        guards.settle(&[guarded(&of, 1, true)], &cgroups, &mut originals);
-        assert_eq!((high(), guards.warnings().len()), (set.clone(), 0));
+        assert!(bench.settle(1, true), "the notes have changed");
+        assert_eq!(
+            (bench.high(), bench.guards.warnings().len()),
+            (set.clone(), 0)
+        );
         // A runtime has put it back; the next look at all figures sees it.
-        host.write("web/memory.high", "max\n");
-        guards.settle(&[guarded(&of, 1, true)], &cgroups, &mut originals);
-        assert_eq!(high(), "max");
-        guards.settle(&[guarded(&of, 2, true)], &cgroups, &mut originals);
-        assert_eq!(high(), set);
-        assert!(guards.has(&web()));
+        bench.host.write("web/memory.high", "max\n");
+        assert!(!bench.settle(1, true), "nothing was looked at");
+        assert_eq!(bench.high(), "max");
+        bench.settle(2, true);
+        assert_eq!(bench.high(), set);
+        assert_eq!(bench.noted(), Some(Bytes::from_mib(975)));
         // The next agent knows it as its own.
-        let mut originals = Originals::load(state.path()).expect("kept");
-        let mut guards = Guards::default();
-        guards.settle(&[guarded(&of, 3, false)], &cgroups, &mut originals);
-        assert_eq!(high(), "max");
-        assert!(originals.is_empty());
+        bench.restart();
+        bench.settle(3, false);
+        assert_eq!(bench.high(), "max");
+        assert!(bench.originals.is_empty());
     }
 
     #[test]
     fn guard_of_a_container_that_has_ended_is_forgotten() {
-        let host = Host::unified();
-        let files = Files {
-            max: Some(Bytes::from_mib(64)),
-            ..Files::default()
-        };
-        host.container("web", files);
-        let cgroups = Layout::probe(host.root()).expect("one").swap_limits();
-        let cgroups = cgroups.expect("cgroup v2");
-        let of = (web(), host.root().join("web"));
-        let state = tempfile::tempdir().expect("a directory");
-        let mut originals = Originals::load(state.path()).expect("empty");
-        let mut guards = Guards::default();
-        guards.settle(&[guarded(&of, 1, true)], &cgroups, &mut originals);
-        assert!(!originals.is_empty());
-        std::fs::remove_dir_all(host.root().join("web")).expect("was there");
-        guards.settle(&[], &cgroups, &mut originals);
-        assert!(originals.is_empty());
+        let mut bench = Bench::new();
+        bench.settle(1, true);
+        assert!(!bench.originals.is_empty());
+        std::fs::remove_dir_all(&bench.cgroup).expect("was there");
+        let none = bench
+            .guards
+            .settle(&[], &bench.cgroups, &mut bench.originals);
+        assert!(none && bench.originals.is_empty());
     }
 }

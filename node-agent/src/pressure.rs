@@ -260,9 +260,8 @@ impl PressureMonitor {
             known.problem = Some(sentence(error));
         }
         if carried.is_none() {
-            let at = now;
             let look = WholeLook {
-                at,
+                at: now,
                 memory,
                 stalled,
             };
@@ -399,7 +398,7 @@ impl PressureMonitor {
                 pressure: sight.pressure,
                 level: verdict.map_or(Level::Calm, |verdict| verdict.level),
                 calm_for: verdict.and_then(|verdict| self.calm_for(&verdict)),
-                whole_look: self.whole_looks.get(name).map_or(sight.at, |look| look.at),
+                whole_look: self.whole_looks.get(name)?.at,
                 swap_limit: None,
             })
         };

@@ -25,11 +25,8 @@ const CONTAINERS: usize = 200;
 /// Percent of one core.
 const PROCESSOR_MAX: f64 = 1.0;
 const RESIDENT_MIB_MAX: f64 = 64.0;
-/// Time for which the agent's cost is measured.
-const MEASURED: Duration = Duration::from_secs(30);
-/// Time that it has until every container is reported, and then until all is as it stays.
+/// Time that it has until every container is reported.
 const STEADY_WAIT: Duration = Duration::from_secs(30);
-const SETTLE: Duration = Duration::from_secs(10);
 /// The borrower: a device of 16 GiB that is half full, on donors with room.
 const BORROWER: Shape = Shape {
     slots: 0,
@@ -87,11 +84,7 @@ async fn one(cgroup_root: &Path, containers: &Path, name: &str, report: &mut Rep
     command.arg("--cgroup-root").arg(cgroup_root);
     let agent = Program::start(&mut command)?;
     steady(&controller, &socket).await?;
-    tokio::time::sleep(SETTLE).await;
-    let (began, before) = (Instant::now(), Figures::of(agent.pid())?);
-    tokio::time::sleep(MEASURED).await;
-    let after = Figures::of(agent.pid())?;
-    judge(&before, &after, began.elapsed(), name, report);
+    judge(Figures::at_rest(agent.pid()).await?, name, report);
     Ok(())
 }
 
@@ -122,10 +115,8 @@ async fn steady(controller: &Controller, socket: &Socket) -> Result<()> {
     }
 }
 
-fn judge(before: &Figures, after: &Figures, elapsed: Duration, name: &str, report: &mut Report) {
-    let mib = |kib: u64| kib as f64 / 1024.0;
+fn judge((after, percent, wakes): (Figures, f64, f64), name: &str, report: &mut Report) {
     let of = |what: &str| format!("agent, {CONTAINERS} containers, {name}: {what}");
-    let percent = after.percent_since(before, elapsed);
     report.absolute(
         &of("processor [% of a core]"),
         percent,
@@ -133,12 +124,8 @@ fn judge(before: &Figures, after: &Figures, elapsed: Duration, name: &str, repor
     );
     report.absolute(
         &of("resident memory, most [MiB]"),
-        mib(after.peak_kib),
+        after.peak_mib(),
         Bar::AtMost(RESIDENT_MIB_MAX),
     );
-    report.absolute(
-        &of("wake-ups a second"),
-        after.wakes_since(before, elapsed),
-        Bar::None,
-    );
+    report.absolute(&of("wake-ups a second"), wakes, Bar::None);
 }

@@ -31,9 +31,6 @@ const RESIDENT_MIB_MAX: f64 = 128.0;
 const PLACED_WAIT: Duration = Duration::from_secs(900);
 /// Time between two looks at it.
 const LOOK: Duration = Duration::from_millis(250);
-/// Time that the controller has to settle, and for which its cost is then measured.
-const SETTLE: Duration = Duration::from_secs(10);
-const MEASURED: Duration = Duration::from_secs(30);
 const POLICY: &str = "{podSelector: {}, durability: {copies: 2, spill: None}}";
 
 /// Measures it.
@@ -47,12 +44,7 @@ async fn place(report: &mut Report) -> Result<()> {
     let began = Instant::now();
     let sessions = join(&controller).await?;
     let placed = wait(&controller, &sessions, began).await?;
-    tokio::time::sleep(SETTLE).await;
-    let (began, before) = (Instant::now(), Figures::of(controller.pid())?);
-    tokio::time::sleep(MEASURED).await;
-    let after = Figures::of(controller.pid())?;
-    let elapsed = began.elapsed();
-    let mib = |kib: u64| kib as f64 / 1024.0;
+    let (after, percent, _wakes) = Figures::at_rest(controller.pid()).await?;
     let of = |what: &str| {
         format!(
             "controller, {NODES} agents, {} slabs: {what}",
@@ -61,15 +53,15 @@ async fn place(report: &mut Report) -> Result<()> {
     };
     report.absolute(
         &of("resident memory, most [MiB]"),
-        mib(after.peak_kib),
+        after.peak_mib(),
         Bar::AtMost(RESIDENT_MIB_MAX),
     );
     let name = of("resident memory once all is placed [MiB]");
-    report.absolute(&name, mib(after.resident_kib), Bar::None);
+    report.absolute(&name, after.resident_mib(), Bar::None);
     let name = of("all placed and granted after [s]");
     report.absolute(&name, placed.as_secs_f64(), Bar::None);
     let name = of("processor, idle [% of a core]");
-    report.absolute(&name, after.percent_since(&before, elapsed), Bar::None);
+    report.absolute(&name, percent, Bar::None);
     ensure_open(&sessions)
 }
 

@@ -3,12 +3,16 @@
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
 /// A tick of /proc/PID/stat, the same on every Linux (`USER_HZ`, proc(5)).
 const TICK: Duration = Duration::from_millis(10);
+
+/// Time in which all becomes as it stays, and for which the cost is then measured.
+const SETTLE: Duration = Duration::from_secs(10);
+const MEASURED: Duration = Duration::from_secs(30);
 
 /// What a process has used up to a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -41,6 +45,27 @@ impl Figures {
             peak_kib: figure("VmHWM")?,
             wakes: wakes(pid),
         })
+    }
+
+    /// What a process to which nothing happens has used after a while: also percent of one core, and
+    /// wake-ups a second.
+    pub async fn at_rest(pid: u32) -> Result<(Self, f64, f64)> {
+        tokio::time::sleep(SETTLE).await;
+        let (began, before) = (Instant::now(), Self::of(pid)?);
+        tokio::time::sleep(MEASURED).await;
+        let (after, elapsed) = (Self::of(pid)?, began.elapsed());
+        let percent = after.percent_since(&before, elapsed);
+        Ok((after, percent, after.wakes_since(&before, elapsed)))
+    }
+
+    /// Resident memory now, in MiB.
+    pub fn resident_mib(&self) -> f64 {
+        self.resident_kib as f64 / 1024.0
+    }
+
+    /// The most of it so far, in MiB.
+    pub fn peak_mib(&self) -> f64 {
+        self.peak_kib as f64 / 1024.0
     }
 
     /// Percent of one core used since `before`, which is `elapsed` ago.

@@ -32,18 +32,17 @@ impl Layout {
     }
 }
 
+/// Where the kernel begins to hold a cgroup down, and where it kills.
+pub(super) const HIGH: &str = "memory.high";
+pub(super) const MAX: &str = "memory.max";
 const UNIFIED_USED: &str = "memory.current";
 const LEGACY_USED: &str = "memory.usage_in_bytes";
 
 /// The limit is the lower of memory.high and memory.max: the kernel holds a container down from
 /// there on.
 fn unified(cgroup: &Path, guard: Option<Bytes>) -> Result<Memory, CgroupError> {
-    let limit = |name: &str| match read(cgroup, name)? {
-        Figure::Bytes(bytes) => Ok(Some(bytes)),
-        Figure::Max => Ok(None),
-    };
-    let high = limit("memory.high")?.filter(|high| Some(*high) != guard);
-    let limits = [high, limit("memory.max")?];
+    let high = limit(cgroup, HIGH)?.filter(|high| Some(*high) != guard);
+    let limits = [high, limit(cgroup, MAX)?];
     Ok(Memory {
         used: bytes(cgroup, UNIFIED_USED)?,
         limit: limits.into_iter().flatten().min(),
@@ -87,6 +86,14 @@ pub(super) fn read(cgroup: &Path, name: &str) -> Result<Figure, CgroupError> {
                 wanted: "a number of bytes",
             }),
     }
+}
+
+/// A limit of a cgroup; none where the file says that there is none.
+pub(super) fn limit(cgroup: &Path, name: &str) -> Result<Option<Bytes>, CgroupError> {
+    Ok(match read(cgroup, name)? {
+        Figure::Bytes(bytes) => Some(bytes),
+        Figure::Max => None,
+    })
 }
 
 fn bytes(cgroup: &Path, name: &str) -> Result<Bytes, CgroupError> {

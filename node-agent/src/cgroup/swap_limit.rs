@@ -7,12 +7,10 @@ use std::path::{Path, PathBuf};
 use dynamicswap_policy::SwapLimit;
 use dynamicswap_types::Bytes;
 
-use super::figures::{Figure, read};
+use super::figures::{Figure, HIGH, MAX, limit, read};
 use super::{CgroupError, Layout};
 
 const FILE: &str = "memory.swap.max";
-const HIGH_FILE: &str = "memory.high";
-const MAX_FILE: &str = "memory.max";
 
 impl Layout {
     /// The root of a hierarchy in which swap can be limited cgroup by cgroup: cgroup v2 has one.
@@ -86,13 +84,8 @@ impl SwapLimits {
     /// # Errors
     /// [`CgroupError`] if it is gone, or a file holds something else.
     pub fn held_at(&self, cgroup: &Path) -> Result<[Option<Bytes>; 2], CgroupError> {
-        let limit = |name: &str| {
-            Ok(match read(&self.root.join(cgroup), name)? {
-                Figure::Bytes(bytes) => Some(bytes),
-                Figure::Max => None,
-            })
-        };
-        Ok([limit(HIGH_FILE)?, limit(MAX_FILE)?])
+        let cgroup = self.absolute(cgroup);
+        Ok([limit(&cgroup, HIGH)?, limit(&cgroup, MAX)?])
     }
 
     /// Changes a cgroup's `memory.high`. The kernel may take pages of it at once.
@@ -101,7 +94,7 @@ impl SwapLimits {
     /// [`CgroupError`] if it is gone, or the kernel refuses.
     pub fn set_high(&self, cgroup: &Path, high: Option<Bytes>) -> Result<(), CgroupError> {
         let text = high.map_or_else(|| "max".to_owned(), |bytes| bytes.get().to_string());
-        self.write(cgroup, HIGH_FILE, &text)
+        self.write(cgroup, HIGH, &text)
     }
 
     fn write(&self, cgroup: &Path, file: &str, text: &str) -> Result<(), CgroupError> {

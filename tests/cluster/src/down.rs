@@ -14,7 +14,7 @@ use crate::namespace::Namespace;
 use crate::record::{Paths, Record};
 
 /// A killed process ends within it, unless the kernel holds it.
-const KILL_TIME_MAX: Duration = Duration::from_secs(10);
+pub(crate) const KILL_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Takes a cluster down; says what could not be removed.
 ///

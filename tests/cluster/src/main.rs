@@ -232,8 +232,6 @@ fn take_down(target: &Target) -> Result<ExitCode> {
 fn play(options: &Scenarios) -> Result<ExitCode> {
     check_root()?;
     let paths = Paths::of(&options.target.name);
-    // Before anything is played: whether it is up.
-    Record::load(&paths)?;
     let interrupt = Interrupt::listen()?;
     let failed = scenarios::play(&paths, &options.scenario, &options.out, &interrupt)?;
     Ok(ExitCode::from(u8::from(failed > 0)))

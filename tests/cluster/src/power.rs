@@ -3,16 +3,13 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt as _;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 
+use crate::down::KILL_TIME_MAX;
 use crate::family::{Family, Lifetime};
 use crate::record::{Paths, Record};
-
-/// A killed process ends within it, unless the kernel holds it.
-const KILL_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// A node that is off, and what starts it.
 #[derive(Debug)]

@@ -92,14 +92,19 @@ impl Pod {
 
     /// Accesses so far, by its last line; none before the first.
     pub fn accesses(&self, client: &Client) -> Result<u64> {
-        let said: Value = serde_json::from_str(&self.last_line(client)?)?;
+        let said = self.last_words(client)?;
         Ok(said["ops_total"].as_u64().unwrap_or(0))
     }
 
     /// Whether it has all of its memory.
     pub fn is_full(&self, client: &Client) -> Result<bool> {
-        let said: Value = serde_json::from_str(&self.last_line(client)?)?;
+        let said = self.last_words(client)?;
         Ok(said["phase"] == "churn" || said["phase"] == "check")
+    }
+
+    /// Its last line, which is JSON while all goes well.
+    fn last_words(&self, client: &Client) -> Result<Value> {
+        Ok(serde_json::from_str(&self.last_line(client)?)?)
     }
 
     fn last_line(&self, client: &Client) -> Result<String> {
