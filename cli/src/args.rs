@@ -92,6 +92,12 @@ pub enum Command {
     Cordon(DonorArgs),
     /// Open a donor for new slabs again, and end its draining.
     Uncordon(DonorArgs),
+    /// Give up a node that is gone for good: what it was lent goes back, and it is no longer waited for.
+    ///
+    /// Refused while its agent is connected, and, without --pages-are-gone, while anybody might still read
+    /// pages of its device. What others have on it is made elsewhere first; then it is forgotten as a donor
+    /// too, by the same command.
+    Forget(ForgetArgs),
     /// Close a donor, move what it holds elsewhere, the coldest slabs first, and follow that to its end.
     ///
     /// 'server' and 'node' close the same memory server. 'node' also takes a node that lends nothing,
@@ -138,6 +144,7 @@ impl Command {
             Self::Delete(args) => Some(&mut args.connect),
             Self::Get(args) => Some(&mut args.connect),
             Self::Cordon(args) | Self::Uncordon(args) => Some(&mut args.connect),
+            Self::Forget(args) => Some(&mut args.connect),
             Self::Drain(args) => Some(&mut args.connect),
             Self::Rebalance(args) => Some(&mut args.connect),
             Self::Demo(_)
@@ -397,6 +404,20 @@ pub struct DonorArgs {
     /// Name of the donor's node, as 'get memoryservers' shows it.
     #[arg(value_name = "NAME")]
     pub object: String,
+}
+
+/// Options of `forget`.
+#[derive(Debug, Clone, Args)]
+pub struct ForgetArgs {
+    /// Which controller.
+    #[command(flatten)]
+    pub connect: ConnectArgs,
+    /// Name of the node, as 'status' shows it.
+    #[arg(value_name = "NODE")]
+    pub node: String,
+    /// The node is switched off for good or was installed anew: pages of its device are nobody's.
+    #[arg(long)]
+    pub pages_are_gone: bool,
 }
 
 /// What can be cordoned.

@@ -24,7 +24,7 @@ const TOKEN: &str = "eyJ";
 const TOKEN_LENGTH_MIN: usize = 40;
 
 /// A file, and what kubectl is asked for it.
-const QUESTIONS: [(&str, &[&str]); 9] = [
+const QUESTIONS: [(&str, &[&str]); 10] = [
     ("version.txt", &["version"]),
     ("nodes.txt", &["get", "nodes", "--output=wide"]),
     (
@@ -47,6 +47,16 @@ const QUESTIONS: [(&str, &[&str]); 9] = [
     ("slab-maps.yaml", &["get", "slabmaps", "--output=yaml"]),
     ("pods.txt", &["describe", "pods"]),
     ("events.txt", &["get", "events", "--sort-by=.lastTimestamp"]),
+    // Those on our own objects lie in the policies' namespaces, and in 'default' for objects without one.
+    (
+        "events-on-objects.txt",
+        &[
+            "get",
+            "events",
+            "--all-namespaces",
+            "--field-selector=involvedObject.apiVersion=dynamicswap.io/v1alpha1",
+        ],
+    ),
     ("leases.yaml", &["get", "leases", "--output=yaml"]),
 ];
 

@@ -14,6 +14,7 @@ pub mod drain;
 pub mod dump;
 pub mod explain;
 pub mod failure;
+pub mod forget;
 pub mod interrupt;
 pub mod kubectl;
 pub mod machine;
@@ -70,6 +71,9 @@ pub fn run(cli: Cli) -> ExitCode {
             .map(success),
         Command::Cordon(args) => admission::set(&args, Admission::Cordoned).map(success),
         Command::Uncordon(args) => admission::set(&args, Admission::Open).map(success),
+        Command::Forget(args) => connect(&args.connect, Right::Order)
+            .and_then(|(mut client, _)| forget::run(&args, &mut client))
+            .map(success),
         Command::Drain(args) => drain::run(&args),
         Command::Test(args) => paging_test::run(&args),
         Command::Dump(args) => dump::run(&args),

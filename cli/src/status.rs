@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use dynamicswap_crds::RemoteMemoryPolicy;
-use dynamicswap_proto::control::v1::GetRequest;
+use dynamicswap_proto::control::v1::{self as pb, GetRequest};
 use dynamicswap_proto::identity::Right;
 
 use crate::args::StatusArgs;
@@ -104,15 +104,17 @@ fn wait_unused(
                 names.join(", ")
             );
         }
-        let summary = Summary::of(&client.status(0)?);
-        let attached = attached(&summary);
-        let Some(first) = attached.first() else {
+        let status = client.status(0)?;
+        let summary = Summary::of(&status);
+        let mut used = attached(&summary);
+        used.extend(unknown(&status));
+        let Some(first) = used.first() else {
             ui.clear_live();
             return Ok(summary);
         };
         if Instant::now() >= deadline {
             ui.clear_live();
-            bail!("in use after {}: {}", args.timeout, attached.join("; "));
+            bail!("in use after {}: {}", args.timeout, used.join("; "));
         }
         ui.live(&format!("waiting: {first}"));
         interrupt.wait(LOOK_EVERY)?;
@@ -130,6 +132,25 @@ fn attached(summary: &Summary) -> Vec<String> {
         )
     });
     told.collect()
+}
+
+/// Borrowers of which nobody knows whether their device is swap, one sentence each.
+fn unknown(status: &pb::ClusterStatus) -> Vec<String> {
+    let doubt = |node: &pb::NodeStatus| {
+        let name = &node.node;
+        let Some(report) = node.report.as_ref().filter(|_| node.connected) else {
+            return Some(format!(
+                "the agent of {name} is not connected, so nobody knows whether its device is in use: start \
+                 it, or 'dynamicswap forget {name}' if the node is gone for good"
+            ));
+        };
+        let swap = report.node_pressure.as_ref();
+        let has_swap = swap.is_none_or(|it| it.swap_total_bytes > 0);
+        (report.swap_device.is_none() && has_swap)
+            .then(|| format!("swapd of {name} does not answer, and the node has swap in use"))
+    };
+    let borrowers = status.nodes.iter().filter(|node| node.borrower);
+    borrowers.filter_map(doubt).collect()
 }
 
 /// The nodes that a local cluster was started with; none are known of another one.
@@ -246,6 +267,30 @@ mod tests {
         assert_eq!(attached(&summary), told);
         summary.devices[0].attached = false;
         assert!(attached(&summary).is_empty());
+    }
+
+    #[test]
+    fn borrower_of_which_nobody_knows_is_taken_for_one_that_swaps() {
+        let mut status = status();
+        let at = status.nodes.iter().position(|node| node.borrower);
+        let at = at.expect("a borrower");
+        assert!(unknown(&status).is_empty());
+        status.nodes[at].connected = false;
+        let told = unknown(&status);
+        assert!(told[0].contains("forget borrower"), "{told:?}");
+        status.nodes[at].connected = true;
+        let mut report = status.nodes[at].report.clone().expect("one");
+        report.swap_device = None;
+        let mut pressure = report.node_pressure.unwrap_or_default();
+        pressure.swap_total_bytes = 0;
+        report.node_pressure = Some(pressure);
+        status.nodes[at].report = Some(report.clone());
+        assert!(unknown(&status).is_empty(), "a node without swap uses none");
+        report.node_pressure.as_mut().expect("set").swap_total_bytes = 1;
+        status.nodes[at].report = Some(report);
+        assert!(unknown(&status)[0].contains("does not answer"));
+        status.nodes[at].report = None;
+        assert_eq!(unknown(&status).len(), 1);
     }
 
     #[test]

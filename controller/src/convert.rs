@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use dynamicswap_planner::{
     DeviceDocument, DeviceFacts, DeviceObservation, LinkObservation, LinkState, NodeDocument,
-    ReplicaObservation, ReplicaState, ServerDocument, ServerFacts, ServerObservation,
+    NodeRecord, ReplicaObservation, ReplicaState, ServerDocument, ServerFacts, ServerObservation,
     SetObservation,
 };
 use dynamicswap_proto::InvalidMessage;
 use dynamicswap_proto::common::v1 as pb;
 use dynamicswap_proto::control::v1::DesiredDocument;
+use dynamicswap_proto::frame::SERVER_SLOTS_MAX;
 use dynamicswap_types::{
-    Bytes, Generation, IncarnationId, MonotonicTime, NodeName, SetId, SlabSize, SlotIndex,
-    SwapDeviceId, Term,
+    Bytes, Generation, IncarnationId, MonotonicTime, NameError, NodeName, SetId, SlabSize,
+    SlotIndex, SwapDeviceId, Term,
 };
 
 use crate::clock::as_millis;
@@ -40,6 +41,15 @@ pub fn server(
             .parse::<std::net::SocketAddr>()
             .map_err(invalid("MemoryServerReport.rdma_address"))?;
     }
+    let slot_size = SlabSize::try_from(Bytes::new(report.slot_bytes))
+        .map_err(invalid("MemoryServerReport.slot_bytes"))?;
+    if u64::from(report.slots_total) > SERVER_SLOTS_MAX {
+        let why = format!(
+            "{} slots, and {SERVER_SLOTS_MAX} is the most",
+            report.slots_total
+        );
+        return Err(InvalidMessage::new("MemoryServerReport.slots_total", why));
+    }
     let mut grants = BTreeMap::new();
     for grant in &report.grants {
         let device =
@@ -49,7 +59,7 @@ pub fn server(
     }
     let facts = ServerFacts {
         incarnation,
-        slot_size: Bytes::new(report.slot_bytes),
+        slot_size: slot_size.bytes(),
         slots_total: report.slots_total,
         tcp_address: address.to_string(),
         rdma_address: report.rdma_address.clone(),
@@ -62,10 +72,23 @@ pub fn server(
     Ok((facts, observation))
 }
 
+/// The nodes on record.
+type Known = BTreeMap<NodeName, NodeRecord>;
+
+/// A name that a report has: what is seen of a cluster names each node hundreds of times, and shares the
+/// record's name.
+fn node_name<V>(text: &str, known: &BTreeMap<NodeName, V>) -> Result<NodeName, NameError> {
+    match known.get_key_value(text) {
+        Some((name, _)) => Ok(name.clone()),
+        None => text.parse(),
+    }
+}
+
 /// A swap device's report. `before` is what the same node's device said last: a link's loss
 /// began when it was first seen.
 pub fn device(
     report: &pb::SwapDeviceReport,
+    known: &Known,
     before: Option<&DeviceObservation>,
     now: MonotonicTime,
 ) -> Result<(DeviceFacts, DeviceObservation), InvalidMessage> {
@@ -76,13 +99,13 @@ pub fn device(
     let before = before.filter(|before| before.id == id);
     let mut links = BTreeMap::new();
     for link in &report.links {
-        let node: NodeName = link.node.parse().map_err(invalid("LinkReport.node"))?;
-        let known = before.and_then(|before| before.links.get(&node)).copied();
-        links.insert(node, self::link(link, known, now)?);
+        let node = node_name(&link.node, known).map_err(invalid("LinkReport.node"))?;
+        let before = before.and_then(|before| before.links.get(&node)).copied();
+        links.insert(node, self::link(link, before, now)?);
     }
     let mut sets = BTreeMap::new();
     for set in &report.sets {
-        sets.insert(SetId::new(set.set_id), self::set(set)?);
+        sets.insert(SetId::new(set.set_id), self::set(set, known)?);
     }
     let facts = DeviceFacts {
         id,
@@ -131,14 +154,11 @@ fn link(
     })
 }
 
-fn set(report: &pb::SetReport) -> Result<SetObservation, InvalidMessage> {
+fn set(report: &pb::SetReport, known: &Known) -> Result<SetObservation, InvalidMessage> {
     let mut replicas = Vec::with_capacity(report.replicas.len());
     for replica in &report.replicas {
         replicas.push(ReplicaObservation {
-            node: replica
-                .node
-                .parse()
-                .map_err(invalid("ReplicaReport.node"))?,
+            node: node_name(&replica.node, known).map_err(invalid("ReplicaReport.node"))?,
             slot: SlotIndex::new(replica.slot),
             state: match replica.state() {
                 pb::ReplicaState::Live => ReplicaState::Live,
@@ -280,10 +300,45 @@ mod tests {
     }
 
     #[test]
+    fn known_nodes_names_are_shared() {
+        let name: NodeName = "d1".parse().expect("valid");
+        let known = BTreeMap::from([(name.clone(), ())]);
+        let shared = node_name("d1", &known).expect("known");
+        assert!(std::ptr::eq(shared.as_str(), name.as_str()));
+        assert_eq!(node_name("d2", &known).expect("valid").as_str(), "d2");
+        assert!(node_name("D 3", &known).is_err());
+    }
+
+    #[test]
     fn heat_keeps_its_order_and_loses_its_trembling() {
         assert_eq!([0, 1, 7, 8, 9, 1_000].map(rounded), [0, 1, 7, 8, 8, 896]);
         assert_eq!(rounded(1_001), rounded(1_000));
         assert!(rounded(u64::MAX) > rounded(u64::MAX / 2));
+    }
+
+    #[test]
+    fn donor_that_lies_about_its_capacity_is_refused() {
+        let honest = pb::MemoryServerReport {
+            incarnation: vec![1; 16],
+            slot_bytes: 64 << 20,
+            slots_total: 1 << 18,
+            tcp_address: "10.0.0.1:7710".to_owned(),
+            ..pb::MemoryServerReport::default()
+        };
+        assert!(server(&honest).is_ok());
+        let field = |lie| server(&lie).expect_err("a lie").field;
+        let many = pb::MemoryServerReport {
+            slots_total: u32::MAX,
+            ..honest.clone()
+        };
+        assert_eq!(field(many), "MemoryServerReport.slots_total");
+        for slot_bytes in [0, 3, u64::MAX] {
+            let strange = pb::MemoryServerReport {
+                slot_bytes,
+                ..honest.clone()
+            };
+            assert_eq!(field(strange), "MemoryServerReport.slot_bytes");
+        }
     }
 
     #[test]
@@ -300,7 +355,9 @@ mod tests {
         };
         let now = MonotonicTime::ZERO;
         assert_eq!(
-            device(&bad, None, now).expect_err("no slab size").field,
+            device(&bad, &Known::new(), None, now)
+                .expect_err("no slab size")
+                .field,
             "SwapDeviceReport.slab_bytes"
         );
     }

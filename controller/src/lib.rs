@@ -18,6 +18,7 @@ mod serve;
 mod server;
 mod store;
 mod tls;
+mod verdicts;
 mod views;
 
 pub use config::{Args, Config};

@@ -5,8 +5,9 @@ use std::time::Duration;
 /// Events from sessions and operators that wait for the owner. When it is full, sessions stop
 /// reading, and agents wait.
 pub const EVENTS_QUEUED_MAX: usize = 1024;
-/// Events that are taken in before one plan is made of them all.
-pub const EVENTS_PER_ROUND_MAX: usize = 256;
+/// Events that are taken in before one plan is made of them all: as many as can wait, because a round
+/// of a large cluster costs far more than what it is told.
+pub const EVENTS_PER_ROUND_MAX: usize = EVENTS_QUEUED_MAX;
 /// Cluster events that are kept for `status`.
 pub const EVENT_RING_MAX: usize = 1024;
 /// Longest message: a report of a 64 GiB device in 1 MiB slabs with three copies stays below.
@@ -20,6 +21,9 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A plan is made at least this often, in case an event was missed.
 pub const ROUND_INTERVAL: Duration = Duration::from_secs(1);
+/// What the file store keeps of its file in memory. It is read once, when the controller starts, so this
+/// is for the pages that commits write; redb's own default is 1 GiB.
+pub const STORE_CACHE_BYTES: usize = 8 << 20;
 /// Time until a store that failed is tried again, the first time.
 pub const STORE_RETRY: Duration = Duration::from_millis(200);
 /// The longest such time: each failure doubles it, so that a server in trouble is not asked for the
@@ -92,6 +96,8 @@ pub const PUBLISH_INTERVAL: Duration = Duration::from_secs(2);
 pub const PUBLISH_RETRY_MAX: Duration = Duration::from_secs(30);
 /// Figures alone (bytes, counts) are written this often at most.
 pub const PUBLISH_FIGURES_INTERVAL: Duration = Duration::from_secs(30);
+/// Time between two looks at which objects there are: whoever deletes one has it back after that.
+pub const PUBLISH_LOOK: Duration = Duration::from_secs(30);
 /// What users decided of memory servers is told to the owner again after this time, for a server
 /// may become known later than its object.
 pub const ADMISSION_RESYNC: Duration = Duration::from_secs(10);

@@ -9,7 +9,8 @@ use dynamicswap_crds::{
     SwapDeviceStatus, Verdict,
 };
 use dynamicswap_planner::{
-    DeviceRecord, Ledger, Mark, NodeObservation, NodeRecord, Seat, ServerFacts, Session, SetRecord,
+    DeviceRecord, Ledger, Mark, NodeObservation, NodeRecord, Reason, Seat, ServerFacts, Session,
+    SetRecord,
 };
 use dynamicswap_proto::common::v1 as pb;
 use dynamicswap_proto::control::v1::NodeReport;
@@ -21,6 +22,7 @@ use crate::limits::NODES_SHOWN_MAX;
 use crate::overlaps::{Overlap, in_force};
 use crate::policies::{Policies, RefusedPolicy, integrity};
 use crate::store::slab_map_spec;
+use crate::verdicts::{self, Obstacles, breaker_open, degraded, draining, suitable, verdict};
 
 /// What objects are made of.
 pub struct Views<'a> {
@@ -28,8 +30,12 @@ pub struct Views<'a> {
     pub ledger: &'a Ledger,
     /// What the nodes last said, as the planner sees it.
     pub seen: &'a BTreeMap<NodeName, NodeObservation>,
-    /// What a node last reported.
+    /// What a node last reported, without its device's sets and links and its memory server's grants.
     pub reports: &'a dyn Fn(&NodeName) -> Option<&'a NodeReport>,
+    /// What a node last said of its device's sets.
+    pub sets: &'a dyn Fn(&NodeName) -> Vec<pb::SetReport>,
+    /// What of the plan waits for somebody to do something about a node.
+    pub waits: &'a dyn Fn(&NodeName) -> Option<&'a Reason>,
     /// Generation of the `MemoryServer` object that is in force; none where there are no objects.
     pub generations: &'a dyn Fn(&NodeName) -> Option<i64>,
     /// The policies.
@@ -49,6 +55,18 @@ fn number(count: usize) -> u32 {
 /// Whether an object fits a filter; an empty one means any.
 fn fits(wanted: &str, found: &str) -> bool {
     wanted.is_empty() || wanted == found
+}
+
+/// The devices that are there, by their nodes; an empty name means any.
+fn devices<'a>(
+    ledger: &'a Ledger,
+    name: &str,
+) -> BTreeMap<&'a NodeName, (SwapDeviceId, &'a DeviceRecord)> {
+    let there = ledger.devices.iter().filter(|(_, device)| !device.gone);
+    let wanted = there.filter(|(_, device)| fits(name, device.node.as_str()));
+    wanted
+        .map(|(id, device)| (&device.node, (*id, device)))
+        .collect()
 }
 
 impl Views<'_> {
@@ -91,14 +109,14 @@ impl Views<'_> {
                     })
                     .collect()
             }
-            Kind::SwapDevice => nodes
-                .filter_map(|(node, _)| Some((node, ledger.device_of(node)?)))
+            Kind::SwapDevice => devices(ledger, name)
+                .into_iter()
                 .map(|(node, (id, device))| {
                     serde_json::to_string(&self.swap_device(node, id, device))
                 })
                 .collect(),
-            Kind::SlabMap => nodes
-                .filter_map(|(node, _)| Some((node, ledger.device_of(node)?)))
+            Kind::SlabMap => devices(ledger, name)
+                .into_iter()
                 .map(|(node, (id, device))| serde_json::to_string(&self.slab_map(node, id, device)))
                 .collect(),
         }
@@ -106,14 +124,11 @@ impl Views<'_> {
 
     /// What each replica set holds, as JSON; an empty name means the sets of every borrower.
     pub fn slabs(&self, name: &str) -> Result<Vec<String>, serde_json::Error> {
-        let nodes = self.ledger.nodes.keys();
-        let nodes = nodes.filter(|node| fits(name, node.as_str()));
-        let devices = nodes.filter_map(|node| Some((node, self.ledger.device_of(node)?.0)));
         let mut slabs = Vec::new();
-        for (node, device) in devices {
+        for (node, (device, _)) in devices(self.ledger, name) {
             let said = self.said_of_sets(node, device);
             for (id, set) in self.ledger.sets.of(device) {
-                let slab = slab(node, id, set, said.get(&id.get()).copied());
+                let slab = slab(node, id, set, said.get(&id.get()));
                 slabs.push(serde_json::to_string(&slab)?);
             }
         }
@@ -276,17 +291,17 @@ impl Views<'_> {
             .and_then(|report| report.swap_device.as_ref())
             .filter(|said| *said.device_id == id.to_bytes())
             .unwrap_or(&empty);
-        let bound = said.sets.iter().filter(|set| set.slab.is_some()).count();
-        let reserved = said
-            .sets
-            .iter()
-            .filter(|set| set.slab.is_none() && !set.released)
-            .count();
+        let sets = self.said_of_sets(node, id);
+        let bound = sets.values().filter(|set| set.slab.is_some()).count();
+        let reserved = sets.values();
+        let reserved = reserved.filter(|set| set.slab.is_none() && !set.released);
+        let reserved = reserved.count();
         let error = report.map_or("", |report| &report.swap_device_error);
         let mut verdicts = vec![
             self.ready(node, error),
             degraded(said.pages_degraded),
             suitable(device, integrity(self.policies)),
+            self.attached(node, device, said.attached),
         ];
         verdicts.extend(report.map(|report| breaker_open(report.breaker_open)));
         let conditions = self.stamp(Kind::SwapDevice, node, verdicts);
@@ -351,10 +366,12 @@ impl Views<'_> {
     }
 
     /// What a borrower says of the sets of this life of its device, by id.
-    fn said_of_sets(&self, node: &NodeName, id: SwapDeviceId) -> BTreeMap<u64, &pb::SetReport> {
+    fn said_of_sets(&self, node: &NodeName, id: SwapDeviceId) -> BTreeMap<u64, pb::SetReport> {
         let said = (self.reports)(node).and_then(|report| report.swap_device.as_ref());
-        let said = said.filter(|said| *said.device_id == id.to_bytes());
-        let sets = said.into_iter().flat_map(|said| &said.sets);
+        if said.is_none_or(|said| *said.device_id != id.to_bytes()) {
+            return BTreeMap::new();
+        }
+        let sets = (self.sets)(node).into_iter();
         sets.map(|set| (set.set_id, set)).collect()
     }
 
@@ -379,6 +396,18 @@ impl Views<'_> {
         verdict("Ready", false, reason, message.to_owned())
     }
 
+    /// Whether a device is swap, and what stands in the way.
+    fn attached(&self, node: &NodeName, device: &DeviceRecord, attached: bool) -> Verdict {
+        let held = (self.reports)(node).and_then(|report| report.device_holds.first());
+        let obstacles = Obstacles {
+            no_policy: !self.policies.values().any(RemoteMemoryPolicy::in_force),
+            too_weak: device.lacks(integrity(self.policies)).is_some(),
+            held: held.map(String::as_str),
+            waits: (self.waits)(node),
+        };
+        verdicts::attached(attached, &obstacles)
+    }
+
     /// Whether a donor wants memory back.
     fn pressured(&self, node: &NodeName) -> Verdict {
         let wants = |seen: &NodeObservation| seen.revoke_by.is_some();
@@ -396,69 +425,6 @@ struct Outcome {
     containers: u32,
     remote: Bytes,
     overlap: Overlap,
-}
-
-fn verdict(name: &'static str, holds: bool, reason: &'static str, message: String) -> Verdict {
-    Verdict {
-        name,
-        holds,
-        reason,
-        message,
-    }
-}
-
-/// Whether a donor is being emptied, and how far.
-fn draining(record: &NodeRecord, lent: u32) -> Verdict {
-    match (record.drain, lent) {
-        (None, _) => verdict("Draining", false, "NotAsked", String::new()),
-        (Some(_), 0) => verdict(
-            "Draining",
-            true,
-            "Drained",
-            "nothing lies on it any more".to_owned(),
-        ),
-        (Some(_), left) => verdict(
-            "Draining",
-            true,
-            "Moving",
-            format!("{left} slots still have to be emptied"),
-        ),
-    }
-}
-
-/// Whether a device may be attached for the policies in force.
-fn suitable(device: &DeviceRecord, wanted: Integrity) -> Verdict {
-    match device.lacks(wanted) {
-        None => verdict("Suitable", true, "MeetsPolicies", String::new()),
-        Some(lack) => {
-            let sentence = format!("it is not attached: {lack}");
-            verdict("Suitable", false, "IntegrityTooWeak", sentence)
-        }
-    }
-}
-
-fn degraded(pages: u64) -> Verdict {
-    match pages {
-        0 => verdict("Degraded", false, "Whole", String::new()),
-        // How many is in the status, which changes more often than a condition may.
-        _ => verdict(
-            "Degraded",
-            true,
-            "TooFewCopies",
-            "pages have fewer copies than the class asks for".to_owned(),
-        ),
-    }
-}
-
-/// Whether nothing is sent ahead to the device. The figures are in the event and in `explain`: they
-/// change more often than a condition may.
-fn breaker_open(is_open: bool) -> Verdict {
-    if !is_open {
-        return verdict("BreakerOpen", false, "Calm", String::new());
-    }
-    let sentence = "nothing is sent ahead while swapping does more harm than good; 'dynamicswap explain \
-                    node' says which figure is over its mark";
-    verdict("BreakerOpen", true, "Harmful", sentence.to_owned())
 }
 
 fn slab(node: &NodeName, id: SetId, set: &SetRecord, said: Option<&pb::SetReport>) -> Slab {

@@ -130,6 +130,9 @@ pub struct RemoteMemoryPolicyStatus {
 /// Pods by their labels.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+// Else the API server would drop a `matchExpressions` with a warning that not every client shows, and what was
+// meant to narrow would select everything. Kept, it is refused by the controller with its name.
+#[schemars(extend("x-kubernetes-preserve-unknown-fields" = true))]
 pub struct LabelSelector {
     /// Every one of these labels must be there with this value; empty selects all.
     #[serde(default)]
@@ -201,7 +204,8 @@ pub struct LimitsSpec {
     )]
     #[schemars(schema_with = "schema::limit")]
     pub per_container: Option<Bytes>,
-    /// Most remote memory of all selected containers of the namespace together, at most 1024Ti.
+    /// Most remote memory of all selected containers of the namespace together, on each node, at most
+    /// 1024Ti.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",

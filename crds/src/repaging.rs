@@ -21,13 +21,14 @@ pub struct OffloadSpec {
     /// said.
     #[serde(default = "yes")]
     pub proactive: bool,
-    /// The pressure (some) up to which they are: the nearer it comes, the less is sent. "0.1" if not
-    /// said.
+    /// The pressure (some) up to which they are: the nearer it comes, the less is sent. "0.01" to 1,
+    /// what is beyond counts as the nearer of them; "0.1" if not said.
     #[serde(default = "target_default")]
     #[schemars(schema_with = "schema::percent")]
     pub target_some_percent: Percent,
     /// Share of a container's hard limit that is kept free for what it asks for at once, so that it
-    /// is not killed while remote memory is free; 0 for none. 5 if not said.
+    /// is not killed while remote memory is free; 0 for none. 1 to 25, what is beyond counts as the
+    /// nearer of them; 5 if not said.
     #[serde(default = "headroom_default")]
     #[schemars(schema_with = "schema::percent")]
     pub limit_headroom_percent: Percent,
@@ -42,7 +43,7 @@ pub struct OffloadSpec {
     #[schemars(schema_with = "schema::percent")]
     pub canary_percent: Percent,
     /// The pressure (full, over 10 s) at which the node stops to send any page ahead, until it is calm
-    /// again. 30 if not said.
+    /// again. From 10, less counts as that; 30 if not said.
     #[serde(default = "break_default")]
     #[schemars(schema_with = "schema::percent")]
     pub break_full_percent: Percent,
@@ -90,11 +91,13 @@ pub struct ReturnSpec {
     #[serde(default = "quiet_default")]
     #[schemars(schema_with = "schema::any_duration")]
     pub quiet_for: PolicyDuration,
-    /// Bytes a second that come home to one node at most. 1Mi to 100Gi; 256Mi if not said.
+    /// Bytes a second that come home to one node at most. 1Mi to 100Gi, more than 4Gi counts as that;
+    /// 256Mi if not said.
     #[serde(default = "bandwidth_default", deserialize_with = "bandwidth")]
     #[schemars(schema_with = "schema::bandwidth")]
     pub bandwidth_max: Bytes,
-    /// After one return has ended, none begins for this time. 30s to 1h; 120s if not said.
+    /// After one return has ended, none begins for this time. 30s to 1h, what is beyond counts as the
+    /// nearer of them; 120s if not said.
     #[serde(default = "rest_default")]
     #[schemars(schema_with = "schema::any_duration")]
     pub rest_for: PolicyDuration,

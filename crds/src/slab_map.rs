@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::schema;
 
-/// The assignment of one life of a swap device. Written by the controller alone: an edit by hand
-/// is undone, or refused where it makes no sense.
+/// The assignment of one life of a swap device. Written by the controller alone: the chart's admission
+/// policy refuses an edit by hand, because the next leader would take it for the truth.
 #[derive(CustomResource, KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[kube(
@@ -45,18 +45,6 @@ use crate::schema;
         type_ = "string",
         json_path = ".spec.deviceId",
         description = "The life of the swap device"
-    ),
-    printcolumn(
-        name = "Sets",
-        type_ = "integer",
-        json_path = ".status.sets",
-        description = "Replica sets on record"
-    ),
-    printcolumn(
-        name = "Bound",
-        type_ = "integer",
-        json_path = ".status.bound",
-        description = "Sets that hold a slab"
     ),
     printcolumn(
         name = "Gone",

@@ -309,6 +309,10 @@ impl Agent {
             return;
         };
         let node = self.pressure.node_figures();
+        if node.total == Bytes::ZERO {
+            // It could not be read yet.
+            return;
+        }
         let figures = DonorFigures {
             now: node.now,
             unix_ms: node.unix_ms,
@@ -407,17 +411,19 @@ impl Agent {
         }
     }
 
-    /// Puts back what was changed, if that is wanted. The system's own cgroups stay as they are
-    /// unless it is certain that the device is not attached.
+    /// Puts back what was changed, if that is wanted or the node no longer borrows. The system's own
+    /// cgroups stay as they are unless it is certain that the device is not attached.
     ///
     /// # Errors
     /// The first limit that could not be put back.
-    pub fn stop(&mut self) -> Result<(), OriginalsError> {
-        let cgroups = swap_limits(&self.config).filter(|_| self.config.restore_on_stop);
-        let Some(cgroups) = cgroups else {
+    pub fn stop(&mut self, borrows_no_more: bool) -> Result<(), OriginalsError> {
+        let is_wanted = borrows_no_more || self.config.restore_on_stop;
+        let Some(cgroups) = swap_limits(&self.config).filter(|_| is_wanted) else {
             return Ok(());
         };
-        let is_detached = self.is_attached() == Some(false);
+        // swapd's pod may have ended first, and then the kernel alone knows.
+        let kernel_swaps = node::swap_device_that_may_be_ours().is_some();
+        let is_detached = self.is_attached() != Some(true) && !kernel_swaps;
         let which = |cgroup: &Path| is_detached || !is_system(cgroup);
         let restored = self.originals.restore(&cgroups, which)?;
         info!("limits put back: {restored}");
@@ -480,7 +486,8 @@ impl Agent {
         message.warnings.extend(self.kept.warning());
         if self.wants_device() {
             if self.is_attached() != Some(true) {
-                message.warnings.extend(self.gate.holds());
+                message.device_holds = self.gate.holds();
+                message.warnings.extend(message.device_holds.clone());
             }
             message.warnings.extend(self.gate.caution());
         }

@@ -4,14 +4,14 @@
 //! Owns the last rulings. An original is on disk before a limit is first changed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dynamicswap_policy::{Claim, ContainerName, Deed, Device, Ruling, Selection, SwapLimit, allow};
 use dynamicswap_proto::control::v1::ContainerReport;
 use dynamicswap_types::Bytes;
 use tracing::{debug, info};
 
-use crate::cgroup::{CgroupError, SwapLimits};
+use crate::cgroup::{CgroupError, KeptFiles, SwapLimits};
 use crate::originals::Originals;
 use crate::report::sentence;
 
@@ -33,6 +33,7 @@ pub struct Swapper {
 pub struct Allowance {
     rulings: BTreeMap<ContainerName, Ruling>,
     problems: Vec<String>,
+    files: KeptFiles,
 }
 
 impl Allowance {
@@ -50,7 +51,7 @@ impl Allowance {
             let Some(cgroup) = cgroups.relative(&swapper.cgroup) else {
                 continue;
             };
-            match cgroups.get(&cgroup) {
+            match cgroups.get_again(&cgroup, &mut self.files) {
                 Ok(limit) => {
                     let claim = Claim {
                         selection: swapper.selection,
@@ -66,6 +67,7 @@ impl Allowance {
                 Err(error) => self.problem(&swapper.name, &error),
             }
         }
+        self.files.close_unread();
         self.rulings = allow(&claims, device);
         self.carry_out(&claims, &paths, cgroups, originals);
     }
@@ -125,7 +127,10 @@ impl Allowance {
         for (name, error) in problems {
             self.problem(&name, &error);
         }
-        let stays = |cgroup: &std::path::Path| !restored.contains(cgroup) && cgroups.exists(cgroup);
+        let seen: BTreeSet<&Path> = paths.values().map(PathBuf::as_path).collect();
+        let stays = |cgroup: &Path| {
+            !restored.contains(cgroup) && (seen.contains(cgroup) || cgroups.exists(cgroup))
+        };
         if let Err(error) = originals.retain(stays) {
             let why = format!("{:#}", anyhow::Error::from(error));
             self.problems.push(why);
@@ -168,7 +173,6 @@ impl Allowance {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
 
     use dynamicswap_policy::{Allotment, Barred};
 

@@ -82,7 +82,10 @@ impl Guards {
                 Err(error) => self.problem(&order.name, &sentence(&error)),
             }
         }
-        let gone = originals.guards().keys().filter(|it| !cgroups.exists(it));
+        let at_hand: BTreeSet<&Path> = containers.iter().map(|it| it.cgroup).collect();
+        let is_gone =
+            |it: &&PathBuf| !at_hand.contains(&*cgroups.absolute(it)) && !cgroups.exists(it);
+        let gone = originals.guards().keys().filter(is_gone);
         over.extend(gone.cloned());
         is_changed |= !over.is_empty();
         if let Err(error) = originals.note_guards(over.into_iter().map(|cgroup| (cgroup, None))) {

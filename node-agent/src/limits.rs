@@ -69,10 +69,13 @@ pub const LABELS_WAIT: Duration = Duration::from_secs(10);
 /// Longest descriptor of a container: names, some labels and two paths.
 pub const DESCRIPTOR_BYTES_MAX: u64 = 64 << 10;
 /// Longest kernel file that is read: memory.stat, the longest of a cgroup, has a few KiB.
-pub const KERNEL_FILE_BYTES_MAX: u64 = 64 << 10;
+pub const KERNEL_FILE_BYTES_MAX: usize = 64 << 10;
 /// What is read of one at once. memory.stat has 2 KiB on Linux 6.18, twice that with the events of
 /// huge pages and NUMA.
 pub const KERNEL_FILE_BYTES_USUAL: usize = 8 << 10;
+/// Kernel files of one kind of look that are kept open, each with 4 KiB in the kernel: two for each of 250
+/// containers, which is what a kubelet runs as a rule and twice that. Others are opened each time.
+pub const KEPT_FILES_MAX: usize = 500;
 /// Time between two looks at all figures of a container to which nothing happens: each look reads its
 /// memory and its pressure, and only what moves is worth the other seven files. Half of the 6 s from
 /// one probe to the next, so that none is late.
@@ -99,5 +102,5 @@ const _: () = {
     assert!(WARNINGS_MAX < CONTAINERS_MAX);
     assert!(CONTAINERS_MAX < CGROUPS_MAX);
     assert!(TICK.as_nanos() <= QUIET_LOOK.as_nanos());
-    assert!((KERNEL_FILE_BYTES_USUAL as u64) < KERNEL_FILE_BYTES_MAX);
+    assert!(KERNEL_FILE_BYTES_USUAL < KERNEL_FILE_BYTES_MAX);
 };

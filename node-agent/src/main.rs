@@ -14,7 +14,9 @@ use dynamicswap_agent::kubernetes::Cluster;
 use dynamicswap_agent::metrics;
 use dynamicswap_agent::node;
 use dynamicswap_agent::originals::{Originals, OriginalsError};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
 /// Exit code for bad input, as for a wrong command line.
@@ -47,10 +49,27 @@ fn main() -> ExitCode {
     }
 }
 
+/// Has this process have as many files open as its host lets it: a trigger and three kernel files for each
+/// container are more than the 1024 that many begin with.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, most) {
+        warn!(
+            "no more than {:?} files can be open: {error}",
+            limit.current
+        );
+    }
+}
+
 fn run(args: Args) -> Result<()> {
     let config = Config::try_from(args)?;
     let kept = KeptDocument::load(&config.state_dir)?;
     let originals = Originals::load(&config.state_dir)?;
+    raise_open_files();
     // One thread does: nothing here computes, and a small agent leaves the node to its work.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -82,17 +101,23 @@ async fn serve(mut config: Config, kept: KeptDocument, originals: Originals) -> 
     if let Some(scrapes) = scrapes {
         agent.answer(scrapes);
     }
-    tokio::select! {
-        () = agent.run() => {}
-        sentence = other_station(&mut cluster) => bail!(sentence),
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let changed = tokio::select! {
+        () = agent.run() => None,
+        sentence = other_station(cluster.as_mut()) => Some(sentence),
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+    };
+    // Whoever takes the label off ends this process with it: the order of the two is not known.
+    let borrows_no_more = cluster.is_some_and(|cluster| cluster.borrows_no_more());
+    agent.stop(borrows_no_more)?;
+    match changed {
+        Some(sentence) => bail!(sentence),
+        None => Ok(()),
     }
-    Ok(agent.stop()?)
 }
 
 /// What has become of the node's labels, once they have changed.
-async fn other_station(cluster: &mut Option<Cluster>) -> String {
+async fn other_station(cluster: Option<&mut Cluster>) -> String {
     match cluster {
         Some(cluster) => {
             let now = cluster.moved().await;

@@ -21,18 +21,17 @@ pub struct NodeMemory {
 }
 
 impl NodeMemory {
-    /// Reads it; a figure that the host does not have is zero.
+    /// Reads it; a figure that the host does not have is zero, and none is there if it cannot be read: then
+    /// nobody must take a node for one without memory.
     #[must_use]
-    pub fn read() -> Self {
-        let Ok(memory) = Meminfo::current() else {
-            return Self::default();
-        };
-        Self {
+    pub fn read() -> Option<Self> {
+        let memory = Meminfo::current().ok()?;
+        Some(Self {
             total: Bytes::new(memory.mem_total),
             available: Bytes::new(memory.mem_available.unwrap_or(0)),
             swap_total: Bytes::new(memory.swap_total),
             swap_used: Bytes::new(memory.swap_total.saturating_sub(memory.swap_free)),
-        }
+        })
     }
 }
 
@@ -118,7 +117,7 @@ mod tests {
 
     #[test]
     fn node_and_process_have_memory() {
-        let memory = NodeMemory::read();
+        let memory = NodeMemory::read().expect("it can be read");
         assert!(memory.total > Bytes::ZERO && memory.available <= memory.total);
         assert!(own_resident_bytes() > 0);
     }

@@ -135,6 +135,10 @@ impl Originals {
         &mut self,
         limits: impl IntoIterator<Item = (PathBuf, SwapLimit)>,
     ) -> Result<(), OriginalsError> {
+        let mut limits = limits.into_iter().peekable();
+        if limits.peek().is_none() {
+            return Ok(());
+        }
         let mut noted = self.noted.clone();
         for (cgroup, limit) in limits {
             noted.limits.entry(cgroup).or_insert(limit);
@@ -150,6 +154,10 @@ impl Originals {
         &mut self,
         guards: impl IntoIterator<Item = (PathBuf, Option<Bytes>)>,
     ) -> Result<(), OriginalsError> {
+        let mut guards = guards.into_iter().peekable();
+        if guards.peek().is_none() {
+            return Ok(());
+        }
         let mut noted = self.noted.clone();
         for (cgroup, guard) in guards {
             match guard {
@@ -165,6 +173,9 @@ impl Originals {
     /// # Errors
     /// [`OriginalsError::Io`]; nothing is forgotten then.
     pub fn retain(&mut self, keep: impl Fn(&Path) -> bool) -> Result<(), OriginalsError> {
+        if self.noted.limits.keys().all(|cgroup| keep(cgroup)) {
+            return Ok(());
+        }
         let mut kept = self.noted.clone();
         kept.limits.retain(|cgroup, _| keep(cgroup));
         self.replace(kept)

@@ -17,8 +17,8 @@ use tracing::{info, warn};
 
 use crate::allowance::Swapper;
 use crate::cgroup::{
-    CgroupError, Layout, host_reclaims_by_counts, is_endangered, probe_triggers, read_pressure,
-    refresh,
+    CgroupError, KeptFiles, Layout, host_reclaims_by_counts, is_endangered, probe_triggers,
+    read_pressure, refresh,
 };
 use crate::containers::{self, Container};
 use crate::kubernetes::PodSource;
@@ -87,6 +87,7 @@ pub struct PressureMonitor {
     node_problem: Option<String>,
     observation: Observation,
     whole_looks: BTreeMap<ContainerName, WholeLook>,
+    files: KeptFiles,
     assessor: Assessor,
     watches: Watches,
     left_out: Vec<String>,
@@ -128,6 +129,7 @@ impl PressureMonitor {
                 containers: BTreeMap::new(),
             },
             whole_looks: BTreeMap::new(),
+            files: KeptFiles::default(),
             assessor: Assessor::default(),
             watches: Watches::default(),
             left_out: Vec::new(),
@@ -159,6 +161,7 @@ impl PressureMonitor {
             let subject = Subject::Container(name.clone());
             self.see_container(&name, fired.get(&subject).copied());
         }
+        self.files.close_unread();
         self.judge();
     }
 
@@ -217,9 +220,11 @@ impl PressureMonitor {
     }
 
     fn see_node(&mut self, fired: Option<Trigger>) {
-        let pressure = read_pressure(Path::new(PRESSURE_FILE));
+        let pressure = read_pressure(Path::new(PRESSURE_FILE), &mut self.files);
         self.node_problem = pressure.as_ref().err().map(CgroupError::to_string);
-        self.node_memory = NodeMemory::read();
+        if let Some(memory) = NodeMemory::read() {
+            self.node_memory = memory;
+        }
         self.observation.node = Sight {
             at: self.now(),
             pressure: pressure.ok(),
@@ -237,12 +242,12 @@ impl PressureMonitor {
         let pressure = source
             .layout
             .pressure_file(&known.container.unified_cgroup)
-            .and_then(|file| read_pressure(&file));
+            .and_then(|file| read_pressure(&file, &mut self.files));
         let stalled = pressure.as_ref().ok().map(|it| it.some.total);
         let cgroup = &known.container.memory_cgroup;
         let before = self.whole_looks.get(name).filter(|_| fired.is_none());
         let carried = before.and_then(|before| {
-            let used = source.layout.used(cgroup).ok()?;
+            let used = source.layout.used(cgroup, &mut self.files).ok()?;
             before.carried(now, used, stalled)
         });
         let guard = self.guards.get(cgroup).copied();

@@ -1,6 +1,7 @@
 //! Validated names: of a node and of a failure domain. A large cluster has hundreds of thousands of
 //! mentions of a thousand names, so a copy of one shares its text.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -53,6 +54,13 @@ macro_rules! name {
             /// The name as text.
             #[must_use]
             pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        /// Maps by name are asked with text. It is equal, ordered and hashed as the name is.
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
                 &self.0
             }
         }

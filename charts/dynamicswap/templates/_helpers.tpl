@@ -123,3 +123,19 @@ seccompProfile:
 {{- fail (printf "memoryServer.capacity %s makes more than 262144 slots of %s: choose a larger slab" .Values.memoryServer.capacity .Values.slab) -}}
 {{- end -}}
 {{- end -}}
+
+{{/*
+Rules of an admission policy by which the controller alone writes an object.
+*/}}
+{{- define "dynamicswap.byTheController" -}}
+- expression: >-
+    request.userInfo.username == "system:serviceaccount:{{ .Release.Namespace }}:dynamicswap-controller"
+    || request.userInfo.username == "system:kube-controller-manager"
+    || "system:serviceaccounts:kube-system" in request.userInfo.groups
+  messageExpression: >-
+    request.resource.resource + "/" + request.name + " is the controller's record of whose pages lie where: "
+    + "nobody else writes it, or pages are lost. To take a borrower out, use 'kubectl dynamicswap forget'; "
+    + "to mend a record all the same, scale the controller to 0 and delete the "
+    + "ValidatingAdmissionPolicyBindings dynamicswap-slabmaps and dynamicswap-records for that time"
+  reason: Forbidden
+{{- end }}

@@ -175,18 +175,15 @@ fn absorb_server(
 }
 
 fn absorb_device(ledger: &mut Ledger, node: &NodeName, facts: &DeviceFacts) -> Option<Absorbed> {
-    let before = ledger.device_of(node).map(|(id, _)| id);
-    if before == Some(facts.id) {
-        // It never changes; what is on record may be from before anybody said it.
-        if let Some(device) = ledger.devices.get_mut(&facts.id) {
+    if let Some(device) = ledger.devices.get_mut(&facts.id) {
+        // An id that was gone before is a late report of an old life. It stays gone.
+        if !device.gone && device.node == *node {
+            // It never changes; what is on record may be from before anybody said it.
             device.integrity = facts.integrity;
         }
         return None;
     }
-    if ledger.devices.contains_key(&facts.id) {
-        // An id that was gone before: a late report of an old life. It stays gone.
-        return None;
-    }
+    let before = ledger.device_of(node).map(|(id, _)| id);
     if let Some(device) = before.and_then(|id| ledger.devices.get_mut(&id)) {
         device.gone = true;
     }

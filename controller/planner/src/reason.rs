@@ -255,11 +255,16 @@ impl Reason {
         }
     }
 
-    /// The node whose event it is when it begins, although it waits: somebody has to do something.
+    /// The node whose event it is, and for what waits: when it begins. Somebody has to do something, or
+    /// should know.
     #[must_use]
     pub const fn told_on(&self) -> Option<&NodeName> {
         match self {
-            Self::IntegrityTooWeak { borrower, .. } => Some(borrower),
+            Self::IntegrityTooWeak { borrower, .. }
+            | Self::NoDonor { borrower, .. }
+            | Self::NoSpillFile { borrower }
+            | Self::NoLiveCopy { borrower } => Some(borrower),
+            Self::LastCopyStays { donor, .. } | Self::Forced { donor, .. } => Some(donor),
             _ => None,
         }
     }

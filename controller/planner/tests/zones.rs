@@ -32,7 +32,7 @@ fn fewest(world: &World) -> (usize, usize) {
     sets.filter(|set| !set.released)
         .map(|set| {
             let nodes: BTreeSet<_> = set.replicas.iter().map(|copy| &copy.0).collect();
-            let zones: BTreeSet<_> = nodes.iter().map(|name| world.zones.get(name)).collect();
+            let zones: BTreeSet<_> = nodes.iter().map(|name| world.zones.get(*name)).collect();
             (zones.len(), nodes.len())
         })
         .min()

@@ -2,14 +2,14 @@
 //!
 //! Owns what was last written, so that a status which has not changed is not written again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dynamicswap_crds::Kind;
 use dynamicswap_proto::control::v1::GetRequest;
 use dynamicswap_types::Backoff;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
@@ -17,9 +17,9 @@ use tokio::time::Instant;
 
 use super::error::{ApiError, Trouble, within};
 use super::lease::Leadership;
-use super::resources::{FIELD_MANAGER, group_objects_beside};
+use super::resources::{FIELD_MANAGER, group_objects, group_objects_beside};
 use super::status::{differs_in_kind, with_generation, with_times};
-use crate::limits::{PUBLISH_FIGURES_INTERVAL, PUBLISH_INTERVAL, PUBLISH_RETRY_MAX};
+use crate::limits::{PUBLISH_FIGURES_INTERVAL, PUBLISH_INTERVAL, PUBLISH_LOOK, PUBLISH_RETRY_MAX};
 use crate::owner::Event;
 
 /// Kinds with a status of ours.
@@ -31,6 +31,8 @@ const KINDS: [Kind; 3] = [
 
 /// What was last written of one object.
 struct Written {
+    kind: Kind,
+    uid: Option<String>,
     spec: Value,
     status: Value,
     at: Instant,
@@ -50,6 +52,81 @@ struct Memory {
     written: BTreeMap<String, Written>,
     /// Objects that the server does not take: not tried before, and the pauses.
     refused: BTreeMap<String, (Instant, Backoff)>,
+    /// When it was last looked at what is there.
+    looked: Option<Instant>,
+}
+
+impl Memory {
+    /// Forgets what somebody has deleted, or made anew under the same name, so that it is written again:
+    /// one request for each kind, now and then.
+    async fn look_again(&mut self, client: &Client) -> Result<(), ApiError> {
+        if self.written.is_empty() {
+            return Ok(());
+        }
+        let looked = *self.looked.get_or_insert_with(Instant::now);
+        if looked.elapsed() < PUBLISH_LOOK {
+            return Ok(());
+        }
+        self.looked = Some(Instant::now());
+        for kind in KINDS {
+            let api = group_objects(client, kind);
+            let everything = ListParams::default();
+            let what = format!("list {}", kind.name());
+            let list = within(what, api.list_metadata(&everything)).await?;
+            let there: BTreeMap<String, Option<String>> = list
+                .items
+                .into_iter()
+                .map(|it| {
+                    let name = it.metadata.name.unwrap_or_default();
+                    let namespace = it.metadata.namespace.unwrap_or_default();
+                    (key(kind, &namespace, &name), it.metadata.uid)
+                })
+                .collect();
+            self.written.retain(|key, written| {
+                written.kind != kind || there.get(key).is_some_and(|uid| *uid == written.uid)
+            });
+        }
+        Ok(())
+    }
+
+    /// Deletes the memory servers and swap devices that it has written and that are no more: their nodes
+    /// were forgotten.
+    async fn clear_away(
+        &mut self,
+        client: &Client,
+        leadership: &Leadership,
+        objects: &[(Kind, Value)],
+    ) -> Result<(), ApiError> {
+        let kept: BTreeSet<String> = objects
+            .iter()
+            .map(|(kind, object)| key_of(*kind, object))
+            .collect();
+        let gone = self.written.iter().filter(|(key, _)| !kept.contains(*key));
+        let gone: Vec<(String, Kind, Option<String>)> = gone
+            .map(|(key, written)| (key.clone(), written.kind, written.uid.clone()))
+            .collect();
+        for (key, kind, uid) in gone {
+            let name = key.rsplit('/').next().unwrap_or_default();
+            if kind != Kind::RemoteMemoryPolicy && leadership.holds() {
+                let conditions = Preconditions {
+                    uid,
+                    resource_version: None,
+                };
+                let params = DeleteParams::default().preconditions(conditions);
+                let api = group_objects_beside(client, kind, None);
+                let deleted = within(format!("delete {key}"), api.delete(name, &params)).await;
+                // It is another one, or none: either way ours is gone.
+                let is_over = |error: &ApiError| error.is_not_found() || error.is_conflict();
+                if let Err(error) = deleted
+                    && !is_over(&error)
+                {
+                    return Err(error);
+                }
+            }
+            self.written.remove(&key);
+        }
+        Ok(())
+    }
 }
 
 const fn pauses() -> Backoff {
@@ -69,7 +146,10 @@ pub async fn publish(client: Client, leadership: Arc<Leadership>, events: mpsc::
             };
             objects.extend(of_kind.into_iter().map(|object| (kind, object)));
         }
-        let failure = show_all(&client, &leadership, &objects, &mut memory).await;
+        let looked = memory.look_again(&client).await;
+        let cleared = memory.clear_away(&client, &leadership, &objects).await;
+        let shown = show_all(&client, &leadership, &objects, &mut memory).await;
+        let failure = shown.or(looked.err()).or(cleared.err());
         if !leadership.holds() {
             return;
         }
@@ -114,7 +194,11 @@ async fn show_all(
 
 fn key_of(kind: Kind, object: &Value) -> String {
     let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
-    format!("{}/{}/{}", kind.name(), text("namespace"), text("name"))
+    key(kind, text("namespace"), text("name"))
+}
+
+fn key(kind: Kind, namespace: &str, name: &str) -> String {
+    format!("{}/{namespace}/{name}", kind.name())
 }
 
 /// The owner's objects of a kind; none once it is gone.
@@ -125,7 +209,8 @@ async fn ask(events: &mpsc::Sender<Event>, kind: Kind) -> Option<Vec<Value>> {
         ..GetRequest::default()
     };
     events.send(Event::Get { request, reply }).await.ok()?;
-    let objects = answer.await.ok()?.unwrap_or_default();
+    // The owner refuses none of our kinds; an empty answer would clear everything away.
+    let objects = answer.await.ok()?.ok()?;
     let parsed = objects.iter().map(|json| serde_json::from_str(json));
     Some(parsed.filter_map(Result::ok).collect())
 }
@@ -213,6 +298,8 @@ async fn meet(
     };
     let generation = found.metadata.generation;
     Ok(Some(Written {
+        kind,
+        uid: found.metadata.uid,
         spec: object["spec"].clone(),
         status: found.data["status"].clone(),
         at: Instant::now(),

@@ -19,10 +19,19 @@ use super::resources::{FIELD_MANAGER, group_objects_beside};
 use crate::limits::{NEWS_INTERVAL, NEWS_MAX, NEWS_NOTE_MAX, PUBLISH_RETRY_MAX};
 use crate::owner::Event;
 
+/// The kind of object that an event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum About {
+    /// One of ours, of the node's name.
+    Ours(Kind),
+    /// The node itself: an agent that was refused may have no object of ours.
+    Node,
+}
+
 /// What an event is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Subject {
-    kind: Kind,
+    about: About,
     namespace: Option<String>,
     name: String,
 }
@@ -36,27 +45,39 @@ struct News {
     note: String,
 }
 
+const DEVICE: About = About::Ours(Kind::SwapDevice);
+const SERVER: About = About::Ours(Kind::MemoryServer);
+
 /// Kinds of event on a node that are told, with the object that they are about, and whether
 /// somebody should look.
-const TOLD: [(&str, Kind, bool); 18] = [
-    ("RebuildStarted", Kind::SwapDevice, false),
-    ("RebuildFinished", Kind::SwapDevice, false),
-    ("IntegrityFailure", Kind::SwapDevice, true),
-    ("PageRepaired", Kind::SwapDevice, false),
-    ("PageLost", Kind::SwapDevice, true),
-    ("ReserveEmpty", Kind::SwapDevice, true),
-    ("SpillFailed", Kind::SwapDevice, true),
-    ("Fenced", Kind::SwapDevice, true),
-    ("LinkDown", Kind::SwapDevice, true),
-    ("LinkRefused", Kind::SwapDevice, true),
-    ("DeviceReplaced", Kind::SwapDevice, false),
-    ("IntegrityTooWeak", Kind::SwapDevice, true),
-    ("MemoryLost", Kind::MemoryServer, true),
-    ("ForeignGrants", Kind::MemoryServer, true),
-    ("ZeroingFailed", Kind::MemoryServer, true),
-    ("TooManyConnections", Kind::MemoryServer, true),
-    ("FailureDomainKept", Kind::MemoryServer, true),
-    ("DonorAdmission", Kind::MemoryServer, false),
+const TOLD: [(&str, About, bool); 27] = [
+    ("RebuildStarted", DEVICE, false),
+    ("RebuildFinished", DEVICE, false),
+    ("IntegrityFailure", DEVICE, true),
+    ("PageRepaired", DEVICE, false),
+    ("PageLost", DEVICE, true),
+    ("ReserveEmpty", DEVICE, true),
+    ("SpillFailed", DEVICE, true),
+    ("Fenced", DEVICE, true),
+    ("LinkDown", DEVICE, true),
+    ("LinkRefused", DEVICE, true),
+    ("DeviceReplaced", DEVICE, false),
+    ("IntegrityTooWeak", DEVICE, true),
+    ("MemoryLost", SERVER, true),
+    ("ForeignGrants", SERVER, true),
+    ("ZeroingFailed", SERVER, true),
+    ("TooManyConnections", SERVER, true),
+    ("FailureDomainKept", SERVER, true),
+    ("DonorAdmission", SERVER, false),
+    ("RevokeForced", SERVER, true),
+    ("LastCopyStays", SERVER, true),
+    ("NoDonor", DEVICE, true),
+    ("NoSpillFile", DEVICE, true),
+    ("NoLiveCopy", DEVICE, true),
+    ("RecordIgnored", About::Ours(Kind::SlabMap), true),
+    ("SessionRefused", About::Node, true),
+    ("ReportRefused", About::Node, true),
+    ("DocumentRefused", About::Node, true),
 ];
 
 /// Kinds of event on a policy, whose message begins with its namespace and name.
@@ -68,16 +89,16 @@ fn news(event: &ClusterEvent) -> Option<News> {
         let (key, why) = event.message.split_once(": ")?;
         let (namespace, name) = key.split_once('/')?;
         let subject = Subject {
-            kind: Kind::RemoteMemoryPolicy,
+            about: About::Ours(Kind::RemoteMemoryPolicy),
             namespace: Some(namespace.to_owned()),
             name: name.to_owned(),
         };
         (subject, true, why)
     } else {
         let told = TOLD.iter().find(|(kind, ..)| *kind == event.kind);
-        let (_, kind, is_warning) = *told.filter(|_| !event.node.is_empty())?;
+        let (_, about, is_warning) = *told.filter(|_| !event.node.is_empty())?;
         let subject = Subject {
-            kind,
+            about,
             namespace: None,
             name: event.node.clone(),
         };
@@ -145,24 +166,10 @@ async fn ask(events: &mpsc::Sender<Event>, after: u64) -> Option<Vec<ClusterEven
 
 /// Puts one event on its object; an object that is gone needs none.
 async fn publish(client: &Client, recorder: &Recorder, news: News) -> Result<(), ApiError> {
-    let Subject {
-        kind,
-        namespace,
-        name,
-    } = news.subject;
-    let api = group_objects_beside(client, kind, namespace.as_deref());
-    let what = format!("{} {name}", kind.name());
-    let Some(object) = within(format!("read {what}"), api.get_opt(&name)).await? else {
+    let Some(regarding) = reference(client, news.subject).await? else {
         return Ok(());
     };
-    let regarding = ObjectReference {
-        api_version: Some(dynamicswap_crds::API_VERSION.to_owned()),
-        kind: Some(kind.name().to_owned()),
-        name: Some(name),
-        namespace,
-        uid: object.meta().uid.clone(),
-        ..ObjectReference::default()
-    };
+    let what = regarding.name.clone().unwrap_or_default();
     let event = KubeEvent {
         type_: if news.is_warning {
             EventType::Warning
@@ -176,6 +183,36 @@ async fn publish(client: &Client, recorder: &Recorder, news: News) -> Result<(),
     };
     let published = recorder.publish(&event, &regarding);
     within(format!("note an event on {what}"), published).await
+}
+
+/// An event's object; none if it is gone.
+async fn reference(client: &Client, subject: Subject) -> Result<Option<ObjectReference>, ApiError> {
+    let Subject {
+        about,
+        namespace,
+        name,
+    } = subject;
+    let About::Ours(kind) = about else {
+        return Ok(Some(ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Node".to_owned()),
+            // As kubelet has it in its own events of its node, and as `kubectl describe node` asks for.
+            uid: Some(name.clone()),
+            name: Some(name),
+            ..ObjectReference::default()
+        }));
+    };
+    let api = group_objects_beside(client, kind, namespace.as_deref());
+    let what = format!("read {} {name}", kind.name());
+    let object = within(what, api.get_opt(&name)).await?;
+    Ok(object.map(|object| ObjectReference {
+        api_version: Some(dynamicswap_crds::API_VERSION.to_owned()),
+        kind: Some(kind.name().to_owned()),
+        name: Some(name),
+        namespace,
+        uid: object.meta().uid.clone(),
+        ..ObjectReference::default()
+    }))
 }
 
 #[cfg(test)]
@@ -195,8 +232,8 @@ mod tests {
     fn event_is_told_on_what_it_is_about() {
         let lost = news(&event("b1", "PageLost", "page 7")).expect("told");
         assert_eq!(
-            (lost.subject.kind, lost.is_warning),
-            (Kind::SwapDevice, true)
+            (lost.subject.about, lost.is_warning),
+            (About::Ours(Kind::SwapDevice), true)
         );
         assert_eq!((&*lost.subject.name, &*lost.note), ("b1", "page 7"));
         let refused = event("", "PolicyRefused", "shop/web: spec.durability: write 1");
@@ -204,6 +241,8 @@ mod tests {
         assert_eq!(refused.subject.namespace.as_deref(), Some("shop"));
         assert_eq!(refused.subject.name, "web");
         assert_eq!(refused.note, "spec.durability: write 1");
+        let stranger = news(&event("n1", "SessionRefused", "names node n2")).expect("told");
+        assert_eq!(stranger.subject.about, About::Node);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod admission;
 mod departure;
+mod kept_report;
 mod operator;
 mod rebalance;
 mod round;
@@ -17,14 +18,14 @@ use dynamicswap_planner::{
     DeviceIntent, Ledger, NodeDocument, NodeObservation, Plan, Planner, Rebalance,
 };
 use dynamicswap_proto::control::v1::{
-    AdmitRequest, ClusterEvent, ClusterStatus, DeleteRequest, DesiredDocument, GetRequest,
-    NodeReport, RebalanceResponse,
+    AdmitRequest, ClusterEvent, ClusterStatus, DeleteRequest, GetRequest, RebalanceResponse,
 };
 use dynamicswap_types::{Backoff, FailureDomain, Generation, MonotonicTime, NodeName, SetId, Term};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+pub use self::kept_report::KeptReport;
 use crate::clock::Clock;
 use crate::events::EventRing;
 use crate::limits::{EVENTS_PER_ROUND_MAX, ROUND_INTERVAL, STORE_RETRY, STORE_RETRY_MAX};
@@ -59,8 +60,9 @@ pub type SessionNumber = u64;
 pub enum Outgoing {
     /// Nothing yet.
     Nothing,
-    /// This document.
-    Document(Arc<DesiredDocument>),
+    /// This document, of this leadership. It becomes a message when it is sent: a thousand messages
+    /// that wait would take more memory than all else.
+    Document(Arc<NodeDocument>, Term),
     /// This, and then the end.
     Close(Status),
 }
@@ -83,8 +85,8 @@ pub enum Event {
         node: NodeName,
         /// The session.
         number: SessionNumber,
-        /// The report.
-        report: Box<NodeReport>,
+        /// The report, packed: those that wait are many.
+        report: KeptReport,
     },
     /// A session was refused before it began: its peer is not the node's agent.
     Refused {
@@ -185,7 +187,7 @@ struct Session {
 /// What is remembered of a node besides what the planner sees.
 #[derive(Debug, Default)]
 struct NodeMemory {
-    report: Option<Box<NodeReport>>,
+    report: Option<KeptReport>,
     /// Generation of the `MemoryServer` that is in force.
     generation: Option<i64>,
     last_seen: MonotonicTime,
@@ -245,6 +247,7 @@ impl Owner {
             term,
             mut ledger,
             policies,
+            ignored,
         } = store.load()?;
         ledger.share_names();
         let term = term.next();
@@ -266,6 +269,10 @@ impl Owner {
                 policies.len()
             ),
         );
+        for name in ignored {
+            let sentence = "no controller made it: it is no record, and is left alone. Delete it";
+            events.note(&name, "RecordIgnored", sentence);
+        }
         Ok(Self {
             clock,
             store,

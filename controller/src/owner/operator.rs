@@ -1,11 +1,13 @@
 //! What operators ask: apply, delete, get, status.
 
 use dynamicswap_crds::{Kind, ObjectKey, Slab, parse_policies};
+use dynamicswap_planner::NodeRecord;
 use dynamicswap_proto::control::v1::{ClusterStatus, DeleteRequest, GetRequest, NodeStatus};
 use dynamicswap_types::NodeName;
 use tonic::Status;
 
 use super::Owner;
+use super::kept_report::KeptReport;
 use crate::clock::{as_millis, unix_ms};
 use crate::limits::POLICIES_MAX;
 use crate::policies::{Policies, RefusedPolicy, intent};
@@ -168,7 +170,15 @@ impl Owner {
         let mut views = Views {
             ledger: &self.kept,
             seen: &self.seen,
-            reports: &|node: &NodeName| self.memory.get(node)?.report.as_deref(),
+            reports: &|node: &NodeName| Some(&*self.memory.get(node)?.report.as_ref()?.light),
+            sets: &|node: &NodeName| {
+                let report = self.memory.get(node).and_then(|it| it.report.as_ref());
+                report.map_or_else(Vec::new, KeptReport::sets)
+            },
+            waits: &|node: &NodeName| {
+                let mut reasons = self.plan.report.iter().map(|line| &line.reason);
+                reasons.find(|reason| reason.told_on() == Some(node))
+            },
             generations: &|node: &NodeName| self.memory.get(node)?.generation,
             policies: &self.policies,
             refused: &self.policies_refused,
@@ -201,8 +211,9 @@ impl Owner {
             nodes: self
                 .draft
                 .nodes
-                .keys()
-                .map(|node| self.node_status(node))
+                .iter()
+                .filter(|(node, record)| self.is_shown(node, record))
+                .map(|(node, _)| self.node_status(node))
                 .collect(),
             plan_report,
             plan_waits,
@@ -210,6 +221,14 @@ impl Owner {
             policies: u32::try_from(self.policies.len()).unwrap_or(u32::MAX),
             controller_rss_bytes: resident_bytes().unwrap_or(0),
         }
+    }
+
+    /// One that was forgotten is not, once nothing lies on it.
+    pub(super) fn is_shown(&self, node: &NodeName, record: &NodeRecord) -> bool {
+        record.borrower
+            || record.donor
+            || self.sessions.contains_key(node)
+            || self.draft.holds_slots(node)
     }
 
     fn node_status(&self, node: &NodeName) -> NodeStatus {
@@ -225,7 +244,7 @@ impl Owner {
             ),
             failure_domain: record.map_or_else(String::new, |record| record.domain.to_string()),
             generation_wanted: record.map_or(0, |record| record.published.generation.get()),
-            report: memory.and_then(|memory| memory.report.as_deref().cloned()),
+            report: memory.and_then(|memory| memory.report.as_ref().map(KeptReport::whole)),
             borrower: record.is_some_and(|record| record.borrower),
             donor: record.is_some_and(|record| record.donor),
             cordoned: record.is_some_and(|record| record.cordoned),

@@ -1,14 +1,15 @@
 //! One round: plan, persist, send.
 
+use std::sync::Arc;
+
 use dynamicswap_planner::{
-    ClusterView, Plan, Planner, Rebalance, Round, Settings, stamp_rebalanced, stamp_revokes,
+    ClusterView, Plan, Planner, Reason, Rebalance, Round, Settings, stamp_rebalanced, stamp_revokes,
 };
 use dynamicswap_proto::SESSION_PROTOCOL;
-use dynamicswap_types::MonotonicTime;
+use dynamicswap_types::{MonotonicTime, NodeName};
 use tracing::{error, info};
 
 use super::{Outgoing, Owner};
-use crate::convert;
 use crate::store::{Change, StoreError, changes_between};
 
 impl Owner {
@@ -85,7 +86,8 @@ impl Owner {
             .iter()
             .filter(|line| !line.reason.is_wait())
         {
-            self.events.note("", line.reason.kind(), line.to_string());
+            let node = line.reason.told_on().map_or("", NodeName::as_str);
+            self.events.note(node, line.reason.kind(), line.to_string());
         }
         self.tell_what_begins(&round.plan);
         self.rebalance_now &= round.plan.rebalancing;
@@ -114,9 +116,12 @@ impl Owner {
     /// Notes what waits for a person and did not in the plan before.
     fn tell_what_begins(&mut self, plan: &Plan) {
         for line in &plan.report {
-            let known = self.plan.report.iter();
-            let is_new = known.filter(|known| known.reason == line.reason).count() == 0;
-            if let Some(node) = line.reason.told_on().filter(|_| is_new) {
+            // The same of the same node with other figures is no news.
+            let told = |of: &Reason| (of.kind(), of.told_on().cloned());
+            let mut known = self.plan.report.iter();
+            let is_new = !known.any(|known| told(&known.reason) == told(&line.reason));
+            let waits = line.reason.is_wait() && is_new;
+            if let Some(node) = line.reason.told_on().filter(|_| waits) {
                 let kind = line.reason.kind();
                 self.events.note(node.as_str(), kind, line.to_string());
             }
@@ -139,11 +144,10 @@ impl Owner {
             if session.sent == Some(document.generation) {
                 continue;
             }
-            let message = convert::document(document, self.term);
-            session
-                .outbox
-                .send_replace(Outgoing::Document(message.into()));
+            let document = Arc::clone(document);
             session.sent = Some(document.generation);
+            let outgoing = Outgoing::Document(document, self.term);
+            session.outbox.send_replace(outgoing);
         }
     }
 }

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use dynamicswap_planner::{
-    Absorbed, DeviceRecord, NodeFacts, NodeObservation, Session as Seen, absorb,
-};
+use dynamicswap_planner::{Absorbed, Ledger, NodeFacts, NodeObservation, Session as Seen, absorb};
 use dynamicswap_proto::control::v1::NodeReport;
-use dynamicswap_types::{Bytes, Generation, MonotonicTime, NodeName, SwapDeviceId};
+use dynamicswap_types::{Bytes, Generation, MonotonicTime, NodeName};
 use tokio::sync::watch;
 use tonic::Status;
 use tracing::{info, warn};
 
+use super::kept_report::KeptReport;
 use super::{Hello, Outgoing, Owner, Session, SessionNumber};
 use crate::convert;
 use crate::limits::NODES_MAX;
@@ -81,7 +80,12 @@ impl Owner {
                 hello.generation
             )));
         }
-        if !self.kept.nodes.contains_key(node) && self.draft.nodes.len() >= NODES_MAX {
+        // Those that were forgotten keep a record, and take no place.
+        let shown = || {
+            let all = self.draft.nodes.iter();
+            all.filter(|(node, it)| self.is_shown(node, it)).count()
+        };
+        if !self.kept.nodes.contains_key(node) && shown() >= NODES_MAX {
             return Err(Status::resource_exhausted(format!(
                 "{NODES_MAX} nodes are known, which is the limit: node {node} cannot join"
             )));
@@ -104,17 +108,13 @@ impl Owner {
         self.dirty = true;
     }
 
-    pub(super) fn report(
-        &mut self,
-        node: &NodeName,
-        number: SessionNumber,
-        report: Box<NodeReport>,
-    ) {
+    pub(super) fn report(&mut self, node: &NodeName, number: SessionNumber, kept: KeptReport) {
         let current = self.sessions.get(node).map(|session| session.number);
         if current != Some(number) {
             return;
         }
         let now = self.clock.now();
+        let report = kept.whole();
         let before = self.seen.get(node).cloned();
         let mut seen = before
             .clone()
@@ -133,7 +133,7 @@ impl Owner {
         }
         let memory = self.memory.entry(node.clone()).or_default();
         memory.last_seen = now;
-        memory.report = Some(report);
+        memory.report = Some(kept);
     }
 
     fn see_server(
@@ -169,7 +169,7 @@ impl Owner {
         let device = report
             .swap_device
             .as_ref()
-            .map(|device| convert::device(device, seen.device.as_deref(), now));
+            .map(|it| convert::device(it, &self.draft.nodes, seen.device.as_deref(), now));
         match device {
             Some(Ok((facts, observation))) => {
                 self.absorb(node, &NodeFacts::Device(facts));
@@ -201,17 +201,17 @@ impl Owner {
 
     /// Takes a fact into the draft and notes what is worth an event.
     fn absorb(&mut self, node: &NodeName, facts: &NodeFacts) {
-        let device_facts = |(id, device): (SwapDeviceId, &DeviceRecord)| (id, device.integrity);
-        let before = (
-            self.draft.nodes.get(node).cloned(),
-            self.draft.device_of(node).map(device_facts),
-        );
+        let recorded = |draft: &Ledger| {
+            let device = match facts {
+                NodeFacts::Device(device) => draft.devices.get(&device.id),
+                NodeFacts::Hello { .. } | NodeFacts::Server { .. } => None,
+            };
+            let integrity = device.map(|device| device.integrity);
+            (draft.nodes.get(node).cloned(), integrity)
+        };
+        let before = recorded(&self.draft);
         let absorbed = absorb(&mut self.draft, node, facts);
-        let after = (
-            self.draft.nodes.get(node).cloned(),
-            self.draft.device_of(node).map(device_facts),
-        );
-        self.dirty |= before != after;
+        self.dirty |= before != recorded(&self.draft);
         if let Some(absorbed) = absorbed {
             let kind = match absorbed {
                 Absorbed::NodeJoined => "NodeJoined",
@@ -231,7 +231,7 @@ impl Owner {
             .get(node)
             .and_then(|memory| memory.report.as_ref());
         let none = NodeReport::default();
-        let before = before.map_or(&none, |before| before);
+        let before = before.map_or(&none, |before| &before.light);
         let name = node.as_str();
         self.events.forward(name, &before.events, &report.events);
         if let Some(now) = &report.swap_device {

@@ -18,8 +18,9 @@ use tracing::warn;
 use super::access::{Access, expired};
 use super::stopping;
 use crate::clock::unix_s;
+use crate::convert;
 use crate::limits::HELLO_TIMEOUT;
-use crate::owner::{Event, Hello, Outgoing, SessionNumber};
+use crate::owner::{Event, Hello, KeptReport, Outgoing, SessionNumber};
 use crate::tls::{Peer, address_of};
 
 /// The service.
@@ -86,9 +87,20 @@ impl SessionTask {
                 return;
             }
         };
-        let node = hello.node.clone();
+        let node = match parse_name(&hello) {
+            Ok(node) => node,
+            Err(status) => {
+                // As above.
+                let _ = self.downward.send(Err(status)).await;
+                return;
+            }
+        };
         let ends = match self.access.session(&self.peer, &node) {
             Ok(ends) => ends,
+            Err(status) => return self.refuse(node, status).await,
+        };
+        let hello = match check(&hello, node.clone()) {
+            Ok(hello) => hello,
             Err(status) => return self.refuse(node, status).await,
         };
         let number = self.number;
@@ -150,7 +162,7 @@ impl SessionTask {
     /// Whether the session goes on.
     async fn report(&self, node: &NodeName, message: AgentMessage) -> bool {
         let report = match message.kind {
-            Some(Kind::Report(report)) => Box::new(report),
+            Some(Kind::Report(report)) => KeptReport::pack(Box::new(report)),
             Some(Kind::Hello(_)) => {
                 let status = Status::invalid_argument("a session has one hello, at its beginning");
                 let _ = self.downward.send(Err(status)).await;
@@ -171,9 +183,9 @@ impl SessionTask {
     async fn send(&self, outgoing: Outgoing) -> bool {
         match outgoing {
             Outgoing::Nothing => true,
-            Outgoing::Document(document) => {
-                let document = Arc::unwrap_or_clone(document);
-                self.downward.send(Ok(document)).await.is_ok()
+            Outgoing::Document(document, term) => {
+                let message = convert::document(&document, term);
+                self.downward.send(Ok(message)).await.is_ok()
             }
             Outgoing::Close(status) => {
                 let _ = self.downward.send(Err(status)).await;
@@ -182,7 +194,7 @@ impl SessionTask {
         }
     }
 
-    async fn hello(&mut self) -> Result<Hello, Status> {
+    async fn hello(&mut self) -> Result<HelloMessage, Status> {
         let first = tokio::time::timeout(HELLO_TIMEOUT, self.upward.message())
             .await
             .map_err(|_| {
@@ -192,7 +204,7 @@ impl SessionTask {
                 ))
             })??;
         match first.and_then(|message| message.kind) {
-            Some(Kind::Hello(hello)) => check(&hello),
+            Some(Kind::Hello(hello)) => Ok(hello),
             _ => Err(Status::invalid_argument(
                 "the first message of a session must be its hello",
             )),
@@ -211,7 +223,12 @@ async fn end_of(ends: Option<u64>) {
     }
 }
 
-fn check(hello: &HelloMessage) -> Result<Hello, Status> {
+fn parse_name(hello: &HelloMessage) -> Result<NodeName, Status> {
+    let name = hello.node.parse();
+    name.map_err(|error| Status::invalid_argument(format!("node name: {error}")))
+}
+
+fn check(hello: &HelloMessage, node: NodeName) -> Result<Hello, Status> {
     if hello.protocol != SESSION_PROTOCOL {
         return Err(Status::failed_precondition(format!(
             "agent {} speaks session protocol {}, this controller speaks {SESSION_PROTOCOL}: \
@@ -219,10 +236,6 @@ fn check(hello: &HelloMessage) -> Result<Hello, Status> {
             hello.agent_version, hello.protocol
         )));
     }
-    let node = hello
-        .node
-        .parse()
-        .map_err(|error| Status::invalid_argument(format!("node name: {error}")))?;
     let domain = hello
         .failure_domain
         .parse()

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dynamicswap_planner::NodeDocument;
 use dynamicswap_proto::SESSION_PROTOCOL;
 use dynamicswap_proto::control::v1::agent_message::Kind;
 use dynamicswap_proto::control::v1::agent_session_client::AgentSessionClient;
@@ -13,6 +14,7 @@ use dynamicswap_proto::control::v1::{
     AdmitRequest, AgentMessage, ClusterStatus, DesiredDocument, EnrollRequest, Hello, StatusRequest,
 };
 use dynamicswap_proto::identity::{AUDIENCE, AUTHORIZATION, CONTROLLER_NAME, Named, Right, bearer};
+use dynamicswap_types::{Generation, Term};
 use rcgen::{CertificateParams, KeyPair};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -213,13 +215,15 @@ async fn agent_with_its_node_s_certificate_has_a_session() {
         panic!("a session");
     };
     assert_eq!(hello.node.as_str(), "a");
-    let document = DesiredDocument {
-        generation: 7,
-        ..DesiredDocument::default()
+    let document = NodeDocument {
+        generation: Generation::new(7),
+        swap_device: None,
+        memory_server: None,
+        policies: Vec::new(),
     };
-    outbox.send_replace(Outgoing::Document(Arc::new(document)));
+    outbox.send_replace(Outgoing::Document(Arc::new(document), Term::new(3)));
     let got = down.message().await.expect("open").expect("a document");
-    assert_eq!(got.generation, 7);
+    assert_eq!((got.generation, got.term), (7, 3));
 }
 
 #[tokio::test]

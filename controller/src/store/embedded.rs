@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 
 use super::record::{DeviceEntry, NodeEntry, SetEntry};
 use super::{Change, Kept, Store, StoreError};
+use crate::limits::STORE_CACHE_BYTES;
 
 /// Version of the file's content.
 const FORMAT: u64 = 1;
@@ -42,7 +43,11 @@ impl EmbeddedStore {
     /// # Errors
     /// [`StoreError::Refused`] with one sentence if the file cannot be used.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let database = Database::create(path).map_err(|error| refused(path, &error))?;
+        let mut builder = Database::builder();
+        builder.set_cache_size(STORE_CACHE_BYTES);
+        let database = builder
+            .create(path)
+            .map_err(|error| refused(path, &error))?;
         let store = Self { database };
         store.check_format(path)?;
         Ok(store)
@@ -137,6 +142,7 @@ impl Store for EmbeddedStore {
             term: Term::new(number("term")?.unwrap_or(0)),
             ledger,
             policies,
+            ignored: Vec::new(),
         })
     }
 

@@ -62,6 +62,8 @@ pub struct Kept {
     pub ledger: Ledger,
     /// The policies.
     pub policies: Policies,
+    /// Names of objects that lie among the records and are none.
+    pub ignored: Vec<String>,
 }
 
 /// One entry that changes; `None` removes it.

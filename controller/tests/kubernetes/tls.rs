@@ -298,6 +298,40 @@ async fn agent_s_account_writes_the_objects_of_its_own_node_alone() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn records_are_written_by_the_controller_and_by_nobody_else() {
+    let Some(server) = start() else {
+        return;
+    };
+    let first = Candidate::start_with(&server, "first", "10.11.0.1", &["--tls-issue"]);
+    first.leads().await;
+    let namespace = format!("--namespace={NAMESPACE}");
+    let state = ["configmap", "dynamicswap-state", namespace.as_str()];
+    let label = [&["label", "--overwrite"], &state[..], &["by=hand"]].concat();
+    let mut said = String::new();
+    eventually(PATIENCE, "an edit of a record is refused", || {
+        if let Err(error) = server.try_kubectl(&label) {
+            said = format!("{error:#}");
+        }
+        said.contains("dynamicswap-records")
+    })
+    .await;
+    assert!(said.contains("the controller's record"), "{said}");
+    let delete = [&["delete"], &state[..]].concat();
+    assert!(server.try_kubectl(&delete).is_err());
+    let example = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../crds/examples/slab-map.yaml"
+    );
+    let error = server.try_kubectl(&["apply", "--filename", example]);
+    let said = format!("{:#}", error.expect_err("a record"));
+    assert!(said.contains("dynamicswap-slabmaps"), "{said}");
+    let other = format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: other, namespace: {NAMESPACE}}}\n"
+    );
+    server.apply(&other).expect("no record");
+}
+
 fn memory_server(name: &str) -> String {
     format!(
         "apiVersion: dynamicswap.io/v1alpha1\nkind: MemoryServer\nmetadata: {{name: {name}}}\n\

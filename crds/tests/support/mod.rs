@@ -64,7 +64,7 @@ fn drop_nulls(value: &mut Value) {
     }
 }
 
-const KNOWN: [&str; 20] = [
+const KNOWN: [&str; 21] = [
     "additionalProperties",
     "default",
     "description",
@@ -84,6 +84,7 @@ const KNOWN: [&str; 20] = [
     "x-kubernetes-int-or-string",
     "x-kubernetes-list-map-keys",
     "x-kubernetes-list-type",
+    "x-kubernetes-preserve-unknown-fields",
     "x-kubernetes-validations",
 ];
 
@@ -139,12 +140,14 @@ fn walk_object(
         }
     }
     let additional = schema.get("additionalProperties");
+    let keeps_unknown = schema.get("x-kubernetes-preserve-unknown-fields") == Some(&json!(true));
     for (name, value) in map {
         let path = format!("{path}.{name}");
         match schema.get("properties").and_then(|known| known.get(name)) {
             Some(known) => walk(known, value, &path, said),
             None => match additional {
                 Some(any) => walk(any, value, &path, said),
+                None if keeps_unknown => {}
                 None => said.push(format!("{path}: unknown field")),
             },
         }

@@ -153,6 +153,13 @@ impl ReturnLaw {
         rulings
     }
 
+    /// Its pages were not asked for after all: another container's are under way.
+    pub fn waited(&mut self, name: &ContainerName, now: MonotonicTime) {
+        if let Some(track) = self.tracks.get_mut(name) {
+            track.waited(now);
+        }
+    }
+
     /// Whether the container's pages are coming home.
     #[must_use]
     pub fn is_returning(&self, name: &ContainerName) -> bool {
@@ -229,6 +236,13 @@ fn in_order(
 }
 
 impl Track {
+    /// Nothing was asked of it at this step: that it makes no progress says nothing.
+    const fn waited(&mut self, now: MonotonicTime) {
+        if let Phase::Returning { progress } = &mut self.phase {
+            progress.0 = now;
+        }
+    }
+
     fn judge(
         &mut self,
         sight: &ReturnSight,
@@ -331,6 +345,7 @@ impl Track {
             .min(purse.budget);
         let bytes = Bytes::new(bytes.get() / PAGE_SIZE.get() * PAGE_SIZE.get());
         if bytes == Bytes::ZERO {
+            self.waited(purse.now);
             return hold(ReturnReason::Waits {
                 bytes_per_s: settings.bytes_per_s,
             });

@@ -1,11 +1,11 @@
 //! Memory figures of a container, on v2 and on v1.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use dynamicswap_policy::Memory;
 use dynamicswap_types::Bytes;
 
-use super::{CgroupError, Layout, beginning, read_text};
+use super::{CgroupError, KeptFiles, Layout, beginning, read_text};
 
 impl Layout {
     /// Memory of the container whose directory in the memory hierarchy is `cgroup`. A `memory.high` that
@@ -24,11 +24,14 @@ impl Layout {
     ///
     /// # Errors
     /// See [`Layout::memory`].
-    pub fn used(&self, cgroup: &Path) -> Result<Bytes, CgroupError> {
-        match self {
-            Self::Unified { .. } => bytes(cgroup, UNIFIED_USED),
-            Self::Hybrid { .. } | Self::MemoryOnly { .. } => bytes(cgroup, LEGACY_USED),
-        }
+    pub fn used(&self, cgroup: &Path, files: &mut KeptFiles) -> Result<Bytes, CgroupError> {
+        let name = match self {
+            Self::Unified { .. } => UNIFIED_USED,
+            Self::Hybrid { .. } | Self::MemoryOnly { .. } => LEGACY_USED,
+        };
+        let path = cgroup.join(name);
+        let text = files.read_text(&path)?;
+        figure(path, &text).and_then(Figure::into_bytes)
     }
 }
 
@@ -69,20 +72,40 @@ fn legacy(cgroup: &Path) -> Result<Memory, CgroupError> {
 /// What stands in a file with one figure.
 pub(super) enum Figure {
     Bytes(Bytes),
-    Max,
+    /// The file says `max`.
+    Max(PathBuf),
+}
+
+impl Figure {
+    /// The number, of a file that must have one.
+    fn into_bytes(self) -> Result<Bytes, CgroupError> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes),
+            Self::Max(path) => Err(CgroupError::Content {
+                path,
+                found: "max".to_owned(),
+                wanted: "a number of bytes",
+            }),
+        }
+    }
 }
 
 pub(super) fn read(cgroup: &Path, name: &str) -> Result<Figure, CgroupError> {
     let path = cgroup.join(name);
     let text = read_text(&path)?;
+    figure(path, &text)
+}
+
+/// The figure that a file's text is.
+pub(super) fn figure(path: PathBuf, text: &str) -> Result<Figure, CgroupError> {
     match text.trim() {
-        "max" => Ok(Figure::Max),
+        "max" => Ok(Figure::Max(path)),
         number => number
             .parse()
             .map(|number| Figure::Bytes(Bytes::new(number)))
             .map_err(|_| CgroupError::Content {
                 path,
-                found: beginning(&text),
+                found: beginning(text),
                 wanted: "a number of bytes",
             }),
     }
@@ -92,19 +115,12 @@ pub(super) fn read(cgroup: &Path, name: &str) -> Result<Figure, CgroupError> {
 pub(super) fn limit(cgroup: &Path, name: &str) -> Result<Option<Bytes>, CgroupError> {
     Ok(match read(cgroup, name)? {
         Figure::Bytes(bytes) => Some(bytes),
-        Figure::Max => None,
+        Figure::Max(_) => None,
     })
 }
 
 fn bytes(cgroup: &Path, name: &str) -> Result<Bytes, CgroupError> {
-    match read(cgroup, name)? {
-        Figure::Bytes(bytes) => Ok(bytes),
-        Figure::Max => Err(CgroupError::Content {
-            path: cgroup.join(name),
-            found: "max".to_owned(),
-            wanted: "a number of bytes",
-        }),
-    }
+    read(cgroup, name)?.into_bytes()
 }
 
 /// None if the file does not exist.

@@ -4,6 +4,7 @@
 //! typed fact decides which files there are; nothing is tried file by file.
 
 mod figures;
+mod kept;
 mod list_counts;
 mod psi;
 mod stat;
@@ -13,13 +14,15 @@ mod swap_limit;
 pub(crate) mod fixture;
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
 use crate::limits::{KERNEL_FILE_BYTES_MAX, KERNEL_FILE_BYTES_USUAL};
 
+pub use kept::KeptFiles;
 pub use list_counts::{host_reclaims_by_counts, is_endangered, refresh};
 pub use psi::{Armed, Fired, probe_triggers, read_pressure};
 pub use stat::{Promised, Stat, reclaim};
@@ -172,22 +175,37 @@ impl std::fmt::Display for Layout {
 }
 
 /// A kernel file as text.
+fn read_text(path: &Path) -> Result<String, CgroupError> {
+    let file = File::open(path).map_err(|source| CgroupError::Io {
+        what: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    beginning_to_end(path, |bytes, offset| file.read_at(bytes, offset))
+}
+
+/// The text that `read_at` reads: it takes a buffer and an offset.
 ///
 /// One call reads it, as a rule: the kernel prints such a file as a whole, and one that leaves room in
-/// the buffer has ended. A look at 200 containers reads a thousand of them.
-fn read_text(path: &Path) -> Result<String, CgroupError> {
+/// the buffer has ended. A look at 200 containers reads hundreds of them.
+fn beginning_to_end(
+    path: &Path,
+    read_at: impl Fn(&mut [u8], u64) -> io::Result<usize>,
+) -> Result<String, CgroupError> {
     let failed = |source| CgroupError::Io {
         what: "read",
         path: path.to_owned(),
         source,
     };
-    let mut file = File::open(path).map_err(&failed)?;
     let mut bytes = [0; KERNEL_FILE_BYTES_USUAL];
-    let length = file.read(&mut bytes).map_err(&failed)?;
-    let mut text = bytes[..length].to_vec();
-    if length == bytes.len() {
-        let rest = KERNEL_FILE_BYTES_MAX - KERNEL_FILE_BYTES_USUAL as u64;
-        file.take(rest).read_to_end(&mut text).map_err(&failed)?;
+    let mut text = Vec::new();
+    while text.len() < KERNEL_FILE_BYTES_MAX {
+        let room = bytes.len().min(KERNEL_FILE_BYTES_MAX - text.len());
+        let length = read_at(&mut bytes[..room], text.len() as u64).map_err(&failed)?;
+        text.extend_from_slice(&bytes[..length]);
+        if length < room {
+            break;
+        }
     }
     String::from_utf8(text)
         .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error)))
@@ -207,7 +225,7 @@ mod tests {
     fn long_file_is_read_to_its_end_and_no_further_than_its_limit() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("memory.stat");
-        let longest = usize::try_from(KERNEL_FILE_BYTES_MAX).expect("small");
+        let longest = KERNEL_FILE_BYTES_MAX;
         for length in [
             0,
             1,

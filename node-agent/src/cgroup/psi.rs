@@ -11,14 +11,14 @@ use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::{CgroupError, beginning, read_text};
+use super::{CgroupError, KeptFiles, beginning};
 
 /// Reads a pressure file: memory.pressure of a cgroup, or /proc/pressure/memory.
 ///
 /// # Errors
 /// [`CgroupError`] if it is not there or holds something else.
-pub fn read_pressure(path: &Path) -> Result<Pressure, CgroupError> {
-    let text = read_text(path)?;
+pub fn read_pressure(path: &Path, files: &mut KeptFiles) -> Result<Pressure, CgroupError> {
+    let text = files.read_text(path)?;
     let parsed = MemoryPressure::from_buf_read(text.as_bytes());
     let parsed = parsed.map_err(|_| CgroupError::Content {
         path: path.to_owned(),
@@ -167,7 +167,8 @@ mod tests {
             ..Files::default()
         };
         let (_, cgroup) = host.container("web", files);
-        let pressure = read_pressure(&cgroup.join("memory.pressure")).expect("read");
+        let path = cgroup.join("memory.pressure");
+        let pressure = read_pressure(&path, &mut KeptFiles::default()).expect("read");
         assert_eq!(pressure.some.avg10.to_string(), "41.23 %");
         assert_eq!(pressure.some.avg300.to_string(), "0.25 %");
         assert_eq!(pressure.some.total, Duration::from_micros(123_456));
@@ -178,9 +179,11 @@ mod tests {
     fn file_with_something_else_is_named() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("memory.pressure");
-        assert!(read_pressure(&path).expect_err("not there").is_gone());
+        let mut files = KeptFiles::default();
+        let error = read_pressure(&path, &mut files).expect_err("not there");
+        assert!(error.is_gone());
         std::fs::write(&path, "low\n").expect("written");
-        let error = read_pressure(&path).expect_err("no pressure");
+        let error = read_pressure(&path, &mut files).expect_err("no pressure");
         assert!(error.to_string().contains("holds 'low'"), "{error}");
     }
 

@@ -69,7 +69,7 @@ impl Layout {
     pub fn promised(&self, cgroup: &Path) -> Promised {
         let figure = |name: &str| match (self, read(cgroup, name)) {
             (Self::Unified { .. }, Ok(Figure::Bytes(bytes))) => bytes,
-            (Self::Unified { .. }, Ok(Figure::Max)) => Bytes::new(u64::MAX),
+            (Self::Unified { .. }, Ok(Figure::Max(_))) => Bytes::new(u64::MAX),
             _ => Bytes::ZERO,
         };
         Promised {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use dynamicswap_policy::SwapLimit;
 use dynamicswap_types::Bytes;
 
-use super::figures::{Figure, HIGH, MAX, limit, read};
-use super::{CgroupError, Layout};
+use super::figures::{Figure, HIGH, MAX, figure, limit};
+use super::{CgroupError, KeptFiles, Layout};
 
 const FILE: &str = "memory.swap.max";
 
@@ -61,9 +61,23 @@ impl SwapLimits {
     /// # Errors
     /// [`CgroupError`] if it is gone, or its file holds something else.
     pub fn get(&self, cgroup: &Path) -> Result<SwapLimit, CgroupError> {
-        Ok(match read(&self.root.join(cgroup), FILE)? {
+        self.get_again(cgroup, &mut KeptFiles::default())
+    }
+
+    /// The same, for who reads it at every look.
+    ///
+    /// # Errors
+    /// See [`SwapLimits::get`].
+    pub fn get_again(
+        &self,
+        cgroup: &Path,
+        files: &mut KeptFiles,
+    ) -> Result<SwapLimit, CgroupError> {
+        let path = self.root.join(cgroup).join(FILE);
+        let text = files.read_text(&path)?;
+        Ok(match figure(path, &text)? {
             Figure::Bytes(bytes) => SwapLimit::Bytes(bytes),
-            Figure::Max => SwapLimit::Max,
+            Figure::Max(_) => SwapLimit::Max,
         })
     }
 

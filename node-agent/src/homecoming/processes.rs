@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use dynamicswap_types::PAGE_SIZE;
+use procfs::ProcError;
 use procfs::process::{MMPermissions, MMapPath, Process};
 use rustix::process::Pid;
 
@@ -65,7 +66,11 @@ struct PrivateMap {
 fn private_maps(foreign: &Foreign) -> io::Result<Vec<PrivateMap>> {
     let pid = foreign.pid().as_raw_nonzero().get();
     let maps = Process::new(pid).and_then(|process| process.maps());
-    let maps = maps.map_err(io::Error::other)?;
+    let maps = maps.map_err(|error| match error {
+        ProcError::NotFound(_) => io::ErrorKind::NotFound.into(),
+        ProcError::Io(error, _) => error,
+        other => io::Error::other(other),
+    })?;
     let private = maps.into_iter().filter(|map| {
         let is_of_kernel = matches!(
             map.pathname,

@@ -77,6 +77,13 @@ impl Cluster {
         })
     }
 
+    /// Whether the node's labels have taken the role of a borrower from it.
+    #[must_use]
+    pub fn borrows_no_more(&self) -> bool {
+        let now = self.stations.borrow();
+        self.station.borrower && now.as_ref().is_some_and(|now| !now.borrower)
+    }
+
     /// Waits until the node's labels say something else than when the agent started; what.
     pub async fn moved(&mut self) -> Station {
         let is_other = |now: &Option<Station>| now.as_ref().is_some_and(|now| *now != self.station);

@@ -328,7 +328,7 @@ impl Repaging {
                 homecoming.stop();
             }
         }
-        let figures = (device, settings.bytes_per_s);
+        let figures = (device, settings.bytes_per_s, node.now);
         let rulings = rulings.into_iter();
         rulings
             .filter_map(|ruling| self.follow(ruling, containers, figures))
@@ -341,7 +341,7 @@ impl Repaging {
         &mut self,
         (name, ruling): (ContainerName, ReturnRuling),
         containers: &[Pageable],
-        (device, bandwidth): (&DeviceFigures, Bytes),
+        (device, bandwidth, now): (&DeviceFigures, Bytes, MonotonicTime),
     ) -> Option<Decided> {
         let track = self.tracks.get_mut(&name)?;
         let explained = ruling.explain();
@@ -352,15 +352,18 @@ impl Repaging {
         let container = containers.iter().find(|it| it.name == name);
         if let (ReturnDeed::Bring(bytes), Some(homecoming), Some(container)) =
             (ruling.deed, &mut self.homecoming, container)
-            && homecoming.under_way().is_none()
         {
-            homecoming.begin(Order {
-                container: name.clone(),
-                cgroup: container.cgroup.clone(),
-                bytes,
-                bandwidth,
-                slab_pages: device.slab_pages,
-            });
+            match homecoming.under_way() {
+                None => homecoming.begin(Order {
+                    container: name.clone(),
+                    cgroup: container.cgroup.clone(),
+                    bytes,
+                    bandwidth,
+                    slab_pages: device.slab_pages,
+                }),
+                Some(other) if *other != name => self.law.waited(&name, now),
+                Some(_) => {}
+            }
         }
         is_news.then(|| decided(Action::Return, Some(name), explained))
     }

@@ -13,6 +13,7 @@ use super::history::{History, Stalls};
 use super::settings::Wishes;
 use super::{NodeFigures, Pageable};
 use crate::cgroup::Promised;
+use crate::limits::LONG_POLL;
 use crate::node::pages_scanned;
 
 /// Reads of late below which a percentile says nothing.
@@ -52,10 +53,14 @@ struct Counted {
     written: u64,
 }
 
+/// Least time over which pages a second are counted: a daemon reports once in [`LONG_POLL`].
+const RATES_OVER: Duration = LONG_POLL.saturating_sub(Duration::from_millis(100));
+
 /// What is remembered of the device, and of the kernel's scans on the node.
 #[derive(Debug, Default)]
 pub struct DeviceWatch {
     counted: Option<Counted>,
+    rates: (u64, u64),
     lowest_p99: Option<Duration>,
     scanned: Option<u64>,
     scanned_at: Option<MonotonicTime>,
@@ -79,8 +84,14 @@ impl DeviceWatch {
             read: counters.pages_read,
             written: counters.pages_written,
         });
-        let (swap_ins_per_s, swap_outs_per_s) = rates(self.counted, counted);
-        self.counted = counted;
+        // Looks may come faster than reports: two at one report would see nothing, and the next a second's
+        // pages in no time.
+        let is_soon = |before: Counted| now.since(before.at) < RATES_OVER;
+        if counted.is_none() || !self.counted.is_some_and(is_soon) {
+            self.rates = rates(self.counted, counted);
+            self.counted = counted;
+        }
+        let (swap_ins_per_s, swap_outs_per_s) = self.rates;
         DeviceFigures {
             p99,
             reference_p99: self.lowest_p99.unwrap_or(REFERENCE_P99_MIN),
@@ -319,6 +330,9 @@ mod tests {
             watch.see(at(2), Some(&report(0, 0, 500))).swap_ins_per_s,
             200
         );
+        let soon = at(2).after(Duration::from_millis(50));
+        let same = watch.see(soon, Some(&report(0, 0, 900)));
+        assert_eq!(same.swap_ins_per_s, 200, "of the last second still");
         assert_eq!(watch.see(at(3), Some(&report(0, 0, 10))).swap_ins_per_s, 0);
         assert_eq!(watch.see(at(4), None).swap_ins_per_s, 0);
     }

@@ -29,7 +29,7 @@ fn is_lacking(record: PageRecord, page: u32, held: Option<Progress>) -> bool {
 }
 
 /// The copy that is being made now.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct CopyState {
     current: Option<Current>,
     /// Scratch parts in use, by request place.
@@ -42,10 +42,63 @@ pub(crate) struct CopyState {
     rest_until: Option<MonotonicTime>,
     /// Where the search for work goes on, so that no set starves.
     next_set: usize,
-    next_slab: usize,
+    /// What the disk may lack.
+    disk: DiskWanted,
+}
+
+/// Slabs of which the disk may lack pages: all of them after start and after a change of the class, and
+/// then those of which writes did not go there by themselves. They are taken in turn, so that a storm on
+/// one slab keeps no other waiting.
+#[derive(Debug, Clone)]
+struct DiskWanted {
+    slabs: Vec<bool>,
+    count: usize,
+    next: usize,
+}
+
+impl DiskWanted {
+    fn all(slabs: usize) -> Self {
+        Self {
+            slabs: vec![true; slabs],
+            count: slabs,
+            next: 0,
+        }
+    }
+
+    fn want(&mut self, slab: usize) {
+        let before = std::mem::replace(&mut self.slabs[slab], true);
+        self.count += usize::from(!before);
+    }
+
+    fn take(&mut self) -> Option<usize> {
+        if self.count == 0 {
+            return None;
+        }
+        let (before, after) = self.slabs.split_at(self.next);
+        let wanted = |slabs: &[bool]| slabs.iter().position(|wanted| *wanted);
+        let slab = wanted(after)
+            .map(|at| self.next + at)
+            .or_else(|| wanted(before))?;
+        self.slabs[slab] = false;
+        self.count -= 1;
+        self.next = (slab + 1) % self.slabs.len();
+        Some(slab)
+    }
 }
 
 impl CopyState {
+    pub(crate) fn new(slabs: usize) -> Self {
+        Self {
+            current: None,
+            jobs: [None; COPY_JOBS_MAX],
+            stirred: false,
+            budget: CopyBudget::default(),
+            rest_until: None,
+            next_set: 0,
+            disk: DiskWanted::all(slabs),
+        }
+    }
+
     /// Whether a copy is being made.
     pub(crate) fn is_busy(&self) -> bool {
         self.current.is_some()
@@ -212,14 +265,11 @@ impl Engine<'_> {
             && self
                 .desired
                 .is_some_and(|desired| desired.durability.spill == Spill::Async);
-        if !wanted || self.copy.next_slab >= self.slab_used.len() {
+        // One copy is made at a time: one to a disk that hangs would keep copies of dead donors waiting.
+        if !wanted || self.disk_late > 0 {
             return None;
         }
-        // One pass over the device after start and after each change of the class: writes of
-        // this engine go to the disk by themselves.
-        let slab = self.copy.next_slab;
-        self.copy.next_slab += 1;
-        let slab = u32::try_from(slab).ok()?;
+        let slab = u32::try_from(self.copy.disk.take()?).ok()?;
         let target = CopyTarget::Disk;
         Some(Current {
             slab,
@@ -229,15 +279,15 @@ impl Engine<'_> {
         })
     }
 
-    /// The disk has missed pages of this slab: the pass comes by it again.
+    /// The disk has missed pages of this slab.
     pub(crate) fn retry_disk_copy(&mut self, slab: u32) {
-        self.copy.next_slab = self.copy.next_slab.min(slab as usize);
+        self.copy.disk.want(slab as usize);
         self.copy.stir();
     }
 
-    /// Makes the pass over the device for the disk again.
+    /// The disk may have missed pages of any slab.
     pub(crate) fn restart_disk_copies(&mut self) {
-        self.copy.next_slab = 0;
+        self.copy.disk = DiskWanted::all(self.slab_used.len());
     }
 
     /// Copies made so far for a target are worth nothing: it is another one now, or has missed a

@@ -21,7 +21,7 @@ use crate::heat::Touch;
 use crate::in_flight::{OperationState, Part, Purpose, RequestPlace, RequestState, Stage, Work};
 use crate::limits::{
     COPY_JOBS_MAX, EFFECTS_MAX, OPERATIONS_MAX, REQUEST_PAGES_MAX, REQUESTS_MAX, SCRATCH_PAGES,
-    SERVERS_MAX, TICK,
+    SERVERS_MAX,
 };
 use crate::link::Link;
 use crate::operation::{Direction, Operation, OperationError, OperationId, OperationResult};
@@ -150,15 +150,19 @@ pub struct Engine<'m> {
     pub(crate) reserve_empty: Option<(MonotonicTime, MonotonicTime)>,
     /// When it was last told that writes are held.
     pub(crate) held_told: Option<MonotonicTime>,
-    next_tick: MonotonicTime,
+    pub(crate) next_tick: MonotonicTime,
     /// When the first document came.
     pub(crate) began: Option<MonotonicTime>,
-    /// Since when documents are refused for a last whole copy.
-    pub(crate) refused: Option<MonotonicTime>,
+    /// Answered writes on their way to the disk, and their pages.
+    pub(crate) behind: (u32, u32),
+    /// Operations on the disk that take longer than they should.
+    pub(crate) disk_late: u32,
+    /// By place in the set table: since when documents are refused because of its last whole copy.
+    pub(crate) refused: Vec<Option<MonotonicTime>>,
     /// By place in the set table: the refused document would leave the set to the disk, so writes are
     /// answered once the disk has them too. Else a storm never lets it have every page at once.
     pub(crate) goes_to_disk: Vec<bool>,
-    fenced: bool,
+    pub(crate) fenced: bool,
 }
 
 impl<'m> Engine<'m> {
@@ -206,12 +210,14 @@ impl<'m> Engine<'m> {
             empty_slabs: 0,
             slab_used,
             set_slab,
-            copy: CopyState::default(),
+            copy: CopyState::new(tables.slabs.len()),
             reserve_empty: None,
             held_told: None,
             next_tick: MonotonicTime::ZERO,
             began: None,
-            refused: None,
+            behind: (0, 0),
+            disk_late: 0,
+            refused: vec![None; tables.sets.len()],
             goes_to_disk,
             fenced: false,
             tables,
@@ -402,7 +408,7 @@ impl<'m> Engine<'m> {
         self.set_link(server, state, now);
         match state {
             LinkState::Lost => self.server_lost(server),
-            LinkState::Refused => self.fence(server),
+            LinkState::Refused => self.fence_if_superseded(server),
             LinkState::Up => self.copy.wake(),
             LinkState::Down | LinkState::Connecting => {}
         }
@@ -417,8 +423,12 @@ impl<'m> Engine<'m> {
         }
     }
 
-    fn fence(&mut self, server: ServerIndex) {
-        if !self.fenced {
+    /// A server says that it knows a newer engine of this device. One there is has taken its epoch from the
+    /// memory file; if none has, the server lies, or somebody has told it a lie, and is no reason to give up
+    /// what other servers hold: it is as good as gone.
+    fn fence_if_superseded(&mut self, server: ServerIndex) {
+        let newest = self.tables.header.epoch.load(Ordering::Acquire);
+        if !self.fenced && newest > self.config.epoch.get() {
             self.fenced = true;
             self.tables
                 .header
@@ -464,6 +474,10 @@ impl<'m> Engine<'m> {
         }
         self.operations[place].taken = false;
         self.free_operations.push(place);
+        if state.overdue && matches!(state.purpose, Purpose::ReadDisk | Purpose::WriteDisk) {
+            self.disk_late -= 1;
+            self.copy.stir();
+        }
         let request = &mut self.requests[state.request];
         request.outstanding -= 1;
         request.parts[state.part].outstanding -= 1;
@@ -510,7 +524,10 @@ impl<'m> Engine<'m> {
                 self.set_link(place.server, LinkState::Down, now);
             }
             Err(OperationError::LinkDown) => {}
-            Err(OperationError::OldEpoch) => self.fence(place.server),
+            Err(OperationError::OldEpoch) => {
+                self.set_link(place.server, LinkState::Refused, now);
+                self.fence_if_superseded(place.server);
+            }
             Err(OperationError::NotOwner | OperationError::OutOfRange) if state.disowned => {}
             Err(OperationError::NotOwner | OperationError::OutOfRange) => {
                 self.replica_refused(self.requests[state.request].parts[state.part].slab, place);
@@ -684,45 +701,6 @@ impl<'m> Engine<'m> {
             // Starting may end it and wake others in turn.
             self.start(place, buffers, now);
         }
-    }
-
-    /// Looks at every deadline. Call it at [`Self::next_deadline`] or later.
-    pub fn tick(&mut self, buffers: &mut dyn Buffers, now: MonotonicTime) {
-        if now < self.next_tick || self.fenced {
-            return;
-        }
-        self.next_tick = now.after(TICK);
-        self.repair_what_was_answered(buffers, now);
-        self.reset_overdue(now);
-        self.return_empty_slabs(now);
-        self.release_surplus();
-        self.drive_all(buffers, now);
-    }
-
-    /// Asks for a reset of each link with an overdue operation, once per operation.
-    fn reset_overdue(&mut self, now: MonotonicTime) {
-        for index in 0..self.operations.len() {
-            let state = &mut self.operations[index];
-            if !state.taken || state.overdue || now <= state.due {
-                continue;
-            }
-            state.overdue = true;
-            if let Purpose::ReadReplica(place)
-            | Purpose::WriteReplica(place)
-            | Purpose::Repair(place) = state.purpose
-            {
-                self.servers[place.server.as_usize()].patience.overdue(now);
-                self.effect(Effect::Reset(place.server));
-            }
-        }
-    }
-
-    /// When the engine next wants a [`Self::tick`]: soon while anything is under way.
-    #[must_use]
-    pub fn next_deadline(&self) -> Option<MonotonicTime> {
-        let copying = self.copy.is_busy() || self.copy.is_due();
-        let busy = !self.active.is_empty() || copying || self.has_empty_slabs();
-        busy.then_some(self.next_tick)
     }
 
     /// Whether the shell has something left to do.

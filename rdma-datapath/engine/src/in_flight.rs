@@ -86,6 +86,8 @@ pub(crate) struct Part {
     pub(crate) posted: u8,
     /// The disk's part in a write.
     pub(crate) disk: DiskStage,
+    /// Write: it was answered before the disk was asked.
+    pub(crate) behind: bool,
     /// Read: pages that are still wanted.
     pub(crate) need: PageSet,
     /// Read: next page to look at with this source.
@@ -118,6 +120,7 @@ impl Part {
         acked: 0,
         posted: 0,
         disk: DiskStage::Idle,
+        behind: false,
         need: PageSet::EMPTY,
         cursor: 0,
         tried: 0,

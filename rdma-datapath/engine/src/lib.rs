@@ -9,6 +9,7 @@ mod budget;
 pub mod buffer;
 pub mod checksum;
 mod copy;
+mod deadlines;
 pub mod document;
 pub mod effect;
 pub mod engine;

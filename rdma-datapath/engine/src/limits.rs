@@ -16,11 +16,18 @@ pub const FRAME_PAYLOAD_MAX: usize = REQUEST_PAGES_MAX as usize * 4096;
 const _: () = assert!(REQUEST_PAGES_MAX as usize * 4096 == 1 << 20);
 /// Devices whose epoch a memory server keeps; a table of 6 KiB in its memory file.
 pub const DEVICES_MAX: usize = 256;
+/// Pages of answered writes that are on their way to the disk at once, each in its request's buffer: a slow
+/// disk, or one that hangs, must not hold up reads of copies that are well. What is left out is copied to
+/// the disk later. Two of the longest requests; a third of each class of the front ends' buffers at most.
+pub const PAGES_BEHIND_MAX: u32 = 2 * REQUEST_PAGES_MAX;
+/// Answered writes that are, whatever their size: a quarter of the requests.
+pub const WRITES_BEHIND_MAX: u32 = 64;
 /// Operations under way on one link: as many as there are requests, so that a server that holds
 /// every slab of a busy device is no bottleneck. A memory server bounds its answers by it too.
 pub const LINK_OPERATIONS_MAX: usize = 256;
 
 const _: () = assert!(LINK_OPERATIONS_MAX >= REQUESTS_MAX);
+const _: () = assert!(WRITES_BEHIND_MAX as usize * 4 <= REQUESTS_MAX);
 const _: () = assert!(CONNECTIONS_MAX <= u16::MAX as usize);
 const _: () = assert!(DEVICES_MAX <= u16::MAX as usize);
 /// Places in the set table beyond one per slab: the reserve, and sets that wait to be taken back.

@@ -7,7 +7,9 @@ use crate::buffer::Buffers;
 use crate::document::ReplicaPlace;
 use crate::effect::EngineEvent;
 use crate::engine::{Engine, LinkState};
-use crate::in_flight::{CopyTarget, DISK_BIT, OperationState, Purpose, RequestPlace, Work};
+use crate::in_flight::{
+    CopyTarget, DISK_BIT, DiskStage, OperationState, Part, Purpose, RequestPlace, Stage, Work,
+};
 use crate::limits::{READ_ROUNDS_AT_ONCE, READ_ROUNDS_MAX, READ_STALL_UNTIL_DOCUMENT};
 use crate::operation::{OperationError, OperationResult};
 use crate::request::RequestError;
@@ -181,6 +183,8 @@ impl Engine<'_> {
         let from_disk = state.work != Work::Copy(CopyTarget::Disk);
         let disk = self.config.spill && from_disk && share.tried & DISK_BIT == 0;
         let on_disk = disk && self.disk_has(place, part);
+        // Its bytes are on their way to the disk: what is there now is older.
+        wait |= best.is_none() && from_disk && self.disk_gets(place, part);
         match best {
             Some((_, bit)) => Next::Source(bit),
             None if on_disk => Next::Source(DISK_BIT),
@@ -201,6 +205,25 @@ impl Engine<'_> {
                     .load()
                     .disk
             })
+    }
+
+    /// Whether a write of pages that are still wanted was answered, and its bytes have not reached the spill
+    /// file yet.
+    fn disk_gets(&self, place: RequestPlace, part: usize) -> bool {
+        let share = &self.requests[place].parts[part];
+        let posted = |other: &Part| {
+            let from = other.first.max(share.first);
+            let to = (other.first + other.pages).min(share.first + share.pages);
+            let mut overlap = from..to;
+            other.slab == share.slab
+                && other.disk == DiskStage::Posted
+                && overlap.any(|page| share.need.contains(page - share.first))
+        };
+        self.active.iter().any(|at| {
+            let other = &self.requests[*at];
+            let answered = other.work == Work::Write && other.stage == Stage::Answered;
+            answered && other.parts[..other.part_count].iter().any(posted)
+        })
     }
 
     /// Whether an unreachable copy is not proven lost.

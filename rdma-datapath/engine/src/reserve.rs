@@ -68,14 +68,16 @@ impl Engine<'_> {
         buffers: &mut dyn Buffers,
         now: MonotonicTime,
     ) -> Result<(), ApplyError> {
-        self.began.get_or_insert(now);
+        if self.began.is_none() {
+            self.began = Some(now);
+            self.stamp_empty_slabs(now);
+        }
         let checked = self.check_document(document, now);
         if let Err(ApplyError::LastWhole(_)) = checked {
-            self.refused.get_or_insert(now);
-            self.bring_to_disk(document, now);
+            self.note_refused(document, now);
         }
         checked?;
-        self.refused = None;
+        self.refused.fill(None);
         self.goes_to_disk.fill(false);
         let spilled_before = self
             .desired
@@ -167,32 +169,45 @@ impl Engine<'_> {
         if holds && !kept && !hopeless && !self.config.spill {
             return Err(ApplyError::NoSurvivor(grant.id));
         }
+        let lack = self.last_whole(place, grant, (stall, now));
+        // If no other copy can be made, whoever made the document has as long as a read may stall to think
+        // again.
+        let patient = now.since(self.refused[place].unwrap_or(now)) < stall;
+        match lack {
+            Some(hopeful) if hopeful || patient => Err(ApplyError::LastWhole(grant.id)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a set would lose its last whole copy that can be copied from, which nothing else has: then,
+    /// whether another copy can be made from it, so that the document will do later.
+    fn last_whole(
+        &self,
+        place: usize,
+        grant: &SetGrant,
+        (stall, now): (Duration, MonotonicTime),
+    ) -> Option<bool> {
+        let entry = &self.tables.sets[place];
+        let holds = self.set_slab[place].is_some_and(|slab| self.slab_used[slab as usize] > 0);
         let replicas = || entry.replicas().map(|(_, replica)| replica);
         let stays = |replica: &Replica| grant.replicas.contains(&replica.place);
         let is_whole = |replica: &Replica| replica.state == ReplicaState::Live;
         if !holds || replicas().any(|replica| stays(&replica) && is_whole(&replica)) {
-            return Ok(());
+            return None;
         }
         let within = |replica: &Replica| self.is_within(*replica, stall, now);
         let leaves = replicas().any(|it| !stays(&it) && is_whole(&it) && within(&it));
-        // Another copy can be made from the one that leaves, so that the document will do later.
-        // If none can, whoever made the document has as long as a read may stall to think again.
         let lost = |replica: &Replica| replica.state == ReplicaState::Lost;
         let hopeful = replicas().any(|it| stays(&it) && !lost(&it) && within(&it));
-        let patient = now.since(self.refused.unwrap_or(now)) < stall;
         let on_disk = || self.set_slab[place].is_some_and(|slab| self.is_slab_on_disk(slab));
-        if leaves && (hopeful || patient) && !on_disk() {
-            return Err(ApplyError::LastWhole(grant.id));
-        }
-        Ok(())
+        (leaves && !on_disk()).then_some(hopeful)
     }
 
-    /// A document would leave these sets without a whole copy. Where the class has a disk, it shall
-    /// have every page by the time that the document comes again.
-    fn bring_to_disk(&mut self, document: &Document, now: MonotonicTime) {
-        if !self.config.spill || document.durability.spill != Spill::Async {
-            return;
-        }
+    /// A document would leave these sets without a whole copy: since when each has been so is its own, for
+    /// one that is waited for long says nothing of another. Where the class has a disk, it shall have every
+    /// page by the time that the document comes again.
+    fn note_refused(&mut self, document: &Document, now: MonotonicTime) {
+        let to_disk = self.config.spill && document.durability.spill == Spill::Async;
         for place in 0..self.tables.sets.len() {
             let id = self.tables.sets[place].id();
             let grant = id.and_then(|id| find_grant(&document.sets, id));
@@ -200,8 +215,14 @@ impl Engine<'_> {
                 let checked = self.check_survivor(place, grant, (document.read_stall, now));
                 matches!(checked, Err(ApplyError::LastWhole(_)))
             });
-            let before = std::mem::replace(&mut self.goes_to_disk[place], lasts);
+            // Kept when its time is over: else it would begin again while another set's goes on.
+            let within = (document.read_stall, now);
+            let lacks = grant.is_some_and(|grant| self.last_whole(place, grant, within).is_some());
+            let since = self.refused[place].unwrap_or(now);
+            self.refused[place] = lacks.then_some(since);
+            let before = std::mem::replace(&mut self.goes_to_disk[place], lasts && to_disk);
             if lasts
+                && to_disk
                 && !before
                 && let Some(slab) = self.set_slab[place]
             {
@@ -500,6 +521,21 @@ impl Engine<'_> {
             }
         }
         freed
+    }
+
+    /// Notes which bound slabs an engine that died has left without any page.
+    fn stamp_empty_slabs(&mut self, now: MonotonicTime) {
+        for slab in 0..self.slab_used.len() {
+            self.stamp_if_empty(slab, now);
+        }
+    }
+
+    /// Notes a bound slab without any page: one whose first write came to nothing, for instance.
+    pub(crate) fn stamp_if_empty(&mut self, slab: usize, now: MonotonicTime) {
+        let is_bound = self.tables.slabs[slab].set().is_some();
+        if is_bound && self.slab_used[slab] == 0 && self.slab_empty_since[slab].is_none() {
+            self.note_empty(slab, Some(now));
+        }
     }
 
     /// Notes since when a bound slab is empty, or that it no longer is.

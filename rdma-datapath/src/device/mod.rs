@@ -12,6 +12,7 @@ mod queue;
 mod raw;
 mod self_test;
 pub mod swap_area;
+pub mod swap_users;
 
 use std::io;
 use std::path::{Path, PathBuf};

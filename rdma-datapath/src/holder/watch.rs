@@ -25,6 +25,7 @@ use crate::daemon::clock::monotonic_now;
 use crate::daemon::options::{BadInput, EXIT_BAD_INPUT};
 use crate::daemon::signals::Signals;
 use crate::device::swap_area;
+use crate::device::swap_users::{is_anyone_out, kept_ready};
 use crate::front_end::choice::FrontEndKind;
 use crate::swapd::memory::SwapdMemory;
 use crate::swapd::{EXIT_FENCED, EXIT_GONE};
@@ -402,7 +403,10 @@ impl Watch {
         // What cannot be known counts as pages: staying attached harms nobody.
         number.is_some_and(|number| {
             let used = swap_area::used(&self.kind().path(number));
-            !used.is_ok_and(|used| used.unwrap_or_default() == Bytes::ZERO)
+            !used.is_ok_and(|used| {
+                let used = used.unwrap_or_default();
+                used == Bytes::ZERO || used <= kept_ready() && !is_anyone_out()
+            })
         })
     }
 

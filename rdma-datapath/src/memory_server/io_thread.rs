@@ -93,7 +93,8 @@ impl IoThread {
         let mut last_tick = monotonic_now();
         self.spin.found(last_tick);
         loop {
-            let worked = self.rdma.as_mut().is_some_and(RdmaServer::work);
+            let rdma = self.rdma.as_mut();
+            let worked = rdma.is_some_and(|rdma| rdma.work(monotonic_now()));
             let found = wait(&epoll, &mut events, self.spin.is_asleep() && !worked)? || worked;
             let now = monotonic_now();
             if found {

@@ -88,6 +88,9 @@ fn serve(options: &Options) -> anyhow::Result<()> {
         lock: options.lock_fd,
         spill: options.spill_fd,
     });
+    // The holder writes it as well, but one that dies in between would leave the next none to adopt.
+    let pid = &memory.header().engine_pid;
+    pid.store(std::process::id(), Ordering::Release);
     let identity = memory.identity()?;
     // Rings, and the front end with them, before connections: a host may keep io_uring for those
     // who may administer it, and the ublk front end gives that right up before anything of RDMA is

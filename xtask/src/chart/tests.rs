@@ -248,10 +248,14 @@ fn controller_reads_its_own_secret_and_no_other() {
     }
 }
 
-/// What the admission policy says of a request: the message of the first rule that it breaks.
+/// What the agents' admission policy says of a request: the message of the first rule that it breaks.
 fn verdict(request: &Value) -> Option<String> {
+    verdict_of("dynamicswap-agent", request)
+}
+
+fn verdict_of(policy: &str, request: &Value) -> Option<String> {
     let objects = objects("minimal");
-    let policy = find(&objects, "ValidatingAdmissionPolicy", "dynamicswap-agent");
+    let policy = find(&objects, "ValidatingAdmissionPolicy", policy);
     let spec = &policy["spec"];
     let mut context = Context::default();
     context.add_variable("request", request).expect("a value");
@@ -260,12 +264,14 @@ fn verdict(request: &Value) -> Option<String> {
         let program = Program::compile(text).expect("CEL");
         program.execute(context).expect("a value")
     };
-    let condition = value(&context, &spec["matchConditions"][0]["expression"]);
-    if condition == CelValue::Bool(false) {
-        return None;
+    let listed = |name: &str| spec[name].as_array().cloned().unwrap_or_default();
+    for condition in listed("matchConditions") {
+        if value(&context, &condition["expression"]) == CelValue::Bool(false) {
+            return None;
+        }
     }
     let mut variables = std::collections::HashMap::new();
-    for variable in spec["variables"].as_array().expect("variables") {
+    for variable in listed("variables") {
         let name = variable["name"].as_str().expect("a name").to_owned();
         let CelValue::String(found) = value(&context, &variable["expression"]) else {
             panic!("no text: {variable}");
@@ -319,6 +325,44 @@ fn agent_writes_the_objects_of_its_own_node_alone() {
     let without = json!({"userInfo": {"username": agent}, "name": "a", "operation": "UPDATE",
         "resource": {"resource": "memoryservers"}});
     assert!(verdict(&without).is_some());
+}
+
+#[test]
+fn records_are_written_by_the_controller_and_by_nobody_else() {
+    let of = |policy: &str, user: &str, groups: &[&str]| {
+        let request = json!({
+            "userInfo": {"username": user, "groups": groups},
+            "resource": {"resource": "slabmaps"}, "operation": "DELETE", "name": "n1-0011",
+        });
+        verdict_of(policy, &request)
+    };
+    for policy in ["dynamicswap-slabmaps", "dynamicswap-records"] {
+        let own = "system:serviceaccount:dynamicswap-system:dynamicswap-controller";
+        assert_eq!(of(policy, own, &["system:serviceaccounts"]), None);
+        let clearing = "system:serviceaccount:kube-system:namespace-controller";
+        let groups = [
+            "system:serviceaccounts",
+            "system:serviceaccounts:kube-system",
+        ];
+        assert_eq!(of(policy, clearing, &groups), None);
+        let refused = of(policy, "kubernetes-admin", &["system:masters"]).expect("by hand");
+        for part in [
+            "slabmaps/n1-0011",
+            "the controller's record",
+            "pages are lost",
+        ] {
+            assert!(refused.contains(part), "{refused}");
+        }
+        let agent = "system:serviceaccount:dynamicswap-system:dynamicswap-agent";
+        assert!(
+            of(
+                policy,
+                agent,
+                &["system:serviceaccounts:dynamicswap-system"]
+            )
+            .is_some()
+        );
+    }
 }
 
 #[test]

@@ -88,15 +88,21 @@ impl KubernetesStore {
         let records = ListParams::default().labels(RECORD_LABEL);
         let list = within("list the records", server.config_maps.list(&records)).await?;
         for object in list.items.into_iter().map(value) {
-            if let Some(place) = objects::absorb_config_map(&mut ledger, &object)? {
+            let place = objects::absorb_config_map(&mut ledger, &object).map_err(with_cure)?;
+            if let Some(place) = place {
                 known.insert(place, Known::of(&object));
             }
         }
+        let mut ignored = Vec::new();
         let everything = ListParams::default();
         let list = server.slab_maps.list(&everything);
         for object in within("list the SlabMaps", list).await?.items {
             let object = value(object);
-            let place = objects::absorb_slab_map(&mut ledger, &object)?;
+            if !objects::is_record(&object) {
+                ignored.push(Known::of(&object).name);
+                continue;
+            }
+            let place = objects::absorb_slab_map(&mut ledger, &object).map_err(with_cure)?;
             known.insert(place, Known::of(&object));
         }
         let policies = read_policies(client).await?;
@@ -117,6 +123,7 @@ impl KubernetesStore {
             term: Term::new(before),
             ledger,
             policies,
+            ignored,
         });
         Ok(store)
     }
@@ -198,6 +205,18 @@ impl Store for KubernetesStore {
 
     fn has_donor_objects(&self) -> bool {
         true
+    }
+}
+
+/// What to do about a record that makes no sense.
+fn with_cure(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Corrupt { .. } => StoreError::Refused(format!(
+            "{error}. Nothing is planned until it does: agents go on with the documents that they have, and \
+             no page is lost. Put back what stood there, from a backup or from 'kubectl dynamicswap dump', \
+             and this controller goes on by itself"
+        )),
+        other => other,
     }
 }
 

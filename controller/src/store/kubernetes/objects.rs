@@ -10,6 +10,7 @@ use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use super::slab_map;
+use crate::kubernetes::FIELD_MANAGER;
 use crate::store::record::NodeEntry;
 use crate::store::{Change, StoreError};
 
@@ -134,6 +135,14 @@ fn slab_map(
 pub fn term_of(object: &Value) -> Term {
     let written = object["metadata"]["annotations"][TERM].as_str();
     Term::new(written.and_then(|term| term.parse().ok()).unwrap_or(0))
+}
+
+/// Whether a controller has ever written an object. One that a user made, from an example for instance, is
+/// no record; one that a user edited still is.
+pub fn is_record(object: &Value) -> bool {
+    let managers = object["metadata"]["managedFields"].as_array();
+    let is_ours = |entry: &Value| entry["manager"] == FIELD_MANAGER;
+    term_of(object) > Term::ZERO || managers.is_some_and(|all| all.iter().any(is_ours))
 }
 
 /// Takes a record's `ConfigMap` into the ledger; its place, if it is one of ours.
@@ -346,6 +355,22 @@ mod tests {
             assert_eq!(found, Some(place));
         }
         assert_eq!(read, ledger);
+    }
+
+    #[test]
+    fn object_of_a_user_is_no_record_and_an_edited_record_is() {
+        let ledger = ledger();
+        let device = ledger.devices.keys().next().expect("one");
+        let object = render(&ledger, &Place::Device(*device), Term::new(3), "here");
+        let mut object = object.expect("has a JSON form").expect("is there");
+        assert!(is_record(&object));
+        object["metadata"]["annotations"] = json!({});
+        assert!(!is_record(&object));
+        object["metadata"]["managedFields"] = json!([{"manager": "kubectl-client-side-apply"}]);
+        assert!(!is_record(&object));
+        object["metadata"]["managedFields"] =
+            json!([{"manager": "kubectl"}, {"manager": FIELD_MANAGER}]);
+        assert!(is_record(&object));
     }
 
     #[test]

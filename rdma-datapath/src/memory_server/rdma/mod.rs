@@ -245,12 +245,12 @@ impl RdmaServer {
 
     /// Makes one key, of those that are wanted; a key takes long for a large slot, and TCP
     /// borrowers wait meanwhile. Returns whether there was one to make.
-    pub(super) fn work(&mut self) -> bool {
+    pub(super) fn work(&mut self, now: MonotonicTime) -> bool {
         let mut sessions = self.sessions.iter_mut().flatten();
-        let Some(session) = sessions.find(|session| session.wants_keys()) else {
+        let Some(session) = sessions.find(|session| session.wants_keys(now)) else {
             return false;
         };
-        if let Err(error) = session.make_key(self.geometry, &self.slots) {
+        if let Err(error) = session.make_key(self.geometry, &self.slots, now) {
             tracing::error!(
                 "a slot of device {} stays out of its reach by RDMA: {error}",
                 device(session.hello())

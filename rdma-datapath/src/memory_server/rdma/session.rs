@@ -26,6 +26,10 @@ use crate::verbs::{
 const GREETING_TIME_MAX: Duration = Duration::from_secs(4);
 /// Own pings go this often; the borrower's device acknowledges them. Its process may be stopped.
 const PING_EVERY: Duration = Duration::from_secs(5);
+/// Time until a key is tried again that the device had no room for.
+const KEY_RETRY: Duration = Duration::from_millis(200);
+/// Times that it is: for the most of two seconds, in which a borrower's writes may wait.
+const KEY_RETRIES_MAX: u32 = 5;
 /// Own operations at once: a ping.
 const DEPTH: usize = 4;
 /// First addresses are drawn below this number of pages, so that they and a slot's length fit.
@@ -40,6 +44,15 @@ struct Window {
     _slots: KeptMapping,
 }
 
+/// A grant without a key.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    slot: SlotIndex,
+    set: SetId,
+    /// Times that it could not be made.
+    failures: u32,
+}
+
 /// The session. Fields are dropped in this order: the queue pair ends before any region does.
 pub(super) struct Session {
     connection: Connection,
@@ -48,7 +61,9 @@ pub(super) struct Session {
     domain: ProtectionDomain,
     hello: Hello,
     /// Grants without a key.
-    wanted: VecDeque<(SlotIndex, SetId)>,
+    wanted: VecDeque<Wanted>,
+    /// The device had no room for a key: none is tried before.
+    keys_rest_until: MonotonicTime,
     since: MonotonicTime,
     is_open: bool,
     batch: Batch,
@@ -76,6 +91,7 @@ impl Session {
             domain,
             hello,
             wanted: VecDeque::new(),
+            keys_rest_until: MonotonicTime::ZERO,
             since: monotonic_now(),
             is_open: false,
             batch: Batch::new(1),
@@ -140,15 +156,21 @@ impl Session {
         let own = grants.filter(|grant| grant.owner.device == device);
         for Grant { slot, owner } in own {
             let has = self.windows.get(&slot).map(|window| window.set) == Some(owner.set);
-            if !has && !self.wanted.contains(&(slot, owner.set)) {
-                self.wanted.push_back((slot, owner.set));
+            let set = owner.set;
+            let waits = |it: &Wanted| (it.slot, it.set) == (slot, set);
+            if !has && !self.wanted.iter().any(waits) {
+                self.wanted.push_back(Wanted {
+                    slot,
+                    set,
+                    failures: 0,
+                });
                 self.write(slot, DirectoryEntry::Pending);
             }
         }
     }
 
-    pub(super) fn wants_keys(&self) -> bool {
-        !self.wanted.is_empty()
+    pub(super) fn wants_keys(&self, now: MonotonicTime) -> bool {
+        !self.wanted.is_empty() && self.keys_rest_until <= now
     }
 
     /// Puts first what the borrower waits for.
@@ -157,7 +179,7 @@ impl Session {
         for wish in &words[words.len() - WISHES..] {
             let wished = wish.swap(0, Ordering::Relaxed);
             let mut wanted = self.wanted.iter();
-            let place = wanted.position(|(slot, _)| u64::from(slot.get()) + 1 == wished);
+            let place = wanted.position(|it| u64::from(it.slot.get()) + 1 == wished);
             if let Some(first) = place.and_then(|place| self.wanted.remove(place)) {
                 self.wanted.push_front(first);
             }
@@ -171,23 +193,32 @@ impl Session {
         &mut self,
         geometry: SlotGeometry,
         slots: &KeptMapping,
+        now: MonotonicTime,
     ) -> Result<(), VerbsError> {
         self.take_wishes();
-        let Some((slot, set)) = self.wanted.pop_front() else {
+        let Some(wanted) = self.wanted.pop_front() else {
             return Ok(());
         };
+        let Wanted { slot, set, .. } = wanted;
         let made = self.make_window(slot, set, geometry, slots);
-        let entry = match &made {
-            Ok((window, address)) => DirectoryEntry::Ready {
-                set,
-                address: *address,
-                key: window.region.rkey(),
-            },
-            Err(_) => DirectoryEntry::NotYours,
+        let (window, address) = match made {
+            Ok(made) => made,
+            Err(_) if wanted.failures < KEY_RETRIES_MAX => {
+                // The grant stands and its pages are there: a borrower that is told otherwise gives the copy
+                // up for ever. Its operations wait meanwhile.
+                let failures = wanted.failures + 1;
+                self.wanted.push_back(Wanted { failures, ..wanted });
+                self.keys_rest_until = now.after(KEY_RETRY);
+                return Ok(());
+            }
+            Err(error) => {
+                self.write(slot, DirectoryEntry::NotYours);
+                return Err(error);
+            }
         };
-        let (window, _) = made.inspect_err(|_| self.write(slot, entry))?;
+        let key = window.region.rkey();
         self.windows.insert(slot, window);
-        self.write(slot, entry);
+        self.write(slot, DirectoryEntry::Ready { set, address, key });
         Ok(())
     }
 
@@ -222,7 +253,7 @@ impl Session {
     /// # Errors
     /// The device's: it may still touch the slot, until the queue pair's end.
     pub(super) fn revoke(&mut self, slot: SlotIndex) -> Result<(), Errno> {
-        self.wanted.retain(|(wanted, _)| *wanted != slot);
+        self.wanted.retain(|wanted| wanted.slot != slot);
         self.write(slot, DirectoryEntry::NotYours);
         if let Some(window) = self.windows.get_mut(&slot) {
             window.region.end()?;

@@ -278,6 +278,10 @@ impl Link {
             let error = LinkError::SlotSize(accepted.slot_size.bytes());
             return self.fail(error, step.now);
         }
+        if self.fell {
+            // What was posted before belongs to no connection: it ends first, as LinkDown.
+            self.tell_fall(step);
+        }
         let until = MonotonicTime::ZERO;
         let state = std::mem::replace(&mut self.state, State::Waiting { until });
         if let State::Greeting { socket, .. } = state {

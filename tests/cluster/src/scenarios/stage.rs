@@ -2,6 +2,7 @@
 //! to parts of the product.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -201,8 +202,12 @@ impl Stage<'_> {
     /// If it fails, with what it said.
     pub fn plugin(&self, arguments: &[&str]) -> Result<String> {
         let own = std::env::current_exe().context("where this program is")?;
-        let mut plugin = self.client.command(own.with_file_name("dynamicswap"));
-        let output = plugin.args(arguments).arg("--kubernetes").output();
+        // Its name is what makes it the plugin.
+        let name = own.with_file_name("kubectl-dynamicswap");
+        if !name.exists() {
+            symlink("dynamicswap", &name).context("cannot make kubectl-dynamicswap")?;
+        }
+        let output = self.client.command(&name).args(arguments).output();
         let output = output.context("cannot start the plugin")?;
         printed("kubectl dynamicswap", arguments, output)
     }
