@@ -44,6 +44,7 @@ pub fn suitable(device: &DeviceRecord, wanted: Integrity) -> Verdict {
     }
 }
 
+/// Whether pages have fewer copies than they should.
 pub fn degraded(pages: u64) -> Verdict {
     match pages {
         0 => verdict("Degraded", false, "Whole", String::new()),

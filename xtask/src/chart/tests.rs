@@ -345,7 +345,7 @@ fn records_are_written_by_the_controller_and_by_nobody_else() {
             "system:serviceaccounts:kube-system",
         ];
         assert_eq!(of(policy, clearing, &groups), None);
-        let refused = of(policy, "kubernetes-admin", &["system:masters"]).expect("by hand");
+        let refused = of(policy, "kubernetes-admin", &["kubeadm:cluster-admins"]).expect("by hand");
         for part in [
             "slabmaps/n1-0011",
             "the controller's record",
