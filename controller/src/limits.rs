@@ -12,6 +12,9 @@ pub const EVENTS_PER_ROUND_MAX: usize = EVENTS_QUEUED_MAX;
 pub const EVENT_RING_MAX: usize = 1024;
 /// Longest message: a report of a 64 GiB device in 1 MiB slabs with three copies stays below.
 pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// What a peer may send before it is read, the least that HTTP/2 has: a thousand peers with a mebibyte
+/// each, which is the library's own default, would be a gibibyte. A report of a device of 64 slabs fits.
+pub const SESSION_WINDOW_BYTES: u32 = (1 << 16) - 1;
 /// Time that a new session has for its hello.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// A peer that has vanished without a word is noticed within this time and the next.

@@ -13,7 +13,9 @@ use tonic::transport::Server;
 use tonic::transport::server::{Router, TcpIncoming};
 
 use super::{Access, EnrollmentService, OperatorService, Reviewer, SessionService};
-use crate::limits::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_BYTES_MAX};
+use crate::limits::{
+    KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MESSAGE_BYTES_MAX, SESSION_WINDOW_BYTES,
+};
 use crate::owner::Event;
 use crate::tls::{Serving, accept};
 
@@ -74,6 +76,8 @@ fn services(lock: &Lock, events: &mpsc::Sender<Event>) -> Router {
     let operator = OperatorService::new(events.clone(), lock.access());
     let operator = OperatorServer::new(operator).max_encoding_message_size(MESSAGE_BYTES_MAX);
     let router = Server::builder()
+        .initial_stream_window_size(SESSION_WINDOW_BYTES)
+        .initial_connection_window_size(SESSION_WINDOW_BYTES)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(sessions)

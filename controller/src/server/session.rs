@@ -134,15 +134,35 @@ impl SessionTask {
     }
 
     /// Reports up, documents down, until one side ends.
+    ///
+    /// A report says everything, so only the latest waits for an owner that is busy: with a thousand nodes
+    /// that report each second it would else work on what was true long ago.
     async fn pump(&mut self, node: &NodeName, mut inbox: watch::Receiver<Outgoing>) {
+        let mut latest: Option<KeptReport> = None;
         loop {
             tokio::select! {
-                message = self.upward.message() => {
-                    let Ok(Some(message)) = message else {
+                room = self.events.reserve(), if latest.is_some() => {
+                    let (Ok(room), Some(report)) = (room, latest.take()) else {
                         return;
                     };
-                    if !self.report(node, message).await {
-                        return;
+                    room.send(self.event(node, report));
+                }
+                message = self.upward.message() => {
+                    let Ok(Some(message)) = message else {
+                        break;
+                    };
+                    match message.kind {
+                        Some(Kind::Report(report)) => {
+                            latest = Some(KeptReport::pack(Box::new(report)));
+                        }
+                        Some(Kind::Hello(_)) => {
+                            let one = "a session has one hello, at its beginning";
+                            let status = Status::invalid_argument(one);
+                            let _ = self.downward.send(Err(status)).await;
+                            break;
+                        }
+                        // A kind of a later version: nothing to do.
+                        None => {}
                     }
                 }
                 changed = inbox.changed() => {
@@ -157,26 +177,18 @@ impl SessionTask {
                 () = self.downward.closed() => return,
             }
         }
+        if let Some(report) = latest {
+            // If the owner is gone, nobody needs it.
+            let _ = self.events.send(self.event(node, report)).await;
+        }
     }
 
-    /// Whether the session goes on.
-    async fn report(&self, node: &NodeName, message: AgentMessage) -> bool {
-        let report = match message.kind {
-            Some(Kind::Report(report)) => KeptReport::pack(Box::new(report)),
-            Some(Kind::Hello(_)) => {
-                let status = Status::invalid_argument("a session has one hello, at its beginning");
-                let _ = self.downward.send(Err(status)).await;
-                return false;
-            }
-            // A kind of a later version: nothing to do.
-            None => return true,
-        };
-        let event = Event::Report {
+    fn event(&self, node: &NodeName, report: KeptReport) -> Event {
+        Event::Report {
             node: node.clone(),
             number: self.number,
             report,
-        };
-        self.events.send(event).await.is_ok()
+        }
     }
 
     /// Whether the session goes on.
