@@ -154,7 +154,7 @@ impl Client {
         Ok(self.answer(answer)?.results)
     }
 
-    /// Tells the controller that a borrower has left for good.
+    /// Tells the controller that a node has left for good.
     ///
     /// # Errors
     /// A refusal with the controller's sentence if its agent is connected.

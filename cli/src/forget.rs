@@ -25,6 +25,13 @@ pub fn run(args: &ForgetArgs, client: &mut Client) -> Result<()> {
     Ok(())
 }
 
+/// Whether a node has swap, or has not said: what a swapd that does not answer may still serve.
+#[must_use]
+pub fn may_swap(report: &pb::NodeReport) -> bool {
+    let swap = report.node_pressure.as_ref();
+    swap.is_none_or(|it| it.swap_total_bytes > 0)
+}
+
 /// Why pages of a node's device may still be read; nothing if it has none.
 fn doubt(node: &pb::NodeStatus) -> Option<String> {
     let name = &node.node;
@@ -38,9 +45,7 @@ fn doubt(node: &pb::NodeStatus) -> Option<String> {
         ));
     };
     let Some(device) = &report.swap_device else {
-        let swap = report.node_pressure.as_ref();
-        let has_swap = swap.is_none_or(|it| it.swap_total_bytes > 0);
-        let doubtful = has_swap || !report.swap_device_error.is_empty();
+        let doubtful = may_swap(report) || !report.swap_device_error.is_empty();
         return doubtful
             .then(|| format!("swapd of {name} did not answer when the node was last heard"));
     };

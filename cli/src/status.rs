@@ -14,6 +14,7 @@ use crate::args::StatusArgs;
 use crate::client::Client;
 use crate::cluster::record::ClusterRecord;
 use crate::connect;
+use crate::forget::may_swap;
 use crate::interrupt::Interrupt;
 use crate::ui::{Tone, Ui, human_bytes};
 use crate::view::summary::Summary;
@@ -144,9 +145,7 @@ fn unknown(status: &pb::ClusterStatus) -> Vec<String> {
                  it, or 'dynamicswap forget {name}' if the node is gone for good"
             ));
         };
-        let swap = report.node_pressure.as_ref();
-        let has_swap = swap.is_none_or(|it| it.swap_total_bytes > 0);
-        (report.swap_device.is_none() && has_swap)
+        (report.swap_device.is_none() && may_swap(report))
             .then(|| format!("swapd of {name} does not answer, and the node has swap in use"))
     };
     let borrowers = status.nodes.iter().filter(|node| node.borrower);

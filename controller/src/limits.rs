@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Events from sessions and operators that wait for the owner. When it is full, sessions stop
-/// reading, and agents wait.
+/// Events from sessions and operators that wait for the owner. When it is full, each session keeps its
+/// node's latest report until there is room.
 pub const EVENTS_QUEUED_MAX: usize = 1024;
 /// Events that are taken in before one plan is made of them all: as many as can wait, because a round
 /// of a large cluster costs far more than what it is told.

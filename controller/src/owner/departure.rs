@@ -10,7 +10,7 @@ use super::Owner;
 impl Owner {
     /// Takes back what a node holds that has swapped off and stopped, or is no more. Refuses one whose agent
     /// is connected: it has not left. In force and persisted when this returns.
-    pub(super) fn forget_borrower(&mut self, node: &str) -> Result<String, Status> {
+    pub(super) fn forget_node(&mut self, node: &str) -> Result<String, Status> {
         let node: NodeName = node.parse().map_err(|error| {
             Status::invalid_argument(format!("'{node}' is no node name: {error}"))
         })?;

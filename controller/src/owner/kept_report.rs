@@ -17,41 +17,25 @@ pub struct KeptReport {
 impl KeptReport {
     /// Packs a report.
     pub fn pack(mut report: Box<NodeReport>) -> Self {
-        let swap_device = report.swap_device.as_mut().map(|device| {
-            let (sets, links) = (
-                std::mem::take(&mut device.sets),
-                std::mem::take(&mut device.links),
-            );
-            pb::SwapDeviceReport {
-                sets,
-                links,
-                ..pb::SwapDeviceReport::default()
-            }
-        });
-        let memory_server = report.memory_server.as_mut().map(|server| {
-            let grants = std::mem::take(&mut server.grants);
-            pb::MemoryServerReport {
-                grants,
-                ..pb::MemoryServerReport::default()
-            }
-        });
-        let rest = NodeReport {
-            swap_device,
-            memory_server,
-            ..NodeReport::default()
-        };
+        let packed = take_rest(&mut report).encode_to_vec().into();
         Self {
             light: report,
-            packed: rest.encode_to_vec().into(),
+            packed,
         }
+    }
+
+    /// Looks at the report as it came, without a copy of it.
+    pub fn look<T>(&mut self, look: impl FnOnce(&NodeReport) -> T) -> T {
+        unpack(&mut self.light, &self.packed);
+        let seen = look(&self.light);
+        take_rest(&mut self.light);
+        seen
     }
 
     /// The report as it came.
     pub fn whole(&self) -> NodeReport {
         let mut whole = (*self.light).clone();
-        // A message that this process has encoded can be decoded.
-        let merged = whole.merge(&*self.packed);
-        debug_assert_eq!(merged, Ok(()));
+        unpack(&mut whole, &self.packed);
         whole
     }
 
@@ -60,6 +44,39 @@ impl KeptReport {
         let rest = NodeReport::decode(&*self.packed).unwrap_or_default();
         rest.swap_device.unwrap_or_default().sets
     }
+}
+
+/// Takes sets, links and grants out of a report.
+fn take_rest(report: &mut NodeReport) -> NodeReport {
+    let swap_device = report.swap_device.as_mut().map(|device| {
+        let (sets, links) = (
+            std::mem::take(&mut device.sets),
+            std::mem::take(&mut device.links),
+        );
+        pb::SwapDeviceReport {
+            sets,
+            links,
+            ..pb::SwapDeviceReport::default()
+        }
+    });
+    let memory_server = report.memory_server.as_mut().map(|server| {
+        let grants = std::mem::take(&mut server.grants);
+        pb::MemoryServerReport {
+            grants,
+            ..pb::MemoryServerReport::default()
+        }
+    });
+    NodeReport {
+        swap_device,
+        memory_server,
+        ..NodeReport::default()
+    }
+}
+
+/// Puts back what was packed. A message that this process has encoded can be decoded.
+fn unpack(report: &mut NodeReport, packed: &[u8]) {
+    let merged = report.merge(packed);
+    debug_assert_eq!(merged, Ok(()));
 }
 
 #[cfg(test)]
@@ -94,7 +111,8 @@ mod tests {
             warnings: vec!["w".to_owned()],
             ..NodeReport::default()
         };
-        let kept = KeptReport::pack(Box::new(report.clone()));
+        let mut kept = KeptReport::pack(Box::new(report.clone()));
+        kept.look(|seen| assert_eq!(*seen, report));
         assert_eq!(kept.whole(), report);
         assert_eq!(kept.sets(), [set, pb::SetReport::default()]);
         let light = kept.light.swap_device.as_ref().expect("a device");

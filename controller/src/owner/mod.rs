@@ -123,7 +123,7 @@ pub enum Event {
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Vec<String>, Status>>,
     },
-    /// A borrower has left for good.
+    /// A node has left for good.
     Forget {
         /// Its node.
         node: String,
@@ -366,7 +366,7 @@ impl Owner {
             }
             Event::Forget { node, reply } => {
                 // As with Apply: nobody may wait any more.
-                let _ = reply.send(self.forget_borrower(&node));
+                let _ = reply.send(self.forget_node(&node));
             }
             Event::Admit { request, reply } => {
                 let _ = reply.send(self.admit_by_operator(&request));

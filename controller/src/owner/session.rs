@@ -108,32 +108,35 @@ impl Owner {
         self.dirty = true;
     }
 
-    pub(super) fn report(&mut self, node: &NodeName, number: SessionNumber, kept: KeptReport) {
+    pub(super) fn report(&mut self, node: &NodeName, number: SessionNumber, mut kept: KeptReport) {
         let current = self.sessions.get(node).map(|session| session.number);
         if current != Some(number) {
             return;
         }
+        kept.look(|report| self.take_in(node, report));
+        let memory = self.memory.entry(node.clone()).or_default();
+        memory.last_seen = self.clock.now();
+        memory.report = Some(kept);
+    }
+
+    fn take_in(&mut self, node: &NodeName, report: &NodeReport) {
         let now = self.clock.now();
-        let report = kept.whole();
         let before = self.seen.get(node).cloned();
         let mut seen = before
             .clone()
             .unwrap_or_else(|| NodeObservation::silent(now));
-        self.see_server(node, &report, &mut seen, now);
-        self.see_device(node, &report, &mut seen, now);
+        self.see_server(node, report, &mut seen, now);
+        self.see_device(node, report, &mut seen, now);
         seen.lendable = report.lendable_bytes.map(Bytes::new);
         self.dirty |= before.as_ref() != Some(&seen);
         self.seen.insert(node.clone(), seen);
-        self.forward_events(node, &report);
+        self.forward_events(node, report);
         let overlaps = self
             .overlaps_told
             .news(node.as_str(), &report.containers, &self.policies);
         for sentence in overlaps {
             self.events.note("", "PoliciesOverlap", sentence);
         }
-        let memory = self.memory.entry(node.clone()).or_default();
-        memory.last_seen = now;
-        memory.report = Some(kept);
     }
 
     fn see_server(

@@ -79,18 +79,12 @@ struct SessionTask {
 
 impl SessionTask {
     async fn run(mut self) {
-        let hello = match self.hello().await {
-            Ok(hello) => hello,
+        let named = self.hello().await;
+        let named = named.and_then(|hello| Ok((parse_name(&hello)?, hello)));
+        let (node, hello) = match named {
+            Ok(named) => named,
             Err(status) => {
                 // The peer may be gone already; then there is nobody to tell.
-                let _ = self.downward.send(Err(status)).await;
-                return;
-            }
-        };
-        let node = match parse_name(&hello) {
-            Ok(node) => node,
-            Err(status) => {
-                // As above.
                 let _ = self.downward.send(Err(status)).await;
                 return;
             }

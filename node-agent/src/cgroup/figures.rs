@@ -29,9 +29,7 @@ impl Layout {
             Self::Unified { .. } => UNIFIED_USED,
             Self::Hybrid { .. } | Self::MemoryOnly { .. } => LEGACY_USED,
         };
-        let path = cgroup.join(name);
-        let text = files.read_text(&path)?;
-        figure(path, &text).and_then(Figure::into_bytes)
+        read_again(cgroup, name, files)?.into_bytes()
     }
 }
 
@@ -96,8 +94,19 @@ pub(super) fn read(cgroup: &Path, name: &str) -> Result<Figure, CgroupError> {
     figure(path, &text)
 }
 
+/// The same, for who reads it at every look.
+pub(super) fn read_again(
+    cgroup: &Path,
+    name: &str,
+    files: &mut KeptFiles,
+) -> Result<Figure, CgroupError> {
+    let path = cgroup.join(name);
+    let text = files.read_text(&path)?;
+    figure(path, &text)
+}
+
 /// The figure that a file's text is.
-pub(super) fn figure(path: PathBuf, text: &str) -> Result<Figure, CgroupError> {
+fn figure(path: PathBuf, text: &str) -> Result<Figure, CgroupError> {
     match text.trim() {
         "max" => Ok(Figure::Max(path)),
         number => number

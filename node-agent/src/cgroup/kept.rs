@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::fstatfs;
 
-use super::{CgroupError, beginning_to_end};
+use super::{CgroupError, open, text_of};
 use crate::limits::KEPT_FILES_MAX;
 
 /// Filesystems whose files cannot be read any more once they are removed.
@@ -30,9 +30,14 @@ struct Kept {
 }
 
 impl Kept {
+    /// What stands in it; nothing if it was removed or cannot be read.
     fn text(&self, path: &Path) -> Option<String> {
         let is_there = || self.file.metadata().is_ok_and(|file| file.nlink() > 0);
-        (self.of_kernel || is_there()).then(|| text_of(path, &self.file).ok())?
+        if self.of_kernel || is_there() {
+            text_of(path, &self.file).ok()
+        } else {
+            None
+        }
     }
 }
 
@@ -56,11 +61,7 @@ impl KeptFiles {
             }
             self.files.remove(path);
         }
-        let file = File::open(path).map_err(|source| CgroupError::Io {
-            what: "read",
-            path: path.to_owned(),
-            source,
-        })?;
+        let file = open(path)?;
         let text = text_of(path, &file)?;
         if self.files.len() < KEPT_FILES_MAX {
             let of_kernel = fstatfs(&file).is_ok_and(|it| OF_KERNEL.contains(&it.f_type));
@@ -79,10 +80,6 @@ impl KeptFiles {
         self.files
             .retain(|_, kept| std::mem::replace(&mut kept.read, false));
     }
-}
-
-fn text_of(path: &Path, file: &File) -> Result<String, CgroupError> {
-    beginning_to_end(path, |bytes, offset| file.read_at(bytes, offset))
 }
 
 #[cfg(test)]

@@ -176,22 +176,22 @@ impl std::fmt::Display for Layout {
 
 /// A kernel file as text.
 fn read_text(path: &Path) -> Result<String, CgroupError> {
-    let file = File::open(path).map_err(|source| CgroupError::Io {
+    text_of(path, &open(path)?)
+}
+
+fn open(path: &Path) -> Result<File, CgroupError> {
+    File::open(path).map_err(|source| CgroupError::Io {
         what: "read",
         path: path.to_owned(),
         source,
-    })?;
-    beginning_to_end(path, |bytes, offset| file.read_at(bytes, offset))
+    })
 }
 
-/// The text that `read_at` reads: it takes a buffer and an offset.
+/// The text of an open file, from its beginning.
 ///
 /// One call reads it, as a rule: the kernel prints such a file as a whole, and one that leaves room in
 /// the buffer has ended. A look at 200 containers reads hundreds of them.
-fn beginning_to_end(
-    path: &Path,
-    read_at: impl Fn(&mut [u8], u64) -> io::Result<usize>,
-) -> Result<String, CgroupError> {
+fn text_of(path: &Path, file: &File) -> Result<String, CgroupError> {
     let failed = |source| CgroupError::Io {
         what: "read",
         path: path.to_owned(),
@@ -201,7 +201,9 @@ fn beginning_to_end(
     let mut text = Vec::new();
     while text.len() < KERNEL_FILE_BYTES_MAX {
         let room = bytes.len().min(KERNEL_FILE_BYTES_MAX - text.len());
-        let length = read_at(&mut bytes[..room], text.len() as u64).map_err(&failed)?;
+        let length = file
+            .read_at(&mut bytes[..room], text.len() as u64)
+            .map_err(&failed)?;
         text.extend_from_slice(&bytes[..length]);
         if length < room {
             break;

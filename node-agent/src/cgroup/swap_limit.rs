@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use dynamicswap_policy::SwapLimit;
 use dynamicswap_types::Bytes;
 
-use super::figures::{Figure, HIGH, MAX, figure, limit};
+use super::figures::{Figure, HIGH, MAX, limit, read, read_again};
 use super::{CgroupError, KeptFiles, Layout};
 
 const FILE: &str = "memory.swap.max";
@@ -27,6 +27,13 @@ impl Layout {
     pub fn swap_limit(&self, cgroup: &Path) -> Option<SwapLimit> {
         let limits = self.swap_limits()?;
         limits.get(&limits.relative(cgroup)?).ok()
+    }
+}
+
+fn limit_of(figure: Figure) -> SwapLimit {
+    match figure {
+        Figure::Bytes(bytes) => SwapLimit::Bytes(bytes),
+        Figure::Max(_) => SwapLimit::Max,
     }
 }
 
@@ -61,7 +68,7 @@ impl SwapLimits {
     /// # Errors
     /// [`CgroupError`] if it is gone, or its file holds something else.
     pub fn get(&self, cgroup: &Path) -> Result<SwapLimit, CgroupError> {
-        self.get_again(cgroup, &mut KeptFiles::default())
+        read(&self.root.join(cgroup), FILE).map(limit_of)
     }
 
     /// The same, for who reads it at every look.
@@ -73,12 +80,7 @@ impl SwapLimits {
         cgroup: &Path,
         files: &mut KeptFiles,
     ) -> Result<SwapLimit, CgroupError> {
-        let path = self.root.join(cgroup).join(FILE);
-        let text = files.read_text(&path)?;
-        Ok(match figure(path, &text)? {
-            Figure::Bytes(bytes) => SwapLimit::Bytes(bytes),
-            Figure::Max(_) => SwapLimit::Max,
-        })
+        read_again(&self.root.join(cgroup), FILE, files).map(limit_of)
     }
 
     /// Changes a cgroup's limit. The kernel takes pages neither out nor in for it.
